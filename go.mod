@@ -1,0 +1,3 @@
+module github.com/dspex/dspex-sidecar
+
+go 1.26
