@@ -1,0 +1,170 @@
+package wire
+
+import "unicode/utf8"
+
+// RequestMeta is the meta of a request, in either direction. Byte slices point into the frame that it was read from;
+// App and Usage are undecoded values.
+type RequestMeta struct {
+	Session      []byte
+	SessionToken []byte
+	Pool         []byte
+	Traceparent  []byte
+	App          []byte
+	TimeoutMS    int64 // -1: absent
+	Stream       uint32
+	RetrySafe    bool
+	Parent       uint64
+
+	// On the worker channel only.
+	Call    uint64 // the call that a worker's request serves
+	Key     uint64
+	Version uint64
+	Next    uint64
+	Start   bool
+}
+
+// ResponseMeta is the meta of a response. RunUS and QueueUS are microseconds, -1 where absent.
+type ResponseMeta struct {
+	Worker  string
+	QueueUS int64
+	RunUS   int64
+	Usage   []byte
+	App     []byte
+}
+
+// ParseRequestMeta reads the meta of a request frame. Keys that it does not know are passed over. The error is an
+// invalid_frame that names the key.
+func ParseRequestMeta(b []byte, m *RequestMeta) error {
+	*m = RequestMeta{TimeoutMS: -1}
+	if err := CheckContent(b); err != nil {
+		return err
+	}
+	p := mapReader{parser: parser{b: b}}
+	for p.next() {
+		switch string(p.key) {
+		case "session":
+			p.ok = p.text(&m.Session, 1, MaxSessionID) && ValidSessionID(m.Session)
+		case "session_token":
+			p.ok = p.text(&m.SessionToken, 1, MaxSessionID)
+		case "pool":
+			p.ok = p.text(&m.Pool, 1, MaxSessionID)
+		case "traceparent":
+			p.ok = p.text(&m.Traceparent, 0, MaxTrace)
+		case "retry":
+			v, ok := p.str()
+			m.RetrySafe = string(v) == "safe"
+			p.ok = ok && m.RetrySafe
+		case "timeout_ms":
+			v, ok := p.uint()
+			m.TimeoutMS = int64(min(v, MaxID)) //nolint:gosec // bounded
+			p.ok = ok
+		case "stream":
+			v, ok := p.uint()
+			m.Stream = uint32(min(v, MaxCredit)) //nolint:gosec // bounded
+			p.ok = ok && v >= 1 && v <= MaxCredit
+		case "app":
+			m.App = p.mapOrNil()
+			p.ok = m.App != nil
+		case "parent":
+			p.ok = p.number(&m.Parent)
+		case "call":
+			p.ok = p.number(&m.Call)
+		case "key":
+			p.ok = p.number(&m.Key)
+		case "version":
+			p.ok = p.number(&m.Version)
+		case "next":
+			p.ok = p.number(&m.Next)
+		case "start":
+			m.Start = p.raw()[0] == 0xc3
+		default:
+			p.raw()
+		}
+	}
+	return p.err()
+}
+
+// ParseResponseMeta reads the meta of a worker's response, under the same rules.
+func ParseResponseMeta(b []byte, m *ResponseMeta) error {
+	*m = ResponseMeta{QueueUS: -1, RunUS: -1}
+	p := mapReader{parser: parser{b: b}}
+	for p.next() {
+		switch string(p.key) {
+		case "run_us":
+			v, ok := p.uint()
+			m.RunUS = int64(min(v, MaxID)) //nolint:gosec // bounded
+			p.ok = ok
+		case "usage":
+			m.Usage = p.mapOrNil()
+			p.ok = m.Usage != nil
+		case "app":
+			m.App = p.mapOrNil()
+			p.ok = m.App != nil
+		default:
+			p.raw()
+		}
+	}
+	return p.err()
+}
+
+// mapReader walks over the entries of a scanned map, or of nil: after each next, the caller reads the value that stands
+// behind key, and sets ok to false where its type is wrong.
+type mapReader struct {
+	parser
+	key     []byte
+	ok      bool
+	begun   bool
+	entries int
+}
+
+func (r *mapReader) next() bool {
+	if !r.begun {
+		h, err := headerAt(r.b, 0)
+		r.begun, r.ok = true, err == nil && (h.class == classMap || h.class == classNil)
+		r.entries, r.pos = h.items/2, h.size
+	}
+	if !r.ok || r.entries == 0 {
+		return false
+	}
+	r.entries--
+	if r.key, r.ok = r.str(); !r.ok {
+		r.key = nil
+	}
+	return r.ok
+}
+
+func (r *mapReader) err() error {
+	switch {
+	case r.ok:
+		return nil
+	case r.key == nil:
+		return Errorf(CodeInvalidFrame, "a map key that is not text")
+	default:
+		return Errorf(CodeInvalidFrame, "%q has a value of a wrong type or out of range, or occurs twice", r.key)
+	}
+}
+
+func (p *parser) text(to *[]byte, least, most int) bool {
+	s, ok := p.str()
+	*to = s
+	return ok && len(s) >= least && len(s) <= most && utf8.Valid(s)
+}
+
+func (p *parser) number(to *uint64) bool {
+	v, ok := p.uint()
+	*to = v
+	return ok
+}
+
+// ValidSessionID says whether id may name a session: 1 to 128 bytes of UTF-8 without control characters.
+func ValidSessionID[T string | []byte](id T) bool {
+	if len(id) < 1 || len(id) > MaxSessionID || !utf8.ValidString(string(id)) {
+		return false
+	}
+	for i := range len(id) {
+		if id[i] < 0x20 || id[i] == 0x7f {
+			return false
+		}
+	}
+	return true
+}
