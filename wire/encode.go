@@ -39,6 +39,15 @@ func AppendRawError(b []byte, id uint64, m *ResponseMeta, err []byte) []byte {
 	return append(b, 0xc0)
 }
 
+// AppendError writes a whole response that failed.
+func AppendError(b []byte, id uint64, m *ResponseMeta, e *Error) []byte {
+	raw, err := Marshal(e)
+	if err != nil { // details hold what cannot be encoded
+		raw, _ = Marshal(&Error{Code: e.Code, Message: e.Message, Retryable: e.Retryable})
+	}
+	return AppendRawError(b, id, m, raw)
+}
+
 // AppendItem writes the head of an item.
 func AppendItem(b []byte, id uint64) []byte {
 	b = append(b, 0x94, byte(KindItem))

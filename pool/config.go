@@ -1,0 +1,84 @@
+package pool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"time"
+
+	"github.com/dspex/dspex-sidecar/wire"
+)
+
+// Pinning says what a session's call does when the worker that the session is pinned to has no free slot.
+type Pinning string
+
+// The modes of pinning.
+const (
+	PinStrict   Pinning = "strict"    // waits for that worker
+	PinFailFast Pinning = "fail_fast" // is refused with session_busy
+	PinSoft     Pinning = "soft"      // after Settings.SoftWait goes to whichever worker is free
+)
+
+// Settings are what an operator chooses for a pool.
+type Settings struct {
+	Size            int // workers kept
+	MaxOverflow     int // more of them while all are busy
+	OverflowIdle    time.Duration
+	Concurrency     int // slots of a worker
+	CheckoutTimeout time.Duration
+	QueueLimit      int
+	Lazy            bool
+	HealthInterval  time.Duration
+	HealthTimeout   time.Duration
+	StartTimeout    time.Duration
+	CancelGrace     time.Duration // from a cancel until the worker of a call that goes on is killed
+	Pinning         Pinning
+	SoftWait        time.Duration
+	MaxFrame        int
+}
+
+// Config is what New takes. Only Log may be left out.
+type Config struct {
+	Name     string
+	Settings Settings
+	Starter  Starter
+	// Hello gives the params of the first request to a worker, encoded.
+	Hello func(workerID string) ([]byte, error)
+	// Background handles a request that a worker makes by itself, not for a call: answer must be called once.
+	Background func(method, params []byte, answer func(batch *wire.Batch, result []byte, err error))
+	Log        *slog.Logger
+}
+
+// Starter starts worker processes. Cancelling ctx gives up on a start and leaves no process.
+type Starter interface {
+	Start(ctx context.Context, workerID string) (Process, error)
+}
+
+// Process is a worker process with its channel.
+type Process interface {
+	PID() int
+	Channel() *net.UnixConn
+	Done() <-chan struct{} // closed when the process has ended and been reaped
+	Exit() string          // how it ended, in words; after Done
+	Kill()                 // ends it and all that it started; does not wait
+	Output() []string      // the last lines that it printed
+}
+
+func (c *Config) check() error {
+	s := &c.Settings
+	switch {
+	case c.Name == "" || c.Starter == nil || c.Hello == nil:
+		return errors.New("pool: name, starter and hello are needed")
+	case s.Size < 1 || s.MaxOverflow < 0 || s.Concurrency < 1 || s.QueueLimit < 0:
+		return fmt.Errorf("pool %s: size, max_overflow, concurrency or queue_limit out of range", c.Name)
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if s.MaxFrame == 0 {
+		s.MaxFrame = wire.DefaultFrame
+	}
+	return nil
+}

@@ -1,0 +1,186 @@
+package pool
+
+import "github.com/dspex/dspex-sidecar/wire"
+
+// Flow is a queue of calls whose order is kept: a session's, whose calls take turns, or a connection's. Fair turns and
+// shares go by owner, then by flow.
+type Flow struct {
+	pool   *Pool
+	owner  *owner
+	serial bool // one call at a time, read-only ones beside each other
+
+	// Guarded by Pool.mu.
+	head, tail *Call
+	waiting    int
+	readers    int // read-only calls whose turn it is
+	writer     bool
+	pin        *Worker
+	ring       *ring // where it waits for a slot; nil where it has nothing to send
+	nextInRing *Flow
+	dead       *wire.Error // what new calls are told; set by Close
+}
+
+// owner groups the flows of one user of the pool.
+type owner struct {
+	name    string
+	flows   int
+	waiting int
+	shares  shares[*Flow]
+}
+
+// NewFlow makes a flow for one owner. In a serial flow calls take turns, and go to the worker that the flow is pinned to.
+func (p *Pool) NewFlow(ownerName string, serial bool) *Flow {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	o := p.owners[ownerName]
+	if o == nil {
+		o = &owner{name: ownerName}
+		p.owners[ownerName] = o
+	}
+	o.flows++
+	return &Flow{pool: p, owner: o, serial: serial}
+}
+
+// Worker is the id of the worker that the flow is pinned to; empty where it is not.
+func (f *Flow) Worker() string {
+	f.pool.mu.Lock()
+	defer f.pool.mu.Unlock()
+	if f.pin == nil {
+		return ""
+	}
+	return f.pin.id
+}
+
+// Waiting is the number of its calls that wait, and whether one is at a worker.
+func (f *Flow) Waiting() (waiting int, running bool) {
+	f.pool.mu.Lock()
+	defer f.pool.mu.Unlock()
+	return f.waiting, f.writer || f.readers > 0
+}
+
+// Close settles the calls that wait in the flow with reason, stops those that run, and refuses new ones.
+func (f *Flow) Close(batch *wire.Batch, reason *wire.Error) {
+	p := f.pool
+	p.mu.Lock()
+	if f.dead != nil {
+		p.unlock(batch)
+		return
+	}
+	f.dead = reason
+	for f.head != nil {
+		p.failLocked(f.head, reason)
+	}
+	if f.writer || f.readers > 0 {
+		for _, w := range p.workers {
+			for _, c := range w.calls {
+				if c.flow == f {
+					p.stopLocked(c, reason, true, batch)
+				}
+			}
+		}
+	}
+	f.unpinLocked()
+	if f.owner.flows--; f.owner.flows == 0 {
+		delete(p.owners, f.owner.name)
+	}
+	p.unlock(batch)
+}
+
+// EndTurn ends the turn of a call of a serial flow, after Handler.Finish or when its Local is done.
+func (f *Flow) EndTurn(batch *wire.Batch, c *Call) {
+	p := f.pool
+	p.mu.Lock()
+	if c.state == callRunning && c.Local != nil {
+		c.setStateLocked(callFinished)
+	}
+	f.endTurnLocked(c)
+	p.offerLocked(f, batch)
+	p.unlock(batch)
+}
+
+func (f *Flow) beginTurnLocked(c *Call) {
+	c.inTurn = true
+	if c.readOnly() {
+		f.readers++
+	} else {
+		f.writer = true
+	}
+}
+
+func (f *Flow) endTurnLocked(c *Call) {
+	switch {
+	case !c.inTurn: // it failed before its turn came
+	case c.readOnly():
+		f.readers--
+	default:
+		f.writer = false
+	}
+	c.inTurn = false
+}
+
+func (c *Call) readOnly() bool { return c.Local == nil && c.method != nil && c.method.ReadOnly }
+
+// readyLocked says whether the first waiting call may go: its turn has come.
+func (f *Flow) readyLocked() bool {
+	switch {
+	case f.head == nil:
+		return false
+	case !f.serial || !f.writer && f.readers == 0:
+		return true
+	default:
+		m := f.pool.methods[string(f.head.Method)]
+		return !f.writer && f.head.Local == nil && m != nil && m.ReadOnly
+	}
+}
+
+func (f *Flow) pushLocked(c *Call, front bool) {
+	f.waiting++
+	f.owner.waiting++
+	f.pool.waiting++
+	f.owner.shares.add(f, 1)
+	f.pool.shares.add(f.owner, 1)
+	switch {
+	case f.head == nil:
+		f.head, f.tail = c, c
+	case front:
+		c.next, f.head.prev = f.head, c
+		f.head = c
+	default:
+		c.prev, f.tail.next = f.tail, c
+		f.tail = c
+	}
+}
+
+func (f *Flow) removeLocked(c *Call) {
+	f.waiting--
+	f.owner.waiting--
+	f.pool.waiting--
+	f.owner.shares.add(f, -1)
+	f.pool.shares.add(f.owner, -1)
+	if c.prev != nil {
+		c.prev.next = c.next
+	} else {
+		f.head = c.next
+	}
+	if c.next != nil {
+		c.next.prev = c.prev
+	} else {
+		f.tail = c.prev
+	}
+	c.next, c.prev = nil, nil
+}
+
+func (f *Flow) pinLocked(w *Worker) {
+	if f.pin != w {
+		f.unpinLocked()
+		f.pin = w
+		w.pins++
+	}
+}
+
+func (f *Flow) unpinLocked() {
+	if f.pin != nil {
+		f.pin.pins--
+		f.pin = nil
+	}
+}

@@ -1,0 +1,71 @@
+package pool
+
+import (
+	"fmt"
+
+	"github.com/dspex/dspex-sidecar/wire"
+)
+
+// Method is what a worker says of one method in its answer to hello.
+type Method struct {
+	Name      string         `msgpack:"name" json:"name"`
+	Doc       string         `msgpack:"doc" json:"doc"`
+	Params    map[string]any `msgpack:"params" json:"params"`
+	Result    map[string]any `msgpack:"result" json:"result"`
+	Stream    bool           `msgpack:"stream" json:"stream"`
+	Plain     *bool          `msgpack:"plain" json:"plain"` // a streaming method that may be called without a stream, too
+	Session   string         `msgpack:"session" json:"session"`
+	ReadOnly  bool           `msgpack:"read_only" json:"read_only"`
+	Retry     *string        `msgpack:"retry" json:"retry"`
+	RetrySafe bool           `msgpack:"-" json:"-"`
+}
+
+// What a method wants of a session.
+const (
+	sessionNone     = "none"
+	sessionRequired = "required"
+)
+
+// fits says why a call cannot be one of this method.
+func (m *Method) fits(c *Call, inSession bool) *wire.Error {
+	switch {
+	case m.Session == sessionRequired && !inSession:
+		return wire.Errorf(wire.CodeInvalidParams, "%s needs a session", m.Name)
+	case m.Session == sessionNone && inSession:
+		return wire.Errorf(wire.CodeInvalidParams, "%s takes no session", m.Name)
+	case m.Stream && c.Meta.Stream == 0 && (m.Plain == nil || !*m.Plain):
+		return wire.Errorf(wire.CodeInvalidParams, "%s streams: call it with meta.stream", m.Name)
+	case !m.Stream && c.Meta.Stream != 0:
+		return wire.Errorf(wire.CodeInvalidParams, "%s does not stream: call it without meta.stream", m.Name)
+	}
+	return nil
+}
+
+// workerHello is a worker's answer to hello.
+type workerHello struct {
+	Protocol int            `msgpack:"protocol"`
+	Features []string       `msgpack:"features"`
+	Worker   map[string]any `msgpack:"worker"`
+	PID      int            `msgpack:"pid"`
+	MaxFrame int            `msgpack:"max_frame"`
+	Methods  []*Method      `msgpack:"methods"`
+}
+
+func (h *workerHello) table() (map[string]*Method, error) {
+	if h.Protocol != wire.Protocol {
+		return nil, fmt.Errorf("the worker speaks protocol %d, not %d", h.Protocol, wire.Protocol)
+	}
+	methods := make(map[string]*Method, len(h.Methods))
+	for _, m := range h.Methods {
+		m.RetrySafe = m.Retry != nil && *m.Retry == "safe"
+		methods[m.Name] = m
+	}
+	return methods, nil
+}
+
+// Methods are those of the workers that got ready last; nil before any did.
+func (p *Pool) Methods() map[string]*Method {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.methods
+}

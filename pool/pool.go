@@ -1,0 +1,209 @@
+package pool
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/dspex/dspex-sidecar/wire"
+)
+
+// Pool keeps workers and gives calls to them. Make it with New, end it with Close.
+type Pool struct {
+	cfg     Config
+	life    context.Context //nolint:containedctx // the pool's own life: starts of workers end with it
+	kill    context.CancelFunc
+	tasks   sync.WaitGroup
+	wake    chan struct{} // the clock has something sooner to do
+	stopped chan struct{} // ends the clock
+
+	mu         sync.Mutex // guards what follows, and what flows, calls and workers say it does
+	workers    []*Worker  // those that are not dead
+	lastWorker int
+	methods    map[string]*Method
+	owners     map[string]*owner
+	waitingAny ring // flows that wait for a slot of any worker
+	waiting    int  // calls that wait, for a turn or for a slot
+	shares     shares[*owner]
+	timers     timers
+	clockAt    time.Time
+	todo       []func(*wire.Batch) // to be done when mu is released
+	changed    chan struct{}       // closed, and made anew, when workers or calls in flight change
+
+	woken      bool // a lazy pool has been needed
+	draining   bool // refuses new calls
+	closing    bool // starts no worker any more
+	backingOff bool
+	failures   int // starts that failed in a row
+	crashes    int // workers in a row that ended soon after they were ready
+
+	startFailure  *wire.Error
+	lastFailure   string
+	lastFailureAt time.Time
+	starts        int
+	commands      uint64
+	errors        uint64
+	runTime       time.Duration // moving average of a call at a worker
+}
+
+// New makes a pool and, unless it is lazy, starts its workers.
+func New(cfg Config) (*Pool, error) {
+	if err := cfg.check(); err != nil {
+		return nil, err
+	}
+	p := &Pool{cfg: cfg, wake: make(chan struct{}, 1), stopped: make(chan struct{}), owners: make(map[string]*owner), changed: make(chan struct{})}
+	p.life, p.kill = context.WithCancel(context.Background())
+	p.tasks.Go(p.runClock)
+	p.mu.Lock()
+	p.ensureLocked()
+	p.mu.Unlock()
+	return p, nil
+}
+
+// unlock releases the lock and then does what was left for after it.
+func (p *Pool) unlock(batch *wire.Batch) {
+	todo := p.todo
+	p.todo = nil
+	p.mu.Unlock()
+	for _, do := range todo {
+		do(batch)
+	}
+}
+
+// changedLocked wakes those that wait for workers or for calls in flight.
+func (p *Pool) changedLocked() {
+	close(p.changed)
+	p.changed = make(chan struct{})
+}
+
+// drainedLocked wakes those that wait for the end of calls; nobody does in normal running.
+func (p *Pool) drainedLocked() {
+	if p.draining {
+		p.changedLocked()
+	}
+}
+
+// until waits for a condition on the guarded state.
+func (p *Pool) until(ctx context.Context, holds func() bool) error {
+	for {
+		p.mu.Lock()
+		ok, changed := holds(), p.changed
+		p.mu.Unlock()
+		if ok {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// Ready waits until all workers that are wanted are ready, or until no worker can be started.
+func (p *Pool) Ready(ctx context.Context) error {
+	var failure *wire.Error
+	err := p.until(ctx, func() bool {
+		failure = p.noWorkersLocked()
+		return failure != nil || p.lazyLocked() || p.readyLocked() >= p.cfg.Settings.Size
+	})
+	if err == nil && failure != nil {
+		return failure
+	}
+	return err
+}
+
+func (p *Pool) readyLocked() int {
+	n := 0
+	for _, w := range p.workers {
+		if w.state == workerReady {
+			n++
+		}
+	}
+	return n
+}
+
+func (p *Pool) isClosing() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.closing
+}
+
+// Drain refuses new calls and waits until no call waits or runs. It may be called before Close, with a context of its own.
+func (p *Pool) Drain(ctx context.Context) error {
+	p.mu.Lock()
+	p.draining = true
+	p.mu.Unlock()
+	return p.until(ctx, func() bool {
+		busy := p.waiting
+		for _, w := range p.workers {
+			busy += len(w.calls)
+		}
+		return busy == 0
+	})
+}
+
+// Close settles what is left, lets the workers end by themselves until ctx is done, kills them, and returns when all
+// is gone.
+func (p *Pool) Close(ctx context.Context) {
+	var batch wire.Batch
+	p.mu.Lock()
+	p.draining, p.closing = true, true
+	ending := wire.Errorf(wire.CodeDraining, "the sidecar is ending")
+	p.failWaitingLocked(ending)
+	stop := wire.Errorf(wire.CodeCancelled, "the sidecar is ending")
+	for _, w := range p.workers {
+		for _, c := range w.calls {
+			p.stopLocked(c, stop, false, &batch)
+		}
+	}
+	workers := append([]*Worker(nil), p.workers...)
+	p.unlock(&batch)
+	batch.Flush()
+	p.kill()                       // starts and waits; calls at workers go on
+	_ = p.until(ctx, p.idleLocked) // what goes on after that is killed
+	for _, w := range workers {
+		p.dismiss(w)
+	}
+	for _, w := range workers {
+		select {
+		case <-w.gone:
+		case <-ctx.Done():
+			p.killNow(w)
+			<-w.gone
+		}
+	}
+	close(p.stopped)
+	p.tasks.Wait()
+}
+
+func (p *Pool) idleLocked() bool {
+	for _, w := range p.workers {
+		if len(w.calls) > 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// dismiss asks a worker to end by closing the sidecar's half of its channel.
+func (p *Pool) dismiss(w *Worker) {
+	p.mu.Lock()
+	proc := w.proc
+	if w.state == workerReady {
+		w.setStateLocked(workerDraining)
+	}
+	p.mu.Unlock()
+	if proc != nil {
+		_ = proc.Channel().CloseWrite() // one that is gone already needs no asking
+	}
+}
+
+func (p *Pool) killNow(w *Worker) {
+	p.mu.Lock()
+	proc := w.proc
+	p.mu.Unlock()
+	if proc != nil {
+		proc.Kill()
+	}
+}

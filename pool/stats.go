@@ -1,0 +1,81 @@
+package pool
+
+import "time"
+
+// Snapshot is a consistent copy of a pool's figures.
+type Snapshot struct {
+	Name        string
+	Size        int
+	MaxOverflow int
+	Concurrency int
+	Waiting     int
+	InFlight    int // at workers
+	Commands    uint64
+	Errors      uint64
+	Restarts    int // workers started beyond the first Size
+	Lazy        bool
+	LastFailure string
+	FailedFor   time.Duration // since LastFailure
+	NoWorkers   string        // why no worker can be started; empty where one can
+	QueueFull   bool
+	Workers     []WorkerSnapshot
+}
+
+// WorkerSnapshot is one worker's part of it.
+type WorkerSnapshot struct {
+	ID       string
+	State    string
+	Overflow bool
+	PID      int
+	InFlight int
+	Pins     int
+	Calls    uint64
+	Errors   uint64
+	Age      time.Duration
+	Why      string
+	Versions map[string]any
+}
+
+// Ready counts the workers that take calls.
+func (s *Snapshot) Ready() int {
+	n := 0
+	for i := range s.Workers {
+		if s.Workers[i].State == workerReady.String() {
+			n++
+		}
+	}
+	return n
+}
+
+// Slots is how many calls the ready workers take at once.
+func (s *Snapshot) Slots() int { return s.Ready() * s.Concurrency }
+
+// Snapshot copies the pool's figures.
+func (p *Pool) Snapshot() Snapshot {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	set := &p.cfg.Settings
+	s := Snapshot{
+		Name: p.cfg.Name, Size: set.Size, MaxOverflow: set.MaxOverflow, Concurrency: set.Concurrency, Waiting: p.waiting,
+		Commands: p.commands, Errors: p.errors, Restarts: max(0, p.starts-set.Size), Lazy: p.lazyLocked(),
+		LastFailure: p.lastFailure, QueueFull: set.QueueLimit > 0 && p.waiting >= set.QueueLimit,
+	}
+	if p.lastFailure != "" {
+		s.FailedFor = time.Since(p.lastFailureAt)
+	}
+	if e := p.noWorkersLocked(); e != nil {
+		s.NoWorkers = e.Message
+	}
+	for _, w := range p.workers {
+		ws := WorkerSnapshot{
+			ID: w.id, State: w.state.String(), Overflow: w.overflow, InFlight: len(w.calls), Pins: w.pins, Calls: w.total,
+			Errors: w.errors, Age: time.Since(w.started), Why: w.why, Versions: w.versions,
+		}
+		if w.proc != nil {
+			ws.PID = w.proc.PID()
+		}
+		s.InFlight += len(w.calls)
+		s.Workers = append(s.Workers, ws)
+	}
+	return s
+}

@@ -1,0 +1,318 @@
+package pool
+
+import (
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/dspex/dspex-sidecar/wire"
+)
+
+// workerState is where a worker is in its life; legalWorker is the table of changes.
+type workerState uint8
+
+const (
+	workerStarting workerState = iota
+	workerReady
+	workerDraining // takes no new call
+	workerDead
+)
+
+func (s workerState) String() string {
+	return [...]string{"starting", "ready", "draining", "dead"}[s]
+}
+
+var legalWorker = [...][]workerState{ //nolint:gochecknoglobals // a constant table
+	workerStarting: {workerReady, workerDead},
+	workerReady:    {workerDraining, workerDead},
+	workerDraining: {workerDead},
+	workerDead:     {},
+}
+
+// Worker is one worker process. All but what is set once at its start is guarded by Pool.mu.
+type Worker struct {
+	pool *Pool
+	id   string
+	log  *slog.Logger
+
+	state    workerState
+	overflow bool
+	proc     Process
+	outbox   *wire.Outbox
+	calls    map[uint64]*Call
+	requests map[uint64]func(*wire.Frame, error) // the sidecar's own, in flight
+	asks     map[uint64]*Ask                     // the worker's, that a client has to answer
+	lastID   uint64
+
+	waiting    ring // flows that are pinned to it and wait for a slot
+	lastPinned bool
+	pins       int
+
+	started  time.Time
+	ready    time.Time
+	idle     time.Time // since when no call is in it
+	total    uint64
+	errors   uint64
+	versions map[string]any
+	why      string        // why it is made to end
+	quiet    chan struct{} // closed when a condemned worker has only calls left that were told to stop
+	gone     chan struct{} // closed when it is dead
+}
+
+func (w *Worker) setStateLocked(to workerState) {
+	for _, s := range legalWorker[w.state] {
+		if s == to {
+			w.state = to
+			return
+		}
+	}
+	panic("pool: a worker cannot go from " + w.state.String() + " to " + to.String())
+}
+
+func (w *Worker) freeLocked() int { return w.pool.cfg.Settings.Concurrency - len(w.calls) }
+
+// Target is the worker that a call is about to go to, for Handler.Dispatch.
+type Target struct {
+	worker *Worker
+	batch  *wire.Batch
+	// Again: the call was sent before; what was sent ahead of it then may not have arrived.
+	Again bool
+}
+
+// Worker tells workers apart; it stays the same for the life of one process.
+func (t *Target) Worker() *Worker { return t.worker }
+
+// Request sends a request of the sidecar's own ahead of the call; a refusal is logged.
+func (t *Target) Request(method string, params []byte) {
+	t.worker.requestLocked(t.batch, method, params, func(f *wire.Frame, err error) {
+		if err == nil && f.Error != nil {
+			t.worker.log.Warn("worker refused a request", "method", method, "error", decodeError(f.Error).Error())
+		}
+	})
+}
+
+// MaxFrame is the longest body that the worker takes.
+func (t *Target) MaxFrame() int { return t.worker.pool.cfg.Settings.MaxFrame }
+
+// ID is the worker's name.
+func (w *Worker) ID() string { return w.id }
+
+// Notify sends a notification, if the worker is there.
+func (w *Worker) Notify(batch *wire.Batch, method string, params []byte) {
+	w.pool.mu.Lock()
+	defer w.pool.mu.Unlock()
+	if w.state == workerReady || w.state == workerDraining {
+		var scratch [128]byte
+		w.outbox.Append(batch, wire.AppendNotification(scratch[:0], method), params, true)
+	}
+}
+
+// requestLocked sends a request; done is called once, without the lock, with the response or with the error that ended the worker.
+func (w *Worker) requestLocked(batch *wire.Batch, method string, params []byte, done func(*wire.Frame, error)) {
+	w.lastID++
+	w.requests[w.lastID] = done
+	var scratch [128]byte
+	w.outbox.Append(batch, wire.AppendRequest(scratch[:0], w.lastID, []byte(method), &wire.RequestMeta{TimeoutMS: -1}), params, true)
+}
+
+// read handles the worker's frames until its channel ends, and says why it did.
+func (w *Worker) read(r *wire.Reader) error {
+	var batch wire.Batch
+	defer batch.Flush()
+	for {
+		if !r.Ready() {
+			batch.Flush()
+		}
+		body, owned, err := r.Next()
+		if err != nil {
+			return err
+		}
+		f, err := wire.Parse(body)
+		if err != nil {
+			return fmt.Errorf("it broke the protocol: %w", err)
+		}
+		if err := w.handle(&f, owned, &batch); err != nil {
+			return fmt.Errorf("it broke the protocol: %w", err)
+		}
+		batch.FlushIfDue()
+	}
+}
+
+func (w *Worker) handle(f *wire.Frame, owned bool, batch *wire.Batch) error {
+	switch f.Kind {
+	case wire.KindResponse:
+		return w.answered(f, owned, batch)
+	case wire.KindItem:
+		c, err := w.deliverable(f.ID, true)
+		if c != nil {
+			c.Handler.Item(batch, f.Payload, owned)
+		}
+		return err
+	case wire.KindChange:
+		c, err := w.deliverable(f.ID, false)
+		if c != nil {
+			return c.Handler.Change(f.Payload)
+		}
+		return err
+	case wire.KindRequest:
+		return w.asking(f, batch)
+	case wire.KindNotification:
+		w.log.Warn("worker notification", "method", string(f.Method))
+	case wire.KindCancel:
+		w.cancelAsk(f.ID, batch)
+	case wire.KindCredit, wire.KindUnknown:
+	}
+	return nil
+}
+
+// deliverable is the call that a frame belongs to; nil where nobody wants the frame any more.
+func (w *Worker) deliverable(id uint64, touches bool) (*Call, error) {
+	p := w.pool
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	c := w.calls[id]
+	if c == nil {
+		return nil, fmt.Errorf("a frame for the call %d, which it does not run", id)
+	}
+	if c.state != callRunning {
+		return nil, nil
+	}
+	c.touched = c.touched || touches
+	return c, nil
+}
+
+// answered handles a response: the call's, or one to a request of the sidecar's own.
+func (w *Worker) answered(f *wire.Frame, owned bool, batch *wire.Batch) error {
+	p := w.pool
+	p.mu.Lock()
+	c := w.calls[f.ID]
+	if c == nil {
+		done := w.requests[f.ID]
+		delete(w.requests, f.ID)
+		p.unlock(batch)
+		if done == nil {
+			return fmt.Errorf("a response to %d, which it was not asked", f.ID)
+		}
+		done(f, nil)
+		return nil
+	}
+	r := Result{Payload: f.Payload, Owned: owned}
+	if err := wire.ParseResponseMeta(f.Meta, &r.Meta); err != nil {
+		p.unlock(batch)
+		return err
+	}
+	if f.Error != nil {
+		r.Err = decodeError(f.Error)
+		r.Payload = nil
+	}
+	settle := p.takeAnswerLocked(w, c, &r, batch)
+	p.unlock(batch)
+	if settle {
+		c.Handler.Settle(batch, &r)
+		c.Handler.Finish(batch)
+	}
+	return nil
+}
+
+// takeAnswerLocked frees the slot and decides what the answer means; true: r settles the call.
+func (p *Pool) takeAnswerLocked(w *Worker, c *Call, r *Result, batch *wire.Batch) (settle bool) {
+	now := time.Now()
+	delete(w.calls, c.id)
+	if r.Err != nil {
+		w.errors++
+	}
+	ran := now.Sub(c.sent)
+	p.runTime += (ran - p.runTime) / 16
+	r.Meta.Worker, r.Meta.QueueUS = w.id, c.sent.Sub(c.queued).Microseconds()
+	if r.Meta.RunUS < 0 {
+		r.Meta.RunUS = ran.Microseconds()
+	}
+	stale := r.Err != nil && r.Err.Code == wire.CodeStaleSession
+	switch {
+	case c.state == callStopping:
+		p.finishStoppedLocked(c, r)
+	case stale && c.stale < 2:
+		c.stale++
+		p.againLocked(c, batch)
+	default:
+		if stale {
+			r.Err = wire.Errorf(wire.CodeSessionLost, "worker %s cannot hold the session's state", w.id).With("reason", r.Err.Message)
+		}
+		if r.Err != nil {
+			p.errors++
+		}
+		c.setStateLocked(callFinished)
+		c.told = true
+		p.timeLocked(c)
+		settle = true
+	}
+	w.settleDownLocked(now)
+	p.fillLocked(w, batch)
+	return settle
+}
+
+// finishStoppedLocked ends a call that was told to stop. Whatever it answered, its client is told why it was stopped, and how it
+// ended.
+func (p *Pool) finishStoppedLocked(c *Call, r *Result) {
+	endedBy := any("answer") // it had its result before the cancel reached it
+	if r.Err != nil && r.Err.Details["ended_by"] != nil {
+		endedBy = r.Err.Details["ended_by"]
+	}
+	told, out := c.told, Result{Err: c.why.With("ended_by", endedBy), Meta: r.Meta}
+	out.Meta.App, out.Meta.Usage = nil, nil // borrowed
+	c.setStateLocked(callFinished)
+	c.told = true
+	p.timeLocked(c)
+	if !told {
+		p.errors++
+	}
+	p.todo = append(p.todo, func(b *wire.Batch) {
+		if !told {
+			c.Handler.Settle(b, &out)
+		}
+		c.Handler.Finish(b)
+	})
+}
+
+// againLocked puts a call that has not run back to the front of its flow.
+func (p *Pool) againLocked(c *Call, batch *wire.Batch) {
+	f := c.flow
+	f.endTurnLocked(c)
+	c.setStateLocked(callQueued)
+	c.worker, c.turn, c.checkout = nil, time.Time{}, time.Time{}
+	p.timeLocked(c)
+	if f.ring != nil {
+		f.ring.remove(f)
+	}
+	f.pushLocked(c, true)
+	p.offerLocked(f, batch)
+}
+
+// settleDownLocked notes that a call has left the worker.
+func (w *Worker) settleDownLocked(now time.Time) {
+	if len(w.calls) == 0 {
+		w.idle = now
+		w.pool.drainedLocked()
+	}
+	if w.quiet == nil {
+		return
+	}
+	for _, c := range w.calls {
+		if c.state == callRunning {
+			return
+		}
+	}
+	select {
+	case <-w.quiet:
+	default:
+		close(w.quiet)
+	}
+}
+
+func decodeError(raw []byte) *wire.Error {
+	var e wire.Error
+	if err := wire.Unmarshal(raw, &e); err != nil || e.Code == "" {
+		return wire.Errorf(wire.CodeInternal, "the worker sent an error that cannot be read: %v", err)
+	}
+	return &e
+}
