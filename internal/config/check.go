@@ -1,0 +1,58 @@
+package config
+
+import (
+	"maps"
+	"slices"
+)
+
+// longestSocket is what sockaddr_un holds beside its ending zero.
+const longestSocket = 107
+
+// check notes what is wrong between settings that are right each for itself.
+func (l *loader) check(c *Config) {
+	if n := len(c.Listen.Socket); n > longestSocket {
+		l.failKey(c, "listen.socket", "is a path of %d bytes, and a Unix socket's has at most %d: %s", n, longestSocket, c.Listen.Socket)
+	}
+	if c.Listen.MaxFrame > c.Listen.WriteBuffer {
+		key := "listen.max_frame"
+		if c.Origin(key) == "default" {
+			key = "listen.write_buffer"
+		}
+		l.failKey(c, key, "does not fit: max_frame is %s and write_buffer, which must hold a frame, only %s",
+			showBytes(c.Listen.MaxFrame), showBytes(c.Listen.WriteBuffer))
+	}
+	l.checkModels(c)
+}
+
+func (l *loader) checkModels(c *Config) {
+	first := ""
+	for _, name := range slices.Sorted(maps.Keys(c.Models)) {
+		m, key := c.Models[name], func(last string) string { return dotted(modelsTable, name, last) }
+		if m.Model == "" {
+			l.fail(c.origins[dotted(modelsTable, name)], dotted(modelsTable, name), `has no model, such as model = "openai/gpt-4o-mini"`)
+		}
+		if m.ResponseSchema && m.Adapter != "json" {
+			l.failKey(c, key("response_schema"), `has an effect only with adapter = "json"`)
+		}
+		if m.Command != nil && !m.APIKey.IsZero() {
+			l.failKey(c, key("api_key"), "is made by the sidecar where there is a command")
+		}
+		if m.Command != nil && m.APIBase != "" {
+			l.failKey(c, key("api_base"), "is made by the sidecar where there is a command")
+		}
+		if m.Command == nil && c.Origin(key("start_timeout")) != "default" {
+			l.failKey(c, key("start_timeout"), "has an effect only with a command")
+		}
+		if m.Default && first != "" {
+			l.failKey(c, key("default"), "is the second: %s is the default already", dotted(modelsTable, first))
+		}
+		if m.Default && first == "" {
+			first = name
+		}
+	}
+}
+
+// failKey notes an error where the key's value was written.
+func (l *loader) failKey(c *Config, key, format string, args ...any) {
+	l.fail(c.origins[key], key, format, args...)
+}

@@ -1,0 +1,181 @@
+// Package config reads the sidecar's configuration: a TOML file, a profile over it and the environment over both.
+// It owns the settings' names, defaults, limits and documentation, says where each value came from, and how two
+// configurations differ. It applies nothing, starts nothing, and resolves secrets only when asked to.
+package config
+
+import (
+	"io/fs"
+	"log/slog"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Config is one loaded configuration, complete with defaults. It is not changed after [Load].
+type Config struct {
+	Path    string // the file it was read from; "" where there was none
+	Dir     string // absolute folder that the application and relative paths are found from
+	Profile string // the profile in force; "" for none
+
+	Listen   Listen
+	Pool     Pool // [pools.default]: this version has one pool
+	Sessions Sessions
+	Models   map[string]*Model
+	Log      Log
+
+	origins map[string]origin // by key; absent: the default
+}
+
+// Listen is the [listen] table: the socket and the limits of each connection.
+type Listen struct {
+	Socket           string // absolute path of at most 107 bytes
+	Mode             fs.FileMode
+	AllowUIDs        []uint32 // as written; see [Listen.Allowed]
+	AdminUIDs        []uint32 // as written; see [Listen.Admins]
+	MaxConnections   int
+	MaxInFlight      int // calls of one connection
+	MaxFrame         int // bytes
+	HandshakeTimeout time.Duration
+	FrameTimeout     time.Duration
+	WriteTimeout     time.Duration
+	WriteBuffer      int // bytes of one connection
+	DefaultTimeout   time.Duration
+}
+
+// Admins returns the uids of administrators, where self is the sidecar's own uid.
+func (l Listen) Admins(self uint32) []uint32 {
+	if len(l.AdminUIDs) > 0 {
+		return slices.Clone(l.AdminUIDs)
+	}
+	return slices.Compact([]uint32{0, self})
+}
+
+// Allowed returns the uids that may connect, administrators included, where self is the sidecar's own uid.
+func (l Listen) Allowed(self uint32) []uint32 {
+	uids := slices.Concat(l.Admins(self), l.AllowUIDs)
+	if len(l.AllowUIDs) == 0 {
+		uids = append(uids, 0, self)
+	}
+	slices.Sort(uids)
+	return slices.Compact(uids)
+}
+
+// Pool is a [pools.NAME] table: one application's worker processes.
+type Pool struct {
+	App                 string // "module:attribute"; "" for the DSPy application alone
+	Python              string // absolute path, or a name to find in PATH
+	Size                Size
+	MaxOverflow         Size
+	OverflowIdle        time.Duration
+	Concurrency         int
+	CheckoutTimeout     time.Duration
+	QueueLimit          int
+	Start               string // "spawn"
+	Lazy                bool
+	HealthCheckInterval time.Duration
+	HealthCheckTimeout  time.Duration
+	StartTimeout        time.Duration
+	ShutdownTimeout     time.Duration
+	CancelGrace         time.Duration
+	StreamStall         time.Duration
+	PassEnv             []string // names, or beginnings that end in "*"
+	Env                 map[string]Secret
+	Tracebacks          bool
+}
+
+// Environ returns a worker's environment, sorted: what PassEnv lets through of environ (the sidecar's own, in the
+// form of os.Environ), and Env over it with its secrets resolved. An error names the variable, never a value.
+func (p Pool) Environ(environ []string) ([]string, error) {
+	values := map[string]string{}
+	for _, entry := range environ {
+		name, value, _ := strings.Cut(entry, "=")
+		if slices.ContainsFunc(p.PassEnv, func(pattern string) bool { return passes(pattern, name) }) {
+			values[name] = value
+		}
+	}
+	for name, secret := range p.Env {
+		value, err := secret.Resolve(environ)
+		if err != nil {
+			return nil, &Error{Key: dotted("pools", "default", "env", name), Message: "cannot be resolved: " + err.Error(), cause: err}
+		}
+		values[name] = value
+	}
+	out := make([]string, 0, len(values))
+	for name, value := range values {
+		out = append(out, name+"="+value)
+	}
+	slices.Sort(out)
+	return out, nil
+}
+
+func passes(pattern, name string) bool {
+	if beginning, ok := strings.CutSuffix(pattern, "*"); ok {
+		return strings.HasPrefix(name, beginning)
+	}
+	return name == pattern
+}
+
+// Sessions is the [sessions] table.
+type Sessions struct {
+	Store      string // "memory"
+	TTL        time.Duration
+	Max        int
+	MaxState   int    // bytes of one session
+	Pinning    string // "strict", "fail_fast" or "soft"
+	SoftWait   time.Duration
+	AutoCreate bool
+}
+
+// Model is a [models.NAME] table: one language model that programs may use by that name.
+type Model struct {
+	Model          string // DSPy's model string, such as "openai/gpt-4o-mini"
+	APIKey         Secret
+	APIBase        string
+	Adapter        string // "chat" or "json"
+	ResponseSchema bool
+	Temperature    *float64      // nil: the provider's own
+	MaxTokens      int           // 0: the provider's own
+	Timeout        time.Duration // 0: what is left of the call's deadline
+	NumRetries     int
+	Default        bool     // as written; see [Config.DefaultModel]
+	Command        []string // program and arguments of the model server that the sidecar keeps; nil for none
+	StartTimeout   time.Duration
+}
+
+// DefaultModel returns the name of the model that programs use unless told otherwise: the one marked as default,
+// or the only one. It is "" where there is none.
+func (c *Config) DefaultModel() string {
+	for name, m := range c.Models {
+		if m.Default || len(c.Models) == 1 {
+			return name
+		}
+	}
+	return ""
+}
+
+// Log is the [log] table.
+type Log struct {
+	Level  slog.Level
+	Format string // "json" or "text"
+}
+
+// DefaultSocket returns where the socket is unless something else is said: $XDG_RUNTIME_DIR/dspex/dspex.sock, else
+// /run/dspex/dspex.sock. environ has the form of os.Environ.
+func DefaultSocket(environ []string) string {
+	// The XDG base directory specification says that a relative path is to be ignored.
+	if dir, ok := lookup(environ, "XDG_RUNTIME_DIR"); ok && filepath.IsAbs(dir) {
+		return filepath.Join(dir, "dspex", "dspex.sock")
+	}
+	return "/run/dspex/dspex.sock"
+}
+
+// lookup finds a variable in an environment of the form of os.Environ.
+func lookup(environ []string, name string) (string, bool) {
+	for _, entry := range environ {
+		if key, value, ok := strings.Cut(entry, "="); ok && key == name {
+			return value, true
+		}
+	}
+	return "", false
+}

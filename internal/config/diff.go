@@ -1,0 +1,111 @@
+package config
+
+import (
+	"slices"
+	"strings"
+)
+
+// Effect says what it takes to put a changed setting in force.
+type Effect string
+
+// The effects, from the least to the most.
+const (
+	Live       Effect = "live"       // at once, for what begins from now on
+	Generation Effect = "generation" // by new workers that take over from the old
+	Restart    Effect = "restart"    // only by a new start of the sidecar
+)
+
+// Setting is one setting that is in force.
+type Setting struct {
+	Key    string
+	Value  string // as TOML; a secret's reference, never its value
+	Origin string // as [Config.Origin]
+}
+
+// Settings returns all settings that have a value, in the order of the example file.
+func (c *Config) Settings() []Setting {
+	var out []Setting
+	for _, one := range c.each() {
+		if value := one.show(c, one.name); value != "" {
+			key := one.keyFor(one.name)
+			out = append(out, Setting{Key: key, Value: value, Origin: c.Origin(key)})
+		}
+	}
+	return out
+}
+
+// Origin says where a setting's value came from: "default", "FILE:LINE", "profile NAME, FILE:LINE",
+// "profile NAME, built in" or "environment VARIABLE".
+func (c *Config) Origin(key string) string {
+	if from, ok := c.origins[key]; ok {
+		return from.text
+	}
+	return "default"
+}
+
+// each returns the settings of this configuration, one model after the other.
+func (c *Config) each() []named {
+	var out, models []named
+	for _, f := range fields() {
+		for _, name := range f.names(c) {
+			if strings.HasPrefix(f.key, modelsTable+".") {
+				models = append(models, named{f, name})
+			} else {
+				out = append(out, named{f, name})
+			}
+		}
+	}
+	slices.SortStableFunc(models, func(a, b named) int { return strings.Compare(a.name, b.name) })
+	return append(out, models...)
+}
+
+// Change is a setting that differs between two configurations.
+type Change struct {
+	Key    string
+	Old    string // as TOML, as [Setting.Value]; "" where it was not given
+	New    string
+	Effect Effect
+}
+
+// Diff returns what differs from before to after, in the order of the keys. A model that came or went is one change, of
+// the key "models.NAME". Secrets are compared by reference: a new value behind the same reference is no change.
+func Diff(before, after *Config) []Change {
+	var out []Change
+	for _, one := range before.each() {
+		key := one.keyFor(one.name)
+		switch has := one.in(after); {
+		case !has && strings.HasPrefix(one.key, envTable):
+			out = append(out, Change{Key: key, Old: one.show(before, one.name), Effect: one.effect})
+		case has && !one.same(before, after, one.name):
+			out = append(out, Change{Key: key, Old: one.show(before, one.name), New: one.show(after, one.name), Effect: one.effect})
+		}
+	}
+	for _, one := range after.each() {
+		if strings.HasPrefix(one.key, envTable) && !one.in(before) {
+			out = append(out, Change{Key: one.keyFor(one.name), New: one.show(after, one.name), Effect: one.effect})
+		}
+	}
+	for name, m := range before.Models {
+		if after.Models[name] == nil {
+			out = append(out, Change{Key: dotted(modelsTable, name), Old: quote(m.Model), Effect: m.effect()})
+		}
+	}
+	for name, m := range after.Models {
+		if before.Models[name] == nil {
+			out = append(out, Change{Key: dotted(modelsTable, name), New: quote(m.Model), Effect: m.effect()})
+		}
+	}
+	slices.SortFunc(out, func(a, b Change) int { return strings.Compare(a.Key, b.Key) })
+	return out
+}
+
+// in reports that the configuration has this setting's table or entry.
+func (n named) in(c *Config) bool { return slices.Contains(n.names(c), n.name) }
+
+// effect is that of adding or removing the model: a model server's address reaches workers when they start.
+func (m *Model) effect() Effect {
+	if m.Command != nil {
+		return Generation
+	}
+	return Live
+}
