@@ -3,78 +3,9 @@ package config
 import (
 	"io/fs"
 	"log/slog"
-	"maps"
-	"reflect"
 	"regexp"
 	"slices"
-	"strings"
 	"time"
-)
-
-// field is one setting. The table of fields is the one place that says which settings there are: loading, comparing,
-// config.example.toml and the tables of docs/configuration.md are made from it.
-type field struct {
-	key     string // dotted; "*" stands for a name that the user chooses
-	initial string // the default as TOML; "" where the setting is not given by default
-	sample  string // shown in the example where there is no default
-	effect  Effect
-	doc     string // one line
-	binding
-}
-
-// binding ties a setting to its place in Config. name is what stands for "*", and "" elsewhere.
-type binding interface {
-	set(c *Config, name string, v any, s scope) error
-	show(c *Config, name string) string // as TOML; "" where it is not given
-	same(a, b *Config, name string) bool
-	allowed() string
-}
-
-// place is a binding to a variable that kind reads.
-type place[T any] struct {
-	kind kind[T]
-	at   func(c *Config, name string) *T
-}
-
-func (p place[T]) set(c *Config, name string, v any, s scope) error {
-	value, err := p.kind.parse(v, s)
-	if err == nil {
-		*p.at(c, name) = value
-	}
-	return err
-}
-func (p place[T]) show(c *Config, name string) string { return p.kind.show(*p.at(c, name)) }
-func (p place[T]) same(a, b *Config, name string) bool {
-	return reflect.DeepEqual(p.at(a, name), p.at(b, name))
-}
-func (p place[T]) allowed() string { return p.kind.wants }
-
-func in[T any](k kind[T], at func(c *Config) *T) binding {
-	return place[T]{k, func(c *Config, _ string) *T { return at(c) }}
-}
-
-func inModel[T any](k kind[T], at func(m *Model) *T) binding {
-	return place[T]{k, func(c *Config, name string) *T { return at(c.Models[name]) }}
-}
-
-// envEntry is the binding of one variable in [pools.default.env].
-type envEntry struct{}
-
-func (envEntry) set(c *Config, name string, v any, s scope) error {
-	value, err := orReference().parse(v, s)
-	if err == nil {
-		c.Pool.Env[name] = value
-	}
-	return err
-}
-func (envEntry) show(c *Config, name string) string  { return showSecret(c.Pool.Env[name]) }
-func (envEntry) same(a, b *Config, name string) bool { return a.Pool.Env[name] == b.Pool.Env[name] }
-func (envEntry) allowed() string                     { return orReference().wants }
-
-// The tables whose keys the user chooses.
-const (
-	modelsTable = "models"
-	envTable    = "pools.default.env"
 )
 
 var (
@@ -84,23 +15,6 @@ var (
 	passPattern     = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*\*?$`)
 	modelPattern    = regexp.MustCompile(`^[!-~]{1,200}$`)
 )
-
-// names returns, sorted, what stands for "*" in the field's key in this configuration; [""] for a field without one.
-func (f field) names(c *Config) []string {
-	switch {
-	case strings.HasPrefix(f.key, modelsTable+"."):
-		return slices.Sorted(maps.Keys(c.Models))
-	case strings.HasPrefix(f.key, envTable+"."):
-		return slices.Sorted(maps.Keys(c.Pool.Env))
-	default:
-		return []string{""}
-	}
-}
-
-// keyFor is the field's key with name for "*".
-func (f field) keyFor(name string) string {
-	return strings.Replace(f.key, "*", quoteKey(name), 1)
-}
 
 // fields returns all settings, in the order of the example.
 func fields() []field {
@@ -115,60 +29,36 @@ const (
 func listenFields() []field {
 	l := func(c *Config) *Listen { return &c.Listen }
 	return []field{
-		{
-			"listen.socket", "", `"/run/dspex/dspex.sock"`, Restart,
+		setting("listen.socket", "", `"/run/dspex/dspex.sock"`, Restart,
 			"Path of the Unix socket. Default: $XDG_RUNTIME_DIR/dspex/dspex.sock, else /run/dspex/dspex.sock.",
-			in(filePath("a path of at most 107 bytes"), func(c *Config) *string { return &l(c).Socket }),
-		},
-		{
-			"listen.mode", `"0660"`, "", Restart, "Permissions of the socket's file.",
-			in(fileMode(), func(c *Config) *fs.FileMode { return &l(c).Mode }),
-		},
-		{
-			"listen.allow_uids", "[]", "", Live,
+			in(filePath("a path of at most 107 bytes"), func(c *Config) *string { return &l(c).Socket })),
+		setting("listen.mode", `"0660"`, "", Restart, "Permissions of the socket's file.",
+			in(fileMode(), func(c *Config) *fs.FileMode { return &l(c).Mode })),
+		setting("listen.allow_uids", "[]", "", Live,
 			"Uids that may connect; [] is the sidecar's own and root. Administrators always may.",
-			in(userIDs(), func(c *Config) *[]uint32 { return &l(c).AllowUIDs }),
-		},
-		{
-			"listen.admin_uids", "[]", "", Live, "Uids that may administer; [] is the sidecar's own and root.",
-			in(userIDs(), func(c *Config) *[]uint32 { return &l(c).AdminUIDs }),
-		},
-		{
-			"listen.max_connections", "10000", "", Live, "Connections at a time; more are refused, administrators' aside.",
-			in(integer(1, manyCalls), func(c *Config) *int { return &l(c).MaxConnections }),
-		},
-		{
-			"listen.max_in_flight", "1024", "", Live, "Calls in flight on one connection; more are answered queue_full.",
-			in(integer(1, manyCalls), func(c *Config) *int { return &l(c).MaxInFlight }),
-		},
-		{
-			"listen.max_frame", `"16MiB"`, "", Live,
+			in(userIDs(), func(c *Config) *[]uint32 { return &l(c).AllowUIDs })),
+		setting("listen.admin_uids", "[]", "", Live, "Uids that may administer; [] is the sidecar's own and root.",
+			in(userIDs(), func(c *Config) *[]uint32 { return &l(c).AdminUIDs })),
+		setting("listen.max_connections", "10000", "", Live, "Connections at a time; more are refused, administrators' aside.",
+			in(integer(1, manyCalls), func(c *Config) *int { return &l(c).MaxConnections })),
+		setting("listen.max_in_flight", "1024", "", Live, "Calls in flight on one connection; more are answered queue_full.",
+			in(integer(1, manyCalls), func(c *Config) *int { return &l(c).MaxInFlight })),
+		setting("listen.max_frame", `"16MiB"`, "", Live,
 			"Largest frame that is received; a larger one is answered frame_too_large.",
-			in(byteSize(64<<10, 1<<30), func(c *Config) *int { return &l(c).MaxFrame }),
-		},
-		{
-			"listen.handshake_timeout", `"5s"`, "", Live, "A new connection must have said hello by then.",
-			in(duration(short), func(c *Config) *time.Duration { return &l(c).HandshakeTimeout }),
-		},
-		{
-			"listen.frame_timeout", `"30s"`, "", Live,
+			in(byteSize(64<<10, 1<<30), func(c *Config) *int { return &l(c).MaxFrame })),
+		setting("listen.handshake_timeout", `"5s"`, "", Live, "A new connection must have said hello by then.",
+			in(duration(short), func(c *Config) *time.Duration { return &l(c).HandshakeTimeout })),
+		setting("listen.frame_timeout", `"30s"`, "", Live,
 			"A frame that has begun must be there whole by then, or the connection ends.",
-			in(duration(short), func(c *Config) *time.Duration { return &l(c).FrameTimeout }),
-		},
-		{
-			"listen.write_timeout", `"30s"`, "", Live,
+			in(duration(short), func(c *Config) *time.Duration { return &l(c).FrameTimeout })),
+		setting("listen.write_timeout", `"30s"`, "", Live,
 			"A client that takes none of what waits for it for so long loses its connection.",
-			in(duration(short), func(c *Config) *time.Duration { return &l(c).WriteTimeout }),
-		},
-		{
-			"listen.write_buffer", `"64MiB"`, "", Live,
+			in(duration(short), func(c *Config) *time.Duration { return &l(c).WriteTimeout })),
+		setting("listen.write_buffer", `"64MiB"`, "", Live,
 			"Bytes that may wait for one client; with more its connection ends. At least max_frame.",
-			in(byteSize(64<<10, 16<<30), func(c *Config) *int { return &l(c).WriteBuffer }),
-		},
-		{
-			"listen.default_timeout", `"10m"`, "", Live, "Deadline of a call that brings none.",
-			in(duration(short), func(c *Config) *time.Duration { return &l(c).DefaultTimeout }),
-		},
+			in(byteSize(64<<10, 16<<30), func(c *Config) *int { return &l(c).WriteBuffer })),
+		setting("listen.default_timeout", `"10m"`, "", Live, "Deadline of a call that brings none.",
+			in(duration(short), func(c *Config) *time.Duration { return &l(c).DefaultTimeout })),
 	}
 }
 
@@ -181,39 +71,27 @@ func poolProcessFields() []field {
 	p := func(c *Config) *Pool { return &c.Pool }
 	zygote := map[string]string{"zygote": `forking from a zygote is not in this version; use "spawn"`}
 	return []field{
-		{
-			"pools.default.app", `""`, "", Generation,
+		setting("pools.default.app", `""`, "", Generation,
 			`The application, "module:attribute", found from this file's folder; "" serves the DSPy application alone.`,
-			in(text(`"module:attribute", such as "app:app", or ""`, appPattern), func(c *Config) *string { return &p(c).App }),
-		},
-		{
-			"pools.default.python", `"python3"`, "", Generation,
+			in(text(`"module:attribute", such as "app:app", or ""`, appPattern), func(c *Config) *string { return &p(c).App })),
+		setting("pools.default.python", `"python3"`, "", Generation,
 			"Python of the environment that dspex_worker is installed in: a name to find in PATH, or a path.",
-			in(program("the name of a program, or a path"), func(c *Config) *string { return &p(c).Python }),
-		},
-		{
-			"pools.default.start", `"spawn"`, "", Generation, `How workers are started: "spawn", each a new process.`,
-			in(oneOf(zygote, "spawn"), func(c *Config) *string { return &p(c).Start }),
-		},
-		{
-			"pools.default.lazy", "false", "", Live, "Start the workers with the first call and not at once.",
-			in(boolean(), func(c *Config) *bool { return &p(c).Lazy }),
-		},
-		{
-			"pools.default.tracebacks", "false", "", Generation,
+			in(program("the name of a program, or a path"), func(c *Config) *string { return &p(c).Python })),
+		setting("pools.default.start", `"spawn"`, "", Generation, `How workers are started: "spawn", each a new process.`,
+			in(oneOf(zygote, "spawn"), func(c *Config) *string { return &p(c).Start })),
+		setting("pools.default.lazy", "false", "", Live, "Start the workers with the first call and not at once.",
+			in(boolean(), func(c *Config) *bool { return &p(c).Lazy })),
+		setting("pools.default.tracebacks", "false", "", Generation,
 			"Send Python tracebacks to clients with an application's errors.",
-			in(boolean(), func(c *Config) *bool { return &p(c).Tracebacks }),
-		},
+			in(boolean(), func(c *Config) *bool { return &p(c).Tracebacks })),
 	}
 }
 
 func poolEnvironmentFields() []field {
 	return []field{
-		{
-			"pools.default.pass_env", defaultPassEnv, "", Generation,
+		setting("pools.default.pass_env", defaultPassEnv, "", Generation,
 			`Variables of the sidecar's environment that workers get, by name; a "*" at the end stands for any end.`,
-			in(variableNames(passPattern), func(c *Config) *[]string { return &c.Pool.PassEnv }),
-		},
+			in(variableNames(passPattern), func(c *Config) *[]string { return &c.Pool.PassEnv })),
 		{
 			envTable + ".*", "", `"value"`, Generation,
 			`Further variables for workers: a value, or "env:NAME" or "file:PATH" where it is secret.`,
@@ -231,59 +109,35 @@ func poolLimitFields() []field {
 	p := func(c *Config) *Pool { return &c.Pool }
 	const mostWorkers = 1024
 	return []field{
-		{
-			"pools.default.size", "8", "", Live,
+		setting("pools.default.size", "8", "", Live,
 			`Workers: a number, or "cpu", "cpu*1.5", "cpu*2" by the container's CPU quota, rounded up.`,
-			in(workers(1, mostWorkers), func(c *Config) *Size { return &p(c).Size }),
-		},
-		{
-			"pools.default.max_overflow", "4", "", Live, "Further workers while all are busy, written as size is.",
-			in(workers(0, mostWorkers), func(c *Config) *Size { return &p(c).MaxOverflow }),
-		},
-		{
-			"pools.default.overflow_idle", `"60s"`, "", Live, "An overflow worker that had nothing to do for so long retires.",
-			in(duration(short), func(c *Config) *time.Duration { return &p(c).OverflowIdle }),
-		},
-		{
-			"pools.default.concurrency", "64", "", Generation, "Slots of a worker: calls that it runs at a time.",
-			in(integer(1, 10000), func(c *Config) *int { return &p(c).Concurrency }),
-		},
-		{
-			"pools.default.checkout_timeout", `"5s"`, "", Live,
+			in(workers(1, mostWorkers), func(c *Config) *Size { return &p(c).Size })),
+		setting("pools.default.max_overflow", "4", "", Live, "Further workers while all are busy, written as size is.",
+			in(workers(0, mostWorkers), func(c *Config) *Size { return &p(c).MaxOverflow })),
+		setting("pools.default.overflow_idle", `"60s"`, "", Live, "An overflow worker that had nothing to do for so long retires.",
+			in(duration(short), func(c *Config) *time.Duration { return &p(c).OverflowIdle })),
+		setting("pools.default.concurrency", "64", "", Generation, "Slots of a worker: calls that it runs at a time.",
+			in(integer(1, 10000), func(c *Config) *int { return &p(c).Concurrency })),
+		setting("pools.default.checkout_timeout", `"5s"`, "", Live,
 			"Longest wait for a slot, then checkout_timeout; 30s suits long calls.",
-			in(duration(short), func(c *Config) *time.Duration { return &p(c).CheckoutTimeout }),
-		},
-		{
-			"pools.default.queue_limit", "4096", "", Live, "Calls that may wait for a slot; more are answered queue_full.",
-			in(integer(0, manyCalls), func(c *Config) *int { return &p(c).QueueLimit }),
-		},
-		{
-			"pools.default.health_check_interval", `"30s"`, "", Live, "Time between two heartbeats of a worker.",
-			in(duration(short), func(c *Config) *time.Duration { return &p(c).HealthCheckInterval }),
-		},
-		{
-			"pools.default.health_check_timeout", `"10s"`, "", Live,
+			in(duration(short), func(c *Config) *time.Duration { return &p(c).CheckoutTimeout })),
+		setting("pools.default.queue_limit", "4096", "", Live, "Calls that may wait for a slot; more are answered queue_full.",
+			in(integer(0, manyCalls), func(c *Config) *int { return &p(c).QueueLimit })),
+		setting("pools.default.health_check_interval", `"30s"`, "", Live, "Time between two heartbeats of a worker.",
+			in(duration(short), func(c *Config) *time.Duration { return &p(c).HealthCheckInterval })),
+		setting("pools.default.health_check_timeout", `"10s"`, "", Live,
 			"A worker that does not answer its heartbeat in this time is replaced.",
-			in(duration(short), func(c *Config) *time.Duration { return &p(c).HealthCheckTimeout }),
-		},
-		{
-			"pools.default.start_timeout", `"60s"`, "", Live,
+			in(duration(short), func(c *Config) *time.Duration { return &p(c).HealthCheckTimeout })),
+		setting("pools.default.start_timeout", `"60s"`, "", Live,
 			"A worker must be ready by then: Python started, application imported.",
-			in(duration(short), func(c *Config) *time.Duration { return &p(c).StartTimeout }),
-		},
-		{
-			"pools.default.shutdown_timeout", `"30s"`, "", Live, "Longest drain at the end; what still runs then is killed.",
-			in(duration(0), func(c *Config) *time.Duration { return &p(c).ShutdownTimeout }),
-		},
-		{
-			"pools.default.cancel_grace", `"5s"`, "", Live,
+			in(duration(short), func(c *Config) *time.Duration { return &p(c).StartTimeout })),
+		setting("pools.default.shutdown_timeout", `"30s"`, "", Live, "Longest drain at the end; what still runs then is killed.",
+			in(duration(0), func(c *Config) *time.Duration { return &p(c).ShutdownTimeout })),
+		setting("pools.default.cancel_grace", `"5s"`, "", Live,
 			"After a cancel or deadline, a call that runs on for so long gets its worker killed.",
-			in(duration(0), func(c *Config) *time.Duration { return &p(c).CancelGrace }),
-		},
-		{
-			"pools.default.stream_stall", `"30s"`, "", Live, "A stream whose client gives no credit for so long is cancelled.",
-			in(duration(short), func(c *Config) *time.Duration { return &p(c).StreamStall }),
-		},
+			in(duration(0), func(c *Config) *time.Duration { return &p(c).CancelGrace })),
+		setting("pools.default.stream_stall", `"30s"`, "", Live, "A stream whose client gives no credit for so long is cancelled.",
+			in(duration(short), func(c *Config) *time.Duration { return &p(c).StreamStall })),
 	}
 }
 
@@ -291,108 +145,66 @@ func sessionFields() []field {
 	s := func(c *Config) *Sessions { return &c.Sessions }
 	file := map[string]string{"file": `keeping sessions in files is not in this version; use "memory"`}
 	return []field{
-		{
-			"sessions.store", `"memory"`, "", Restart, `Where sessions are kept: "memory", gone when the sidecar ends.`,
-			in(oneOf(file, "memory"), func(c *Config) *string { return &s(c).Store }),
-		},
-		{
-			"sessions.ttl", `"1h"`, "", Live, "A session that was not used for so long ends.",
-			in(duration(short), func(c *Config) *time.Duration { return &s(c).TTL }),
-		},
-		{
-			"sessions.max", "100000", "", Live, "Sessions at a time; more are answered session_limit.",
-			in(integer(1, 100<<20), func(c *Config) *int { return &s(c).Max }),
-		},
-		{
-			"sessions.max_state", `"64MiB"`, "", Live, "Largest state of one session; a call that would make it larger fails.",
-			in(byteSize(1<<10, 4<<30), func(c *Config) *int { return &s(c).MaxState }),
-		},
-		{
-			"sessions.pinning", `"strict"`, "", Live,
+		setting("sessions.store", `"memory"`, "", Restart, `Where sessions are kept: "memory", gone when the sidecar ends.`,
+			in(oneOf(file, "memory"), func(c *Config) *string { return &s(c).Store })),
+		setting("sessions.ttl", `"1h"`, "", Live, "A session that was not used for so long ends.",
+			in(duration(short), func(c *Config) *time.Duration { return &s(c).TTL })),
+		setting("sessions.max", "100000", "", Live, "Sessions at a time; more are answered session_limit.",
+			in(integer(1, 100<<20), func(c *Config) *int { return &s(c).Max })),
+		setting("sessions.max_state", `"64MiB"`, "", Live, "Largest state of one session; a call that would make it larger fails.",
+			in(byteSize(1<<10, 4<<30), func(c *Config) *int { return &s(c).MaxState })),
+		setting("sessions.pinning", `"strict"`, "", Live,
 			`When the pinned worker is full: "strict" waits, "fail_fast" fails, "soft" moves after soft_wait.`,
-			in(oneOf(nil, "strict", "fail_fast", "soft"), func(c *Config) *string { return &s(c).Pinning }),
-		},
-		{
-			"sessions.soft_wait", `"1s"`, "", Live, `Wait for the pinned worker where pinning is "soft".`,
-			in(duration(0), func(c *Config) *time.Duration { return &s(c).SoftWait }),
-		},
-		{
-			"sessions.auto_create", "false", "", Live,
+			in(oneOf(nil, "strict", "fail_fast", "soft"), func(c *Config) *string { return &s(c).Pinning })),
+		setting("sessions.soft_wait", `"1s"`, "", Live, `Wait for the pinned worker where pinning is "soft".`,
+			in(duration(0), func(c *Config) *time.Duration { return &s(c).SoftWait })),
+		setting("sessions.auto_create", "false", "", Live,
 			"Make a session that a call names and that is not there; else session_not_found.",
-			in(boolean(), func(c *Config) *bool { return &s(c).AutoCreate }),
-		},
+			in(boolean(), func(c *Config) *bool { return &s(c).AutoCreate })),
 	}
 }
 
 func modelFields() []field {
 	return []field{
-		{
-			"models.*.model", "", `"openai/gpt-4o-mini"`, Live, "DSPy's name of the model, with its provider. Required.",
-			inModel(text(`a model with its provider, such as "openai/gpt-4o-mini"`, modelPattern), func(m *Model) *string { return &m.Model }),
-		},
-		{
-			"models.*.api_key", "", `"env:OPENAI_API_KEY"`, Live,
+		setting("models.*.model", "", `"openai/gpt-4o-mini"`, Live, "DSPy's name of the model, with its provider. Required.",
+			inModel(text(`a model with its provider, such as "openai/gpt-4o-mini"`, modelPattern), func(m *Model) *string { return &m.Model })),
+		setting("models.*.api_key", "", `"env:OPENAI_API_KEY"`, Live,
 			`The provider's key, always by reference: "env:NAME" or "file:PATH".`,
-			inModel(reference(), func(m *Model) *Secret { return &m.APIKey }),
-		},
-		{
-			"models.*.api_base", "", `"https://llm.example.com/v1"`, Live,
+			inModel(reference(), func(m *Model) *Secret { return &m.APIKey })),
+		setting("models.*.api_base", "", `"https://llm.example.com/v1"`, Live,
 			"Address of the provider where it is not the usual one.",
-			inModel(webAddress(), func(m *Model) *string { return &m.APIBase }),
-		},
-		{
-			"models.*.adapter", `"chat"`, "", Live, `How DSPy writes prompts and reads answers: "chat" or "json".`,
-			inModel(oneOf(nil, "chat", "json"), func(m *Model) *string { return &m.Adapter }),
-		},
-		{
-			"models.*.response_schema", "false", "", Live,
+			inModel(webAddress(), func(m *Model) *string { return &m.APIBase })),
+		setting("models.*.adapter", `"chat"`, "", Live, `How DSPy writes prompts and reads answers: "chat" or "json".`,
+			inModel(oneOf(nil, "chat", "json"), func(m *Model) *string { return &m.Adapter })),
+		setting("models.*.response_schema", "false", "", Live,
 			`Constrain answers by the outputs' JSON schema; only with adapter = "json", where the model can.`,
-			inModel(boolean(), func(m *Model) *bool { return &m.ResponseSchema }),
-		},
-		{
-			"models.*.temperature", "", "0.7", Live, "Sampling temperature; not given: the provider's own.",
-			inModel(optionalFloat(0, 2), func(m *Model) **float64 { return &m.Temperature }),
-		},
-		{
-			"models.*.max_tokens", "", "1000", Live, "Longest answer in tokens; not given: the provider's own.",
-			inModel(optionalCount(manyCalls), func(m *Model) *int { return &m.MaxTokens }),
-		},
-		{
-			"models.*.timeout", "", `"60s"`, Live,
+			inModel(boolean(), func(m *Model) *bool { return &m.ResponseSchema })),
+		setting("models.*.temperature", "", "0.7", Live, "Sampling temperature; not given: the provider's own.",
+			inModel(optionalFloat(0, 2), func(m *Model) **float64 { return &m.Temperature })),
+		setting("models.*.max_tokens", "", "1000", Live, "Longest answer in tokens; not given: the provider's own.",
+			inModel(optionalCount(manyCalls), func(m *Model) *int { return &m.MaxTokens })),
+		setting("models.*.timeout", "", `"60s"`, Live,
 			"Longest wait for one answer; not given: what is left of the call's deadline.",
-			inModel(duration(short), func(m *Model) *time.Duration { return &m.Timeout }),
-		},
-		{
-			"models.*.num_retries", "0", "", Live,
+			inModel(duration(short), func(m *Model) *time.Duration { return &m.Timeout })),
+		setting("models.*.num_retries", "0", "", Live,
 			"Further attempts after an error that may pass, within the call's deadline.",
-			inModel(integer(0, 100), func(m *Model) *int { return &m.NumRetries }),
-		},
-		{
-			"models.*.default", "false", "", Live,
+			inModel(integer(0, 100), func(m *Model) *int { return &m.NumRetries })),
+		setting("models.*.default", "false", "", Live,
 			"Programs use this model unless told otherwise; with one model it is that one.",
-			inModel(boolean(), func(m *Model) *bool { return &m.Default }),
-		},
-		{
-			"models.*.command", "", `["python3", "model_server.py"]`, Generation,
+			inModel(boolean(), func(m *Model) *bool { return &m.Default })),
+		setting("models.*.command", "", `["python3", "model_server.py"]`, Generation,
 			"A model server that the sidecar keeps as one process for all workers; the sidecar makes its address and key.",
-			inModel(commandLine(), func(m *Model) *[]string { return &m.Command }),
-		},
-		{
-			"models.*.start_timeout", `"60s"`, "", Live, "The model server must answer by then.",
-			inModel(duration(short), func(m *Model) *time.Duration { return &m.StartTimeout }),
-		},
+			inModel(commandLine(), func(m *Model) *[]string { return &m.Command })),
+		setting("models.*.start_timeout", `"60s"`, "", Live, "The model server must answer by then.",
+			inModel(duration(short), func(m *Model) *time.Duration { return &m.StartTimeout })),
 	}
 }
 
 func logFields() []field {
 	return []field{
-		{
-			"log.level", `"info"`, "", Live, `Least level that is logged: "debug", "info", "warn" or "error".`,
-			in(logLevel(), func(c *Config) *slog.Level { return &c.Log.Level }),
-		},
-		{
-			"log.format", `"json"`, "", Restart, `Form of the log on standard error: "json" or "text".`,
-			in(oneOf(nil, "json", "text"), func(c *Config) *string { return &c.Log.Format }),
-		},
+		setting("log.level", `"info"`, "", Live, `Least level that is logged: "debug", "info", "warn" or "error".`,
+			in(logLevel(), func(c *Config) *slog.Level { return &c.Log.Level })),
+		setting("log.format", `"json"`, "", Restart, `Form of the log on standard error: "json" or "text".`,
+			in(oneOf(nil, "json", "text"), func(c *Config) *string { return &c.Log.Format })),
 	}
 }

@@ -1,0 +1,96 @@
+package config
+
+import (
+	"maps"
+	"reflect"
+	"slices"
+	"strings"
+)
+
+// field is one setting. The table of fields is the one place that says which settings there are: loading, comparing,
+// config.example.toml and the tables of docs/configuration.md are made from it.
+type field struct {
+	key     string // dotted; "*" stands for a name that the user chooses
+	initial string // the default as TOML; "" where the setting is not given by default
+	sample  string // shown in the example where there is no default
+	effect  Effect
+	doc     string // one line
+	binding
+}
+
+// binding ties a setting to its place in Config. name is what stands for "*", and "" elsewhere.
+type binding interface {
+	set(c *Config, name string, v any, s scope) error
+	show(c *Config, name string) string // as TOML; "" where it is not given
+	same(a, b *Config, name string) bool
+	allowed() string
+}
+
+// place is a binding to a variable that kind reads.
+type place[T any] struct {
+	kind kind[T]
+	at   func(c *Config, name string) *T
+}
+
+func (p place[T]) set(c *Config, name string, v any, s scope) error {
+	value, err := p.kind.parse(v, s)
+	if err == nil {
+		*p.at(c, name) = value
+	}
+	return err
+}
+func (p place[T]) show(c *Config, name string) string { return p.kind.show(*p.at(c, name)) }
+func (p place[T]) same(a, b *Config, name string) bool {
+	return reflect.DeepEqual(p.at(a, name), p.at(b, name))
+}
+func (p place[T]) allowed() string { return p.kind.wants }
+
+func in[T any](k kind[T], at func(c *Config) *T) binding {
+	return place[T]{k, func(c *Config, _ string) *T { return at(c) }}
+}
+
+func inModel[T any](k kind[T], at func(m *Model) *T) binding {
+	return place[T]{k, func(c *Config, name string) *T { return at(c.Models[name]) }}
+}
+
+// envEntry is the binding of one variable in [pools.default.env].
+type envEntry struct{}
+
+func (envEntry) set(c *Config, name string, v any, s scope) error {
+	value, err := orReference().parse(v, s)
+	if err == nil {
+		c.Pool.Env[name] = value
+	}
+	return err
+}
+func (envEntry) show(c *Config, name string) string  { return showSecret(c.Pool.Env[name]) }
+func (envEntry) same(a, b *Config, name string) bool { return a.Pool.Env[name] == b.Pool.Env[name] }
+func (envEntry) allowed() string                     { return orReference().wants }
+
+// The tables whose keys the user chooses.
+const (
+	modelsTable = "models"
+	envTable    = "pools.default.env"
+)
+
+// names returns, sorted, what stands for "*" in the field's key in this configuration; [""] for a field without one.
+func (f field) names(c *Config) []string {
+	switch {
+	case strings.HasPrefix(f.key, modelsTable+"."):
+		return slices.Sorted(maps.Keys(c.Models))
+	case strings.HasPrefix(f.key, envTable+"."):
+		return slices.Sorted(maps.Keys(c.Pool.Env))
+	default:
+		return []string{""}
+	}
+}
+
+// keyFor is the field's key with name for "*".
+func (f field) keyFor(name string) string {
+	return strings.Replace(f.key, "*", quoteKey(name), 1)
+}
+
+// setting makes a field.
+func setting(key, initial, sample string, effect Effect, doc string, at binding) field {
+	return field{key, initial, sample, effect, doc, at}
+}
