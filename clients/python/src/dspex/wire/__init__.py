@@ -36,6 +36,7 @@ from .limits import (
     PROTOCOL,
 )
 from .messages import Cancel, Change, Credit, Item, Kind, Message, Notification, Request, Response, Unknown
+from .meta import check_request_meta, is_session_id
 from .scan import Body, scan
 from .splitter import Event, FrameSplitter, TooLong
 from .values import pack_value
@@ -72,6 +73,7 @@ __all__ = [
     "TooLong",
     "Unknown",
     "Violation",
+    "check_request_meta",
     "decode",
     "decode_request",
     "decode_value",
@@ -83,6 +85,7 @@ __all__ = [
     "encode_notification",
     "encode_request",
     "encode_response",
+    "is_session_id",
     "pack_map",
     "pack_value",
     "scan",

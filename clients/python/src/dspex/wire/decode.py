@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from functools import partial
 from typing import Any, Final
 
 import msgpack
@@ -81,16 +80,13 @@ def _extension(code: int, _data: bytes) -> Any:
     raise ValueError(f"extension type {code}")
 
 
-_decode: Final = partial(msgpack.unpackb, ext_hook=_extension)
-
-
 def _unpack(body: Body, scanned: bool) -> Any:
     """Decode, with no more memory than the body's length accounts for."""
     deep = not scanned and _bound(body)
     if 0xC4 in body or 0xC5 in body or 0xC6 in body:  # there may be byte strings, which C lets through as keys
-        value = _decode(body, object_pairs_hook=_text_pairs)
+        value = msgpack.unpackb(body, object_pairs_hook=_text_pairs, ext_hook=_extension)
     else:
-        value = _decode(body, object_pairs_hook=_pairs)
+        value = msgpack.unpackb(body, object_pairs_hook=_pairs, ext_hook=_extension)
     if deep:
         _check_depth(value)
     if 0xFF in body and _TIMESTAMP.search(body):
@@ -121,7 +117,7 @@ def _bound(body: Body) -> bool:
 
 def _check_depth(value: Any) -> None:
     level = [value]
-    for _ in range(MAX_DEPTH + 1):
+    for _ in range(MAX_DEPTH):
         level = [
             item
             for container in level

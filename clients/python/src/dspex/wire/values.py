@@ -10,7 +10,8 @@ from typing import Any, Final
 
 import msgpack
 
-from ..errors import NotSerializable
+from dspex.errors import NotSerializable
+
 from .limits import MAX_DEPTH, MAX_VALUES
 from .scan import scan
 from .violations import StructureError
@@ -39,7 +40,7 @@ def pack(whole: Any, value: Any, root: str) -> bytes:
     """Pack `whole`, in which `value` is the only part that can fail."""
     try:
         # A packer for each frame costs 50 ns, and is safe where a finaliser or another thread packs in between.
-        data: bytes = msgpack.Packer(datetime=True, buf_size=_BUFFER).pack(whole)
+        data: bytes = msgpack.Packer(datetime=True, buf_size=_BUFFER).pack(whole)  # type: ignore[call-arg]  # msgpack has it
     except (TypeError, ValueError, OverflowError):
         _convert(value, root, _INSIDE_FRAME)  # finds the culprit
         raise
