@@ -52,19 +52,21 @@ class Environment:
         run([sys.executable, "-m", "venv", "--clear", str(self.folder)])
 
     def pip(self, *arguments: str) -> None:
-        # --no-compile: bytecode goes where redirect_bytecode() says, all at once and on all cores.
+        # --no-compile: bytecode is made where redirect_bytecode() says, of what is imported alone (a tenth of it all).
         run([str(self.python), "-m", "pip", "install", "--no-compile", "--disable-pip-version-check", *arguments])
 
     def redirect_bytecode(self) -> None:
-        """Let every Python of this environment write bytecode under build/, so that no run litters the work tree.
+        """Let every Python of this environment keep its bytecode under build/, so that no run litters the work tree.
 
         A line of a .pth file does it, since workers get an environment of their own and would miss a variable.
         """
         (site,) = self.folder.glob("lib/python3*/site-packages")
         prefix = self.folder.parent / "pycache"
         (site / "dspex_bytecode.pth").write_text(f"import sys; sys.pycache_prefix = {str(prefix)!r}\n")
-        say("compile to bytecode")
-        run([str(self.python), "-m", "compileall", "-q", "-j", "0", str(site)], check=False)
+
+    def warm_up(self) -> None:
+        say("import dspy once")
+        run([str(self.python), "-c", "import dspy, msgpack, uvloop"])
 
 
 def run(command: list[str], check: bool = True) -> None:
@@ -99,11 +101,13 @@ def main(arguments: list[str]) -> None:
         todo.append("project")
     if todo:
         environment.redirect_bytecode()
+        environment.warm_up()
         for name in todo:  # last: a set-up that was cut short is not taken for a whole one
             environment.stamp(name).write_text(wanted[name])
         say(f"{environment.folder.relative_to(ROOT)} is ready ({time.monotonic() - started:.0f} s)")
 
 
 if __name__ == "__main__":
-    os.environ.pop("PYTHONPYCACHEPREFIX", None)
+    for variable in ("PYTHONPYCACHEPREFIX", "PYTHONDONTWRITEBYTECODE", "PYTHONPATH"):
+        os.environ.pop(variable, None)
     main(sys.argv[1:])

@@ -1,0 +1,91 @@
+# Everything that is made lands in build/, but for what Go and pip keep in caches of their own.
+
+VERSION    := $(shell cat VERSION)
+PYTHON     ?= $(or $(shell command -v python3.11),python3)
+FUZZTIME   ?= 10s
+PREFIX     := build
+SIDECAR    := $(PREFIX)/dspex-sidecar
+VENV       := $(PREFIX)/venv
+LINTER     := $(PREFIX)/tools/golangci-lint
+UV_VERSION := 0.13.9
+
+# The environment keeps bytecode under build/ (scripts/venv.py): there is no need to do without.
+unexport PYTHONDONTWRITEBYTECODE PYTHONPATH
+export GOLANGCI_LINT_CACHE := $(CURDIR)/$(PREFIX)/cache/golangci-lint
+export HYPOTHESIS_STORAGE_DIRECTORY := $(CURDIR)/$(PREFIX)/cache/hypothesis
+
+.DELETE_ON_ERROR:
+.SUFFIXES:
+.DEFAULT_GOAL := help
+.PHONY: help build sidecar setup setup-runtime setup-demo setup-test demo run test test-long lint fmt fuzz bench \
+        wheels lock clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: sidecar setup-demo ## See it work with a real, small LM (TEXT='…': your own text; MODEL=openai/…: a provider)
+	@DSPEX_DEMO_TEXT="$$TEXT" DSPEX_DEMO_MODEL="$$MODEL" $(VENV)/bin/python examples/demo/demo.py
+
+# Taken as they were typed: a `$` in a text is a `$`.
+demo: export override TEXT := $(value TEXT)
+demo: export override MODEL := $(value MODEL)
+
+run: sidecar setup-demo ## Run the demo's sidecar in the foreground, to try things by hand
+	@exec $(SIDECAR) serve --config examples/demo/dspex.toml
+
+test: setup ## Set up, then run every check and test
+	@exec $(VENV)/bin/python scripts/checks.py test
+
+test-long: setup ## The same with the long forms of the tests
+	@DSPEX_LONG=1 exec $(VENV)/bin/python scripts/checks.py test
+
+lint: setup ## Run the checks alone
+	@exec $(VENV)/bin/python scripts/checks.py lint
+
+fmt: setup ## Format the code, and mend what the linters can mend
+	$(LINTER) fmt ./...
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+fuzz: ## Run each Go fuzz test for FUZZTIME (10s)
+	@exec $(PYTHON) scripts/fuzz.py $(FUZZTIME)
+
+bench: setup ## Measure, beside what else one could use
+	@exec $(VENV)/bin/python bench/run.py
+
+build: sidecar setup-runtime ## Make build/dspex-sidecar and the Python environment build/venv
+
+sidecar:
+	@echo "build  $(SIDECAR) $(VERSION)"
+	@CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '-X main.version=$(VERSION)' -o $(SIDECAR) ./cmd/dspex-sidecar
+
+setup-runtime:
+	@$(PYTHON) scripts/venv.py $(VENV) runtime
+
+setup-demo:
+	@$(PYTHON) scripts/venv.py $(VENV) runtime demo
+
+setup-test:
+	@$(PYTHON) scripts/venv.py $(VENV) runtime demo test
+
+# Downloading and compiling go side by side.
+setup: ## Make all that the tests need
+	@+$(MAKE) --no-print-directory -j 2 setup-test $(LINTER)
+	@+$(if $(wildcard cmd/dspex-sidecar),$(MAKE) --no-print-directory sidecar)
+
+# Compiled from source, pinned by tools/go.sum: no download from elsewhere, and no release binary to trust.
+# Once, about 170 s of one core; where Go's build cache has it, seconds.
+$(LINTER): tools/go.mod tools/go.sum
+	@echo "setup  compile golangci-lint (once, a minute or three)"
+	@cd tools && go build -trimpath -buildvcs=false -ldflags '-s -w' -o ../$@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+
+wheels: setup-test ## Make the wheels of `dspex` and `dspex-worker` in build/wheels
+	$(VENV)/bin/python -m pip wheel --quiet --no-deps --no-build-isolation -w $(PREFIX)/wheels ./clients/python ./python
+
+lock: ## Write requirements/*.txt anew from requirements/*.in (LOCK=--upgrade: newest versions)
+	@test -x $(PREFIX)/tools/uv/bin/uv || { $(PYTHON) -m venv $(PREFIX)/tools/uv && \
+	    $(PREFIX)/tools/uv/bin/python -m pip install --quiet uv==$(UV_VERSION); }
+	@scripts/lock.sh $(CURDIR)/$(PREFIX)/tools/uv/bin/uv $(LOCK)
+
+clean: ## Remove all that was made
+	rm -rf $(PREFIX)
