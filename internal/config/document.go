@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/pelletier/go-toml/v2"
@@ -32,7 +33,7 @@ func readFile(path string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer file.Close() //nolint:errcheck // it was only read
+	defer file.Close()
 	data, err := io.ReadAll(io.LimitReader(file, maxFile+1))
 	if err == nil && len(data) > maxFile {
 		err = fmt.Errorf("the file is longer than %d bytes", maxFile)
@@ -77,7 +78,7 @@ func (d document) markValue(table []string, node *unstable.Node, p *places) {
 
 // markKey marks each part of a dotted key below table, the first place winning, and returns the whole path, cut.
 func (d document) markKey(table []string, parts unstable.Iterator, p *places) []string {
-	path := table[:len(table):len(table)]
+	path := slices.Clip(table)
 	for parts.Next() && len(path) < maxDepth {
 		node := parts.Node()
 		path = append(path, string(node.Data))
@@ -108,8 +109,7 @@ func (p *places) at(offset int) mark {
 // syntaxError turns the decoder's error into ours. Its longer text is not used: it shows the line, with what is in it.
 func syntaxError(path string, err error) *Error {
 	out := &Error{File: path, Message: "is no TOML: " + strings.TrimPrefix(err.Error(), "toml: ")}
-	var decode *toml.DecodeError
-	if errors.As(err, &decode) {
+	if decode, ok := errors.AsType[*toml.DecodeError](err); ok {
 		out.Line, out.Column = decode.Position()
 		out.Key = dotted(decode.Key()...)
 	}

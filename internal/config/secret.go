@@ -68,7 +68,7 @@ func (s Secret) read() (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("%s: %w", s, err)
 	}
-	defer file.Close() //nolint:errcheck // it was only read
+	defer file.Close()
 	text, err := io.ReadAll(io.LimitReader(file, maxSecret+1))
 	if err != nil {
 		return "", fmt.Errorf("%s: %w", s, err)

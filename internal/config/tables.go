@@ -12,7 +12,7 @@ func (l *loader) apply(c *Config, tree map[string]any, path []string, from sourc
 		if len(l.errs) >= mostErrors {
 			return
 		}
-		p := append(path[:len(path):len(path)], k)
+		p := append(slices.Clip(path), k)
 		key, v := dotted(p...), tree[k]
 		if f, name, ok := l.find(p); ok {
 			if l.checkName(p, from.origin(key)) {
