@@ -46,7 +46,7 @@ func parseSecret(text, dir string) (Secret, error) {
 // IsZero reports that there is no secret.
 func (s Secret) IsZero() bool { return s.kind == "" }
 
-// Resolve finds the value now, in environ (of the form of os.Environ) or in the file, whose last line end is cut off.
+// Resolve finds the value now, in environ (of the form of os.Environ) or in the file, without line ends at its end.
 // A variable that is not set, an empty value, and a file over 64 KiB are errors; none of them holds the value.
 func (s Secret) Resolve(environ []string) (string, error) {
 	switch s.kind {
