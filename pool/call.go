@@ -18,6 +18,8 @@ type Call struct {
 	Handler Handler
 	// Deadline settles the call wherever it is; the zero time means none.
 	Deadline time.Time
+	// Nested is a call that a client makes while it answers one: it is admitted during a drain.
+	Nested bool
 	// Local, where set, runs in place of a worker when the call's turn has come.
 	Local func(*wire.Batch)
 
@@ -38,6 +40,7 @@ type Call struct {
 	touched  bool // the client has seen or answered something of it: it is not run again
 	safe     bool // it may be run again when its worker dies
 	inTurn   bool
+	reader   bool      // its turn is shared with other read-only calls
 	reruns   int       // after a worker's death
 	stale    int       // after a worker said that it holds another version of the session
 	timer    int       // place in the timer heap, from 1

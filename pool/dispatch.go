@@ -47,7 +47,7 @@ func (p *Pool) refuseLocked(f *Flow, c *Call) *wire.Error {
 	switch {
 	case f.dead != nil:
 		return f.dead
-	case p.draining && c.Meta.Parent == 0:
+	case p.draining && !c.Nested:
 		return wire.Errorf(wire.CodeDraining, "the sidecar is ending")
 	case p.methods != nil && c.Local == nil && p.methods[string(c.Method)] == nil:
 		return wire.Errorf(wire.CodeUnknownMethod, "no method %q", c.Method)
@@ -217,11 +217,11 @@ func (p *Pool) dispatchLocked(w *Worker, c *Call, batch *wire.Batch) {
 		p.timeLocked(c)
 	}
 	meta := c.Meta
-	meta.TimeoutMS = -1
+	meta.TimeoutMS, meta.RetrySafe = -1, false
 	if !c.Deadline.IsZero() {
 		meta.TimeoutMS = max(1, c.Deadline.Sub(c.sent).Milliseconds())
 	}
-	c.Handler.Dispatch(&Target{worker: w, batch: batch, Again: c.reruns+c.stale > 0}, &meta)
+	c.Handler.Dispatch(&Target{worker: w, batch: batch, Again: c.reruns+c.stale > 0, readOnly: m.ReadOnly}, &meta)
 	var scratch [512]byte
 	w.outbox.Append(batch, wire.AppendRequest(scratch[:0], c.id, c.Method, &meta), c.Params, c.Owned)
 }
@@ -281,14 +281,20 @@ func (p *Pool) Grant(batch *wire.Batch, c *Call, n uint32) {
 	p.unlock(batch)
 }
 
-// State is where a call is, for people.
-func (p *Pool) State(c *Call) (state, worker string) {
+// State is where a call is, for people. The method is empty for what was not submitted.
+func (p *Pool) State(c *Call) (method, state, worker string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if c.worker != nil {
 		worker = c.worker.id
 	}
-	return c.state.String(), worker
+	switch {
+	case c.method != nil:
+		method = c.method.Name
+	case c.state == callQueued:
+		method = string(c.Method)
+	}
+	return method, c.state.String(), worker
 }
 
 // failLocked settles and finishes a call that is at no worker.

@@ -12,7 +12,8 @@ type Flow struct {
 	// Guarded by Pool.mu.
 	head, tail *Call
 	waiting    int
-	readers    int // read-only calls whose turn it is
+	shared     bool // read-only calls may run beside each other
+	readers    int  // read-only calls whose turn it is
 	writer     bool
 	pin        *Worker
 	ring       *ring // where it waits for a slot; nil where it has nothing to send
@@ -98,9 +99,16 @@ func (f *Flow) EndTurn(batch *wire.Batch, c *Call) {
 	p.unlock(batch)
 }
 
+// Share lets read-only calls run beside each other from now on. Before, every call takes its turn alone.
+func (f *Flow) Share() {
+	f.pool.mu.Lock()
+	f.shared = true
+	f.pool.mu.Unlock()
+}
+
 func (f *Flow) beginTurnLocked(c *Call) {
 	c.inTurn = true
-	if c.readOnly() {
+	if c.reader = f.shared && c.readOnly(); c.reader {
 		f.readers++
 	} else {
 		f.writer = true
@@ -110,7 +118,7 @@ func (f *Flow) beginTurnLocked(c *Call) {
 func (f *Flow) endTurnLocked(c *Call) {
 	switch {
 	case !c.inTurn: // it failed before its turn came
-	case c.readOnly():
+	case c.reader:
 		f.readers--
 	default:
 		f.writer = false
@@ -129,7 +137,7 @@ func (f *Flow) readyLocked() bool {
 		return true
 	default:
 		m := f.pool.methods[string(f.head.Method)]
-		return !f.writer && f.head.Local == nil && m != nil && m.ReadOnly
+		return f.shared && !f.writer && f.head.Local == nil && m != nil && m.ReadOnly
 	}
 }
 

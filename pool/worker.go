@@ -76,7 +76,8 @@ type Target struct {
 	worker *Worker
 	batch  *wire.Batch
 	// Again: the call was sent before; what was sent ahead of it then may not have arrived.
-	Again bool
+	Again    bool
+	readOnly bool
 }
 
 // Worker tells workers apart; it stays the same for the life of one process.
@@ -91,6 +92,14 @@ func (t *Target) Request(method string, params []byte) {
 	})
 }
 
+// Forget notifies another worker, if it is there.
+func (t *Target) Forget(w *Worker, method string, params []byte) {
+	w.notifyLocked(t.batch, method, params)
+}
+
+// ReadOnly says whether the call's method may run beside others of its session.
+func (t *Target) ReadOnly() bool { return t.readOnly }
+
 // MaxFrame is the longest body that the worker takes.
 func (t *Target) MaxFrame() int { return t.worker.pool.cfg.Settings.MaxFrame }
 
@@ -101,6 +110,10 @@ func (w *Worker) ID() string { return w.id }
 func (w *Worker) Notify(batch *wire.Batch, method string, params []byte) {
 	w.pool.mu.Lock()
 	defer w.pool.mu.Unlock()
+	w.notifyLocked(batch, method, params)
+}
+
+func (w *Worker) notifyLocked(batch *wire.Batch, method string, params []byte) {
 	if w.state == workerReady || w.state == workerDraining {
 		var scratch [128]byte
 		w.outbox.Append(batch, wire.AppendNotification(scratch[:0], method), params, true)

@@ -1,0 +1,118 @@
+package proxy
+
+import (
+	"time"
+
+	"github.com/dspex/dspex-sidecar/pool"
+	"github.com/dspex/dspex-sidecar/wire"
+)
+
+// Reply answers a call of one of the sidecar's own methods, once.
+type Reply func(batch *wire.Batch, result any, err error)
+
+// Method is one of the sidecar's own methods. It must not block: what has to wait replies later.
+type Method func(batch *wire.Batch, who *Caller, params []byte, reply Reply)
+
+// Plain makes a Method of a function that answers at once.
+func Plain(f func(who *Caller, params []byte) (any, error)) Method {
+	return func(batch *wire.Batch, who *Caller, params []byte, reply Reply) {
+		result, err := f(who, params)
+		reply(batch, result, err)
+	}
+}
+
+// callOwn runs one of the sidecar's own methods.
+func (c *conn) callOwn(batch *wire.Batch, m Method, k *call, params []byte) {
+	meta := wire.ResponseMeta{QueueUS: -1, RunUS: -1}
+	if !k.Deadline.IsZero() && !k.since.Before(k.Deadline) {
+		k.Settle(batch, &pool.Result{Meta: meta, Err: wire.Errorf(wire.CodeDeadlineExceeded, "the deadline had passed when the call came")})
+		return
+	}
+	who := &Caller{UID: c.uid, Owner: c.keyOf("", "").Owner, Admin: c.admin, Session: k.key.ID, Deadline: k.Deadline}
+	if k.key.ID != "" {
+		who.Owner = k.key.Owner
+	}
+	m(batch, who, params, func(b *wire.Batch, result any, err error) {
+		r := &pool.Result{Meta: meta, Owned: true}
+		if err == nil {
+			r.Payload, err = wire.Marshal(result)
+		}
+		if err != nil {
+			r.Payload, r.Err = nil, wire.FromError(err)
+		}
+		k.Settle(b, r)
+	})
+}
+
+func (s *Server) ownMethods() map[string]Method {
+	return map[string]Method{
+		"ping": Plain(func(*Caller, []byte) (any, error) { return map[string]any{}, nil }),
+		"hello": Plain(func(*Caller, []byte) (any, error) {
+			return nil, wire.Errorf(wire.CodeInvalidFrame, "hello is the first request of a connection, and only that")
+		}),
+		"session.create": s.sessionCreate,
+		"session.end":    s.sessionEnd,
+		"session.get":    Plain(s.sessionGet),
+		"session.update": s.sessionUpdate,
+		"session.list":   Plain(s.sessionList),
+	}
+}
+
+// Client is what is known of one connection.
+type Client struct {
+	Connection, Name, Version string
+	UID, PID, InFlight        int
+	Age                       time.Duration
+	Commands, Ignored         uint64
+}
+
+// Call is what is known of one call in flight.
+type Call struct {
+	Connection, Method, Session, Worker, State string
+	ID                                         uint64
+	UID                                        int
+	Age                                        time.Duration
+}
+
+// Clients lists the connections.
+func (s *Server) Clients() []Client {
+	var out []Client
+	for _, c := range s.open() {
+		c.mu.Lock()
+		out = append(out, Client{
+			Connection: c.id, Name: c.name, Version: c.version, UID: c.uid, PID: c.pid, InFlight: len(c.calls),
+			Age: time.Since(c.since), Commands: c.commands, Ignored: c.ignored,
+		})
+		c.mu.Unlock()
+	}
+	return out
+}
+
+// Calls lists the calls in flight.
+func (s *Server) Calls() []Call {
+	var out []Call
+	for _, c := range s.open() {
+		c.mu.Lock()
+		calls := make([]*call, 0, len(c.calls))
+		for _, k := range c.calls {
+			calls = append(calls, k)
+		}
+		c.mu.Unlock()
+		for _, k := range calls {
+			method, state, worker := s.cfg.Pool.State(&k.Call)
+			if method == "" {
+				continue // the sidecar's own, answered within the call
+			}
+			out = append(out, Call{
+				Connection: c.id, ID: k.id, Method: method, Session: k.key.ID, Worker: worker, State: state, UID: c.uid, Age: time.Since(k.since),
+			})
+		}
+	}
+	return out
+}
+
+func (s *Server) open() []*conn {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.snapshotLocked()
+}

@@ -1,0 +1,220 @@
+package proxy
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"time"
+
+	"github.com/vmihailenco/msgpack/v5"
+
+	"github.com/dspex/dspex-sidecar/internal/session"
+	"github.com/dspex/dspex-sidecar/wire"
+)
+
+// Limits of a session's labels.
+const (
+	maxLabels     = 32
+	maxLabelKey   = 64
+	maxLabelValue = 256
+	maxListed     = 1000
+)
+
+type sessionParams struct {
+	Session string             `msgpack:"session"`
+	State   msgpack.RawMessage `msgpack:"state"`
+	TTL     *int64             `msgpack:"ttl_ms"`
+	Labels  map[string]string  `msgpack:"labels"`
+	Pool    string             `msgpack:"pool"`
+	Token   bool               `msgpack:"token"`
+}
+
+func (s *Server) sessionCreate(batch *wire.Batch, who *Caller, params []byte, reply Reply) {
+	p := sessionParams{Session: who.Session}
+	err := wire.Unmarshal(params, &p)
+	if err == nil {
+		err = p.check()
+	}
+	if err == nil && s.isDraining() {
+		err = wire.Errorf(wire.CodeDraining, "the sidecar is ending")
+	}
+	if err != nil {
+		reply(batch, nil, err)
+		return
+	}
+	if p.Session == "" {
+		p.Session = random()
+	}
+	result := map[string]any{"session": p.Session}
+	key := session.Key{Owner: who.Owner, ID: p.Session}
+	if p.Token {
+		token := random()
+		key.Owner, result["token"] = tokenOwner(token), token
+	}
+	o := session.Options{State: p.State, Labels: p.Labels}
+	if p.TTL != nil {
+		o.TTL = time.Duration(*p.TTL) * time.Millisecond
+	}
+	s.cfg.Sessions.Create(batch, key, o, func(b *wire.Batch, err error) { reply(b, result, err) })
+}
+
+func (p *sessionParams) check() error {
+	switch {
+	case p.Session != "" && !wire.ValidSessionID(p.Session):
+		return wire.Errorf(wire.CodeInvalidParams, "a session id is text of 1 to %d bytes without control characters", wire.MaxSessionID)
+	case p.TTL != nil && (*p.TTL < 1 || *p.TTL > int64(10*365*24*time.Hour/time.Millisecond)):
+		return wire.Errorf(wire.CodeInvalidParams, "ttl_ms is at least 1 and at most ten years")
+	case p.Pool != "" && p.Pool != "default":
+		return wire.Errorf(wire.CodeInvalidParams, "no pool %q", p.Pool)
+	case len(p.Labels) > maxLabels:
+		return wire.Errorf(wire.CodeInvalidParams, "a session has at most %d labels", maxLabels)
+	case len(p.State) > 0 && !isMap(p.State):
+		return wire.Errorf(wire.CodeInvalidParams, "state is a map")
+	}
+	for k, v := range p.Labels {
+		if k == "" || len(k) > maxLabelKey || len(v) > maxLabelValue {
+			return wire.Errorf(wire.CodeInvalidParams, "the label %.70q: a key has 1 to %d bytes, a value at most %d", k, maxLabelKey, maxLabelValue)
+		}
+	}
+	return nil
+}
+
+func isMap(raw []byte) bool { return raw[0]&0xf0 == 0x80 || raw[0] == 0xde || raw[0] == 0xdf }
+
+// random is 128 random bits, as text.
+func random() string {
+	var b [16]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return hex.EncodeToString(b[:])
+}
+
+// named reads the session that a request is about, from its params or its meta.
+func named(who *Caller, inParams string) (session.Key, error) {
+	id := inParams
+	if id == "" {
+		id = who.Session
+	}
+	if id == "" {
+		return session.Key{}, wire.Errorf(wire.CodeInvalidParams, "session is missing")
+	}
+	if who.Session != "" && who.Session != id {
+		return session.Key{}, wire.Errorf(wire.CodeInvalidParams, "session is %q in params and %q in meta", id, who.Session)
+	}
+	return session.Key{Owner: who.Owner, ID: id}, nil
+}
+
+func (s *Server) sessionEnd(batch *wire.Batch, who *Caller, params []byte, reply Reply) {
+	var p struct {
+		Session string `msgpack:"session"`
+	}
+	err := wire.Unmarshal(params, &p)
+	var key session.Key
+	if err == nil {
+		key, err = named(who, p.Session)
+	}
+	if err != nil {
+		reply(batch, nil, err)
+		return
+	}
+	s.cfg.Sessions.End(batch, key, func(b *wire.Batch, err error) {
+		reply(b, map[string]any{"session": key.ID}, err)
+	})
+}
+
+func (s *Server) sessionGet(who *Caller, params []byte) (any, error) {
+	var p struct {
+		Session string `msgpack:"session"`
+	}
+	if err := wire.Unmarshal(params, &p); err != nil {
+		return nil, err
+	}
+	key, err := named(who, p.Session)
+	if err != nil {
+		return nil, err
+	}
+	info, state, err := s.cfg.Sessions.Get(key)
+	if err != nil {
+		return nil, err
+	}
+	m := infoMap(&info)
+	m["state"], m["version"] = msgpack.RawMessage(state), info.Version
+	delete(m, "owner")
+	delete(m, "waiting")
+	return m, nil
+}
+
+func infoMap(i *session.Info) map[string]any {
+	labels := i.Labels
+	if labels == nil {
+		labels = map[string]string{}
+	}
+	var worker any
+	if i.Worker != "" {
+		worker = i.Worker
+	}
+	return map[string]any{
+		"session": i.Key.ID, "owner": i.Key.Owner, "worker": worker, "labels": labels, "bytes": i.Bytes, "age_ms": i.Age.Milliseconds(),
+		"idle_ms": i.Idle.Milliseconds(), "ttl_ms": i.TTL.Milliseconds(), "calls": i.Calls, "waiting": i.Waiting,
+	}
+}
+
+func (s *Server) sessionUpdate(batch *wire.Batch, who *Caller, params []byte, reply Reply) {
+	var p struct {
+		Session string             `msgpack:"session"`
+		Set     msgpack.RawMessage `msgpack:"set"`
+		Delete  []string           `msgpack:"delete"`
+	}
+	err := wire.Unmarshal(params, &p)
+	var key session.Key
+	if err == nil {
+		key, err = named(who, p.Session)
+	}
+	if err == nil && len(p.Set) > 0 && !isMap(p.Set) {
+		err = wire.Errorf(wire.CodeInvalidParams, "set is a map")
+	}
+	if err != nil {
+		reply(batch, nil, err)
+		return
+	}
+	u := session.Update{Set: p.Set, Delete: p.Delete, Deadline: who.Deadline}
+	s.cfg.Sessions.Update(batch, key, u, func(b *wire.Batch, version uint64, err error) {
+		reply(b, map[string]any{"session": key.ID, "version": version}, err)
+	})
+}
+
+func (s *Server) sessionList(who *Caller, params []byte) (any, error) {
+	p := struct {
+		Labels map[string]string `msgpack:"labels"`
+		Limit  int               `msgpack:"limit"`
+		After  string            `msgpack:"after"`
+		All    bool              `msgpack:"all"`
+	}{Limit: 100}
+	if err := wire.Unmarshal(params, &p); err != nil {
+		return nil, err
+	}
+	switch {
+	case p.Limit < 1 || p.Limit > maxListed:
+		return nil, wire.Errorf(wire.CodeInvalidParams, "limit is 1 to %d", maxListed)
+	case p.All && !who.Admin:
+		return nil, wire.Errorf(wire.CodePermissionDenied, "only administrators list the sessions of all (listen.admin_uids)")
+	}
+	found, more := s.cfg.Sessions.List(session.Query{Owner: who.Owner, All: p.All, Labels: p.Labels, After: p.After, Limit: p.Limit})
+	list := make([]map[string]any, 0, len(found))
+	for i := range found {
+		list = append(list, infoMap(&found[i]))
+	}
+	result := map[string]any{"sessions": list}
+	if more {
+		last := found[len(found)-1].Key
+		result["next"] = last.ID
+		if p.All {
+			result["next"] = last.Owner + "\x00" + last.ID
+		}
+	}
+	return result, nil
+}
+
+func (s *Server) isDraining() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.draining
+}
