@@ -53,7 +53,9 @@ class Environment:
 
     def pip(self, *arguments: str) -> None:
         # --no-compile: bytecode is made where redirect_bytecode() says, of what is imported alone (a tenth of it all).
-        run([str(self.python), "-m", "pip", "install", "--no-compile", "--disable-pip-version-check", *arguments])
+        quiet = [] if sys.stdout.isatty() else ["--quiet"]  # a progress bar is for a person; a log has say()'s lines
+        command = [str(self.python), "-m", "pip", "install", "--no-compile", "--disable-pip-version-check"]
+        run([*command, *quiet, *arguments])
 
     def redirect_bytecode(self) -> None:
         """Let every Python of this environment keep its bytecode under build/, so that no run litters the work tree.
@@ -102,7 +104,7 @@ def main(arguments: list[str]) -> None:
     if todo:
         environment.redirect_bytecode()
         environment.warm_up()
-        for name in todo:  # last: a set-up that was cut short is not taken for a whole one
+        for name in todo:  # last: a set-up that was cut off is not taken for a whole one
             environment.stamp(name).write_text(wanted[name])
         say(f"{environment.folder.relative_to(ROOT)} is ready ({time.monotonic() - started:.0f} s)")
 
