@@ -1,0 +1,119 @@
+"""The command line: options, logging, the loop, and the exit code."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import io
+import logging
+import os
+import socket
+import sys
+import threading
+from collections.abc import Coroutine, Sequence
+from typing import Any
+
+from dspex_worker import pool_worker
+from dspex_worker.worker import version_of
+
+USAGE = 2  # exit code: what was asked for cannot be done
+
+_EPILOG = """\
+exit codes: 0 ended in an orderly way, 1 the channel or the socket failed, 2 wrong options or configuration,
+3 the application cannot be loaded
+"""
+
+
+def main(arguments: Sequence[str] | None = None, program: str = "python -m dspex_worker") -> int:
+    """Serve until told to end; return the exit code."""
+    parser = _parser(program)
+    options = parser.parse_args(arguments)
+    _prepare_output(options.log_level)
+    try:
+        if options.mode == "pool-worker":
+            return _run(pool_worker.serve(options.app, _inherited_socket(), options.worker_id))
+        return _run_standalone(options)
+    except UsageError as error:
+        parser.exit(USAGE, f"{parser.prog}: {error}\n")
+
+
+class UsageError(Exception):
+    """What was asked for cannot be done; the message says what to change."""
+
+
+def _parser(program: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=program,
+        description="Serve an application's methods over the dspex protocol.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "app",
+        nargs="?",
+        metavar="MODULE:ATTRIBUTE",
+        help="the dspex_worker.App, found from the current folder; without one the DSPy application alone is served",
+    )
+    parser.add_argument(
+        "--mode",
+        choices=("standalone", "pool-worker"),
+        default="standalone",
+        help="standalone (the default): listen on a socket; pool-worker: serve the sidecar that started this process, "
+        f"on the socket whose descriptor is in {pool_worker.DESCRIPTOR}",
+    )
+    parser.add_argument(
+        "--worker-id", default="worker_1", metavar="ID", help="this worker's name (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--log-level",
+        default="info",
+        choices=("debug", "info", "warning", "error"),
+        help="least level that is logged on standard error (default: %(default)s)",
+    )
+    alone = parser.add_argument_group("stand-alone mode; these go over the configuration file")
+    alone.add_argument(
+        "--config", metavar="FILE", help="dspex.toml, for [models.*], [listen], [sessions], [pools.default]"
+    )
+    alone.add_argument(
+        "--socket",
+        metavar="PATH",
+        help="path of the Unix socket (default: $DSPEX_SOCKET, else as the sidecar's: $XDG_RUNTIME_DIR/dspex/dspex.sock "
+        "or /run/dspex/dspex.sock)",
+    )
+    alone.add_argument("--concurrency", type=int, metavar="N", help="calls that run at once (default: 64)")
+    alone.add_argument("--tracebacks", action="store_true", default=None, help="send Python tracebacks to clients")
+    parser.add_argument("--version", action="version", version=f"dspex-worker {version_of('dspex-worker') or '0'}")
+    return parser
+
+
+def _run_standalone(options: argparse.Namespace) -> int:
+    raise UsageError(f"not yet: {options}")
+
+
+def _run(body: Coroutine[Any, Any, int]) -> int:
+    """Run to the end on a loop of its own; leave threads behind that do not stop."""
+    code = asyncio.run(body)
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    if any(thread.daemon and thread.is_alive() for thread in threading.enumerate()):
+        os._exit(code)  # at the interpreter's end they could still run into what is gone by then
+    return code
+
+
+def _prepare_output(level: str) -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(line_buffering=True)  # what a worker prints is read line by line as it happens
+    logging.basicConfig(stream=sys.stderr, level=level.upper(), format="%(levelname)s %(name)s: %(message)s")
+
+
+def _inherited_socket() -> socket.socket:
+    text = os.environ.pop(pool_worker.DESCRIPTOR, None)
+    if text is None:
+        raise UsageError(
+            f"pool-worker mode is for workers that the sidecar starts: {pool_worker.DESCRIPTOR} is not set"
+        )
+    try:
+        return socket.socket(fileno=int(text))
+    except (ValueError, OSError) as error:
+        raise UsageError(f"{pool_worker.DESCRIPTOR}={text!r} is not the descriptor of a socket: {error}") from None

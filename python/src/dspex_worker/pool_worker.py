@@ -1,0 +1,200 @@
+"""Pool-worker mode: the worker's side of the worker channel of docs/protocol.md, on the socket that it inherited."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+from time import monotonic
+from typing import Any
+
+from dspex import wire
+from dspex.errors import Cancelled, DspexError, UnknownMethod
+
+from dspex_worker import loading
+from dspex_worker.app import App, Method
+from dspex_worker.calls import Call
+from dspex_worker.copies import Copies, change_frames
+from dspex_worker.peer import Peer
+from dspex_worker.runtime import Runtime
+from dspex_worker.session import Changes, Copy, Session, attach, copy_of
+from dspex_worker.worker import CHANNEL_BROKEN, LOAD_FAILED, Worker, versions
+
+log = logging.getLogger("dspex_worker")
+
+DESCRIPTOR = "DSPEX_WORKER_FD"
+
+
+async def serve(target: str | None, sock: socket.socket, worker_id: str) -> int:
+    """Serve the sidecar at the other end of ``sock`` until it ends the channel; return the exit code."""
+    worker = PoolWorker(target, sock, worker_id)
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, worker.channel.close)
+    loop.add_signal_handler(signal.SIGINT, lambda: None)  # Ctrl-C in a terminal is for the sidecar, which drains
+    worker.channel.start()
+    code = await worker.ended
+    await worker.stop()
+    return code
+
+
+class PoolWorker(Peer):
+    """A worker of a pool. ``ended`` has the exit code once the channel is closed."""
+
+    def __init__(self, target: str | None, sock: socket.socket, worker_id: str) -> None:
+        super().__init__(sock, scanned=True)
+        self.ended: asyncio.Future[int] = self.loop.create_future()
+        self._target = target
+        self._worker_id = worker_id
+        self._app: App | None = None
+        self._methods: dict[str, Method] = {}
+        self._copies = Copies()
+        self._grace = 5.0  # seconds
+        self._code = 0
+
+    async def stop(self) -> None:
+        """Cancel what runs, run the stop hooks, end what is left. Calls that do not stop are left behind."""
+        if self._app is None:
+            return
+        for call in list(self.calls.values()):
+            self.runtime.cancel(call, Cancelled("the sidecar ended the channel"))
+        await self.all_settled(self._grace)
+        await self.runtime.stop_worker(self._grace)
+
+    def handle_request(self, request: wire.Request) -> None:
+        id, name, meta, params = request
+        if id in self.calls:
+            self.protocol_error(id, f"request id {id} is in flight")
+            return
+        method = self._methods.get(name)
+        try:
+            if method is None:
+                self._control(request)
+                return
+            call = self._admit(method, id, meta, params)
+        except DspexError as error:
+            self.fail(id, error)
+            return
+        self.calls[id] = call
+        self.runtime.start(call)
+
+    def handle_notification(self, notification: wire.Notification) -> None:
+        if notification.method != "session.drop":
+            self.ignored += 1
+            return
+        copies = self._copies.drop(notification.params.get("keys", []))
+        if notification.params.get("ended") is True and self._app is not None and self._app.session_end_hooks:
+            for copy in copies:
+                self.runtime.spawn(self.runtime.run_end_hooks(Session(copy, read_only=True)))
+
+    def handle_broken(self, message: str) -> None:
+        log.error("the sidecar's frames cannot be read: %s", message)
+        self._code = CHANNEL_BROKEN
+        self.channel.close()
+
+    def handle_end(self) -> None:
+        if not self.ended.done():
+            self.ended.set_result(self._code)
+
+    def settle(self, call: Call, answer: bytes | None, error: DspexError | None, changes: Changes | None) -> None:
+        self.forget(call)
+        copy = None if call.session is None else copy_of(call.session)
+        frames: list[bytes] = []
+        if changes is not None:
+            try:
+                frames = change_frames(call.id, changes, self.max_frame)
+            except DspexError as too_long:
+                error = too_long
+        if error is not None or answer is None:
+            if copy is not None and call.ended_by != "queue":
+                copy.local = {}  # what a failed call did to these objects is not known
+            self.fail(call.id, error or DspexError("the call ended without an answer"), call.meta())
+            return
+        if copy is not None and changes is not None:
+            copy.commit(changes, call.front)
+        for frame in frames:
+            self.channel.write(frame)
+        self.channel.write(answer)
+
+    def _admit(self, method: Method, id: int, meta: dict[str, Any], params: dict[str, Any]) -> Call:
+        """Make the call of a request. Raises DspexError where it cannot run."""
+        call = Call(id, method, params, self)
+        if meta:
+            if (timeout := meta.get("timeout_ms")) is not None:
+                call.deadline = monotonic() + timeout / 1000
+            call.app = meta.get("app")
+            if (key := meta.get("key")) is not None:
+                copy = self._copies.find(key, meta["session"], meta["version"])
+                call.front = meta.get("next")
+                call.session = Session(copy, read_only=call.front is None)
+                call.first = meta.get("start") is True
+                attach(call.session, self._update_session)
+            credit = meta.get("stream")
+            if credit is not None:
+                call.stream = self.runtime.stream(credit)
+        method.bind_call(call)
+        return call
+
+    def _control(self, request: wire.Request) -> None:
+        if request.method == "ping":
+            self.respond(request.id, {})
+        elif request.method == "session.restore":
+            self._copies.restore(request.params)
+            self.respond(request.id, {})
+        elif request.method == "hello" and self._app is None:
+            self._hello(request)
+        else:
+            raise UnknownMethod(f"there is no method {request.method!r}")
+
+    def _hello(self, request: wire.Request) -> None:
+        """Load the application, here on the main thread, and have the rest of the start done beside pings."""
+        hello = request.params
+        if wire.PROTOCOL not in hello.get("protocols", ()):
+            self.fail(request.id, DspexError("no protocol version in common", code="unsupported_protocol"))
+            return
+        self.max_frame = hello.get("max_frame", wire.DEFAULT_FRAME)
+        self._grace = hello.get("cancel_grace_ms", 5000) / 1000
+        worker = Worker(
+            id=hello.get("worker", self._worker_id),
+            pool=hello.get("pool", "default"),
+            generation=hello.get("generation", 1),
+            concurrency=hello.get("concurrency", 64),
+            models=hello.get("models") or {},
+            tracebacks=hello.get("tracebacks", False),
+        )
+        try:
+            self._app = app = loading.load(self._target, worker)
+        except BaseException as error:  # noqa: BLE001 - importing an application may raise anything
+            self._load_failed(request.id, error)
+            return
+        self.runtime = Runtime(app, concurrency=worker.concurrency, grace=self._grace, tracebacks=worker.tracebacks)
+        self.runtime.spawn(self._get_ready(request.id, app))
+
+    async def _get_ready(self, id: int, app: App) -> None:
+        try:
+            await self.runtime.start_worker()
+        except BaseException as error:  # noqa: BLE001 - a hook may raise anything
+            self._load_failed(id, error)
+            return
+        loading.settle_memory()
+        self._methods = app.methods
+        answer = {
+            "protocol": wire.PROTOCOL,
+            "features": [],
+            "worker": versions(),
+            "pid": os.getpid(),
+            "max_frame": wire.DEFAULT_FRAME,
+            "methods": [method.describe() for method in app.methods.values()],
+        }
+        self.respond(id, answer)
+
+    def _load_failed(self, id: int, error: BaseException) -> None:
+        log.error("the application cannot be loaded", exc_info=error)
+        self._app = None
+        self._code = LOAD_FAILED
+        self.fail(id, loading.load_failure(error))
+        self.channel.end()
+
+    async def _update_session(self, copy: Copy, set: dict[str, Any], delete: list[str]) -> None:
+        await self.request("session.update", None, {"key": copy.key, "set": set, "delete": delete})

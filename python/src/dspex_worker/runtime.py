@@ -1,0 +1,374 @@
+"""Runs calls: inline, as tasks, on threads, and as streams of both; cancels them; checks them in.
+
+This knows neither sockets nor sessions' whereabouts: front ends (``pool_worker``, ``standalone``) start calls, and take
+what became of them through their ``Port``. All methods are for the loop's thread, unless said otherwise.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import ctypes
+import functools
+import logging
+import threading
+import time
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from typing import Any
+
+from dspex.errors import DspexError, ProgramError
+
+from dspex_worker import session as sessions
+from dspex_worker.app import App
+from dspex_worker.calls import ENDED, QUEUED, RUNNING, Call, CallCancelled, current, failure
+from dspex_worker.checkin import Tracking, check_in
+from dspex_worker.session import Changes, Session
+from dspex_worker.streams import Stream
+from dspex_worker.threads import Inbox, Threads
+
+log = logging.getLogger("dspex_worker")
+
+Outcome = tuple[bytes | None, DspexError | None, Changes | None]
+
+_SLICE = 200e-6  # seconds that an async generator may produce without letting others run
+
+
+class Runtime:
+    """Executes an application's calls on a running loop and up to ``concurrency`` threads.
+
+    ``grace`` is how long, in seconds, what a call left behind may take to end; ``tracebacks`` says whether errors of
+    the application carry theirs.
+    """
+
+    def __init__(self, app: App, *, concurrency: int, grace: float, tracebacks: bool) -> None:
+        self._app = app
+        self._loop = asyncio.get_running_loop()
+        self._grace = grace
+        self._tracebacks = tracebacks
+        self._inbox = Inbox(self._loop)
+        self._threads = Threads(concurrency)
+        self._guard = threading.Lock()  # what a thread and a cancel both touch: state, thread and stream of a call
+        self._base = contextvars.copy_context()  # what every call's context begins as
+        self._own_tasks: set[asyncio.Task[Any]] = set()
+        self._launch: dict[str, Callable[[Call], None]] = {
+            "inline": self._run_inline,
+            "task": lambda call: self._begin(call, self._run_task(call)),
+            "task_stream": lambda call: self._begin(call, self._run_task_stream(call)),
+            "thread": lambda call: self._threads.submit(functools.partial(self._run_thread, call, self._plain)),
+            "thread_stream": lambda call: self._threads.submit(
+                functools.partial(self._run_thread, call, self._streaming)
+            ),
+        }
+        Tracking(app, self._loop)
+        app.spawn = self.spawn
+
+    def start(self, call: Call) -> None:
+        """Begin a call, in the order of the calls of this method."""
+        if call.first and self._app.session_start_hooks:
+            self._begin(call, self._start_session(call))
+        else:
+            self._launch[call.spec.way](call)
+
+    def stream(self, credit: int) -> Stream:
+        """Return the credit of a new streaming call."""
+        return Stream(credit, self._guard)
+
+    def cancel(self, call: Call, error: DspexError) -> None:
+        """Stop a call: it is settled with ``error``, and details that say what ended it, once it has stopped.
+
+        One that has not begun is settled at once. A method cannot be stopped while it runs C code.
+        """
+        with self._guard:
+            if call.cancelled_with is not None or call.state == ENDED:
+                return
+            call.cancelled_with = error
+            queued = call.state == QUEUED
+            if not queued and call.thread is not None:
+                _raise_in_thread(call.thread)
+        if call._event is not None:
+            call._event.set()
+        if call.stream is not None:
+            call.stream.resume()
+        for asked in list(call.asks or ()):
+            asked.cancel()
+        if call.task is not None:
+            call.task.cancel()
+        if queued:
+            self._settle(call, None, None, None)
+
+    def spawn(self, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Run a coroutine as a task that belongs to no call, until it ends or the runtime is closed."""
+        task = asyncio.Task(coroutine, loop=self._loop, context=self._base.copy())
+        self._own_tasks.add(task)
+        task.add_done_callback(self._spawned_ended)
+        return task
+
+    async def start_worker(self) -> None:
+        """Run the hooks on the worker's start."""
+        for hook in self._app.worker_start_hooks:
+            await self._run_worker_hook(hook)
+
+    async def stop_worker(self, seconds: float) -> None:
+        """Run the hooks on the worker's stop, for this long at most, and end what belongs to no call."""
+        try:
+            async with asyncio.timeout(seconds):
+                for hook in reversed(self._app.worker_stop_hooks):
+                    await self._run_worker_hook(hook)
+        except Exception:
+            log.exception("a hook on the worker's stop failed")
+        for task in self._own_tasks:
+            task.cancel()
+        if self._own_tasks:
+            await asyncio.wait(self._own_tasks, timeout=self._grace)
+        self._app.spawn = None
+        self._threads.close()
+
+    async def _run_worker_hook(self, hook: Callable[[], Any]) -> None:
+        """Run a hook on the loop's thread, in the context that calls inherit."""
+        result = self._base.run(hook)
+        if asyncio.iscoroutine(result):
+            await asyncio.Task(result, loop=self._loop, context=self._base)
+
+    async def run_end_hooks(self, session: Session) -> None:
+        """Run the hooks on a session's end."""
+        for hook in self._app.session_end_hooks:
+            try:
+                if asyncio.iscoroutinefunction(hook):
+                    await hook(session)
+                else:
+                    await self._in_thread(functools.partial(hook, session))
+            except Exception:
+                log.exception("a hook on the end of %r failed", session)
+
+    # Inline methods.
+
+    def _run_inline(self, call: Call) -> None:
+        call.state = RUNNING
+        answer = error = changes = None
+        try:
+            answer, changes = self._base.copy().run(self._inline, call)
+        except BaseException as caught:  # noqa: BLE001 - whatever a method raises is its call's answer
+            error = failure(caught, self._tracebacks)
+        self._conclude(call, answer, error, changes)
+
+    def _inline(self, call: Call) -> tuple[bytes, Changes | None]:
+        current.set(call)
+        return _finish(call, call.spec.function(**call.arguments))
+
+    # Tasks.
+
+    def _begin(self, call: Call, body: Coroutine[Any, Any, None]) -> None:
+        context = self._base.copy()
+        context.run(current.set, call)
+        call.task = asyncio.Task(body, loop=self._loop, context=context)
+
+    async def _run_task(self, call: Call) -> None:
+        call.state = RUNNING
+        call.ended_by = "task"
+        answer = error = changes = None
+        try:
+            answer, changes = _finish(call, await call.spec.function(**call.arguments))
+        except BaseException as caught:  # noqa: BLE001 - whatever a method raises is its call's answer
+            error = failure(caught, self._tracebacks)
+        self._conclude(call, answer, error, changes)
+
+    async def _run_task_stream(self, call: Call) -> None:
+        call.state = RUNNING
+        call.ended_by = "task"
+        answer = error = changes = None
+        try:
+            generator = call.spec.function(**call.arguments)
+            try:
+                await self._pump(call, generator)
+            finally:
+                await generator.aclose()
+            answer, changes = _finish(call, call.result)
+        except BaseException as caught:  # noqa: BLE001 - whatever a method raises is its call's answer
+            error = failure(caught, self._tracebacks)
+        self._conclude(call, answer, error, changes)
+
+    async def _pump(self, call: Call, generator: AsyncGenerator[Any, None]) -> None:
+        port, stream = call.port, call.stream
+        assert stream is not None
+        since = time.monotonic()
+        while True:
+            await stream.turn(port)
+            try:
+                item = await generator.__anext__()
+            except StopAsyncIteration:
+                return
+            port.item(call, port.encode_item(call, item))
+            if time.monotonic() - since > _SLICE:
+                await asyncio.sleep(0)
+                since = time.monotonic()
+
+    async def _start_session(self, call: Call) -> None:
+        """Run the hooks on a session's start, then the call itself."""
+        call.state = RUNNING
+        call.ended_by = "task"
+        try:
+            for hook in self._app.session_start_hooks:
+                if asyncio.iscoroutinefunction(hook):
+                    await hook(call.session)
+                else:
+                    await self._run_hook_in_thread(call, hook)
+        except BaseException as caught:  # noqa: BLE001 - whatever a method raises is its call's answer
+            self._conclude(call, None, failure(caught, self._tracebacks), None)
+            return
+        call.task = None
+        call.state = QUEUED
+        call.ended_by = "queue"
+        self._launch[call.spec.way](call)
+
+    async def _run_hook_in_thread(self, call: Call, hook: Callable[..., Any]) -> None:
+        ended: asyncio.Future[Outcome] = self._loop.create_future()
+        context = contextvars.copy_context()
+
+        def job() -> None:
+            outcome = self._interruptible(call, lambda: context.run(hook, call.session))
+            self._inbox.post(ended.set_result, outcome)
+
+        self._threads.submit(job)
+        while not ended.done():  # a cancel interrupts the thread, which is waited for all the same
+            try:
+                await asyncio.shield(ended)
+            except asyncio.CancelledError:
+                continue
+        _, error, _ = ended.result()
+        if call.cancelled_with is not None:
+            raise asyncio.CancelledError
+        if error is not None:
+            raise error
+
+    async def _in_thread(self, function: Callable[[], Any]) -> None:
+        ended: asyncio.Future[BaseException | None] = self._loop.create_future()
+        context = contextvars.copy_context()
+
+        def job() -> None:
+            error = None
+            try:
+                context.run(function)
+            except BaseException as caught:  # noqa: BLE001 - whatever a method raises is its call's answer
+                error = caught
+            self._inbox.post(ended.set_result, error)
+
+        self._threads.submit(job)
+        if (error := await ended) is not None:
+            raise error
+
+    # Threads. What follows runs on them.
+
+    def _run_thread(self, call: Call, body: Callable[[Call], Outcome]) -> None:
+        with self._guard:
+            if call.cancelled_with is not None:
+                return  # it was settled while it waited for a thread
+            call.state = RUNNING
+            call.ended_by = "thread"
+        outcome = self._interruptible(call, functools.partial(self._base.copy().run, body, call))
+        self._inbox.post(self._conclude, call, *outcome)
+
+    def _interruptible(self, call: Call, body: Callable[[], Any]) -> Outcome:
+        """Run ``body``, in which, and nowhere else, a cancel may raise CallCancelled."""
+        outcome: Outcome = (None, ProgramError("the method raised CallCancelled, but was not cancelled"), None)
+        try:
+            with self._guard:
+                if call.cancelled_with is not None:
+                    return outcome
+                call.thread = threading.get_ident()
+            try:
+                outcome = body() or (None, None, None)
+            except CallCancelled:
+                pass
+            except BaseException as caught:  # noqa: BLE001 - whatever a method raises is its call's answer
+                outcome = (None, failure(caught, self._tracebacks), None)
+            self._leave(call)
+        except CallCancelled:  # it was raised, or arrived, when the body had ended
+            self._leave(call)
+        return outcome
+
+    def _leave(self, call: Call) -> None:
+        with self._guard:
+            call.thread = None
+            if call.cancelled_with is not None:
+                _raise_nothing_in_thread(threading.get_ident())
+
+    def _plain(self, call: Call) -> Outcome:
+        current.set(call)
+        answer, changes = _finish(call, call.spec.function(**call.arguments))
+        return answer, None, changes
+
+    def _streaming(self, call: Call) -> Outcome:
+        current.set(call)
+        stream = call.stream
+        assert stream is not None
+        generator = call.spec.function(**call.arguments)
+        result = None
+        try:
+            while True:
+                if not stream.thread_turn(call):
+                    raise CallCancelled
+                try:
+                    item = call.port.encode_item(call, next(generator))
+                except StopIteration as stop:
+                    result = stop.value
+                    break
+                stream.thread_made(len(item))
+                self._inbox.post(self._forward, call, item)
+        finally:
+            generator.close()
+        answer, changes = _finish(call, result)
+        return answer, None, changes
+
+    # On the loop's thread again.
+
+    def _forward(self, call: Call, item: bytes) -> None:
+        assert call.stream is not None
+        call.stream.taken(len(item))
+        if call.cancelled_with is None:
+            call.port.item(call, item)
+
+    def _conclude(self, call: Call, answer: bytes | None, error: DspexError | None, changes: Changes | None) -> None:
+        """Check a call in that has stopped, and settle it."""
+        call.task = None
+        if call.session is not None:
+            sessions.close(call.session)
+        if call.tasks or call.generators:
+            self.spawn(self._check_in(call, answer, error, changes))
+        else:
+            self._settle(call, answer, error, changes)
+
+    async def _check_in(
+        self, call: Call, answer: bytes | None, error: DspexError | None, changes: Changes | None
+    ) -> None:
+        try:
+            error = await check_in(call, self._grace) or error
+        finally:
+            self._settle(call, answer, error, changes)
+
+    def _settle(self, call: Call, answer: bytes | None, error: DspexError | None, changes: Changes | None) -> None:
+        call.state = ENDED
+        if call.cancelled_with is not None:
+            error = call.cancelled_with
+            error.details["ended_by"] = call.ended_by
+        if error is not None:
+            answer = changes = None
+        call.port.settle(call, answer, error, changes)
+
+    def _spawned_ended(self, task: asyncio.Task[Any]) -> None:
+        self._own_tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a background task failed", exc_info=error)
+
+
+def _finish(call: Call, result: Any) -> tuple[bytes, Changes | None]:
+    """Pack what a method returned, and what it changed in its session. Raises NotSerializable."""
+    answer = call.port.encode(call, result)
+    return answer, None if call.session is None else sessions.changes(call.session)
+
+
+def _raise_in_thread(ident: int) -> None:
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(ident), ctypes.py_object(CallCancelled))
+
+
+def _raise_nothing_in_thread(ident: int) -> None:
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(ident), None)

@@ -1,0 +1,113 @@
+"""The threads that sync methods run on, and the way back from them to the loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+log = logging.getLogger("dspex_worker")
+
+
+class Inbox:
+    """Work handed to the loop's thread from others: all that is there is done in one wake-up of the loop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._waiting: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
+        self._woken = False  # a wake-up is under way, which will find what is posted now
+
+    def post(self, callback: Callable[..., None], *arguments: Any) -> None:
+        """Have the loop's thread call ``callback(*arguments)``. Any thread may post."""
+        self._waiting.append((callback, arguments))
+        if not self._woken:
+            self._woken = True
+            try:
+                self._loop.call_soon_threadsafe(self._collect, context=_EMPTY)
+            except RuntimeError:
+                log.debug("the loop has ended: a thread's result is dropped")
+
+    def _collect(self) -> None:
+        self._woken = False  # before looking: whoever posts after this look wakes the loop again
+        waiting = self._waiting
+        while waiting:
+            callback, arguments = waiting.popleft()
+            callback(*arguments)
+
+
+_EMPTY = contextvars.Context()
+
+
+class Threads:
+    """At most ``limit`` threads, made when there is work for them; idle ones cost nothing.
+
+    One thread at a time is on its way to the queue. It wakes the next if it leaves work behind, so a batch of short
+    jobs is done by few threads, and a job that blocks holds up no other.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._queue: deque[Callable[[], None]] = deque()
+        self._mutex = threading.Lock()  # guards all below; held for a few instructions only
+        self._idle: list[threading.Lock] = []  # what each idle thread waits on; the last to fall idle is woken first
+        self._count = 0
+        self._coming = False  # a thread was woken or made and has not looked at the queue yet
+        self._closed = False
+
+    def submit(self, job: Callable[[], None]) -> None:
+        """Run ``job()`` on a thread, in the order of submission; it must not raise."""
+        self._queue.append(job)
+        if not self._coming:
+            with self._mutex:
+                self._call_one()
+
+    def close(self) -> None:
+        """Let the idle threads end, and the others when their job is done."""
+        with self._mutex:
+            self._closed = True
+            for waiting in self._idle:
+                waiting.release()
+            self._idle.clear()
+
+    def _call_one(self) -> None:
+        """Bring one more thread to the queue, if there is one to be had. The mutex is held."""
+        if self._coming or not self._queue:
+            return
+        if self._idle:
+            self._coming = True
+            self._idle.pop().release()
+        elif self._count < self._limit:
+            self._coming = True
+            self._count += 1
+            # Daemons, since a method that never returns must not keep the process from ending.
+            threading.Thread(target=self._work, name=f"dspex-call-{self._count}", daemon=True).start()
+
+    def _work(self) -> None:
+        waiting = threading.Lock()
+        waiting.acquire()
+        came = True
+        while True:
+            with self._mutex:
+                if came:
+                    self._coming = came = False
+                if self._queue:
+                    job = self._queue.popleft()
+                    self._call_one()
+                elif self._closed:
+                    return
+                else:
+                    job = None
+                    self._idle.append(waiting)
+            if job is None:
+                waiting.acquire()
+                came = True
+                continue
+            try:
+                job()
+            except BaseException:
+                log.exception("a job of the runtime failed")
+            job = None  # what the job held must not live until the next one
