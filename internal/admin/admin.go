@@ -1,0 +1,174 @@
+package admin
+
+import (
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"time"
+
+	"github.com/dspex/dspex-sidecar/internal/session"
+	"github.com/dspex/dspex-sidecar/pool"
+	"github.com/dspex/dspex-sidecar/proxy"
+	"github.com/dspex/dspex-sidecar/wire"
+)
+
+// Config is what New takes.
+type Config struct {
+	Pool       *pool.Pool
+	Server     *proxy.Server
+	Sessions   *session.Table
+	Models     func() []string // what is wrong with model servers
+	Version    string
+	Generation int
+}
+
+// Admin answers the sidecar.* methods.
+type Admin struct {
+	cfg     Config
+	started time.Time
+}
+
+// New makes it; the sidecar's uptime counts from here.
+func New(cfg Config) *Admin { return &Admin{cfg: cfg, started: time.Now()} }
+
+// Register adds its methods to the server.
+func (a *Admin) Register(s *proxy.Server) {
+	for name, f := range map[string]func(*proxy.Caller) (any, error){
+		"sidecar.health":  a.health,
+		"sidecar.stats":   a.stats,
+		"sidecar.workers": a.workers,
+		"sidecar.pools":   a.pools,
+		"sidecar.methods": a.methods,
+		"sidecar.clients": a.clients,
+		"sidecar.calls":   a.calls,
+	} {
+		s.Handle(name, proxy.Plain(func(who *proxy.Caller, params []byte) (any, error) {
+			if err := wire.Unmarshal(params, &struct{}{}); err != nil {
+				return nil, err
+			}
+			return f(who)
+		}))
+	}
+}
+
+// Statuses of health.
+const (
+	healthy   = "healthy"
+	degraded  = "degraded"
+	unhealthy = "unhealthy"
+)
+
+func (a *Admin) health(*proxy.Caller) (any, error) {
+	s := a.cfg.Pool.Snapshot()
+	status, reasons := healthy, []string{}
+	worse := func(to, why string) {
+		if status != unhealthy {
+			status = to
+		}
+		reasons = append(reasons, why)
+	}
+	switch ready := s.Ready(); {
+	case s.Lazy: // not needed yet
+	case ready == 0 && s.NoWorkers != "":
+		worse(unhealthy, s.NoWorkers)
+	case ready == 0:
+		worse(unhealthy, "no worker is ready")
+	case ready < s.Size:
+		worse(degraded, fmt.Sprintf("%d of %d workers are ready", ready, s.Size))
+	}
+	if s.QueueFull {
+		worse(degraded, fmt.Sprintf("the queue is full: %d calls wait", s.Waiting))
+	}
+	for _, why := range a.cfg.Models() {
+		worse(degraded, why)
+	}
+	workers := make([]map[string]any, 0, len(s.Workers))
+	for i := range s.Workers {
+		w := &s.Workers[i]
+		workers = append(workers, map[string]any{"worker": w.ID, "state": w.State, "last_failure": orNil(w.Why)})
+	}
+	if s.LastFailure != "" && status != healthy {
+		reasons = append(reasons, fmt.Sprintf("last failure, %s ago: %s", s.FailedFor.Round(time.Second), s.LastFailure))
+	}
+	return map[string]any{"status": status, "reasons": reasons, "workers": workers}, nil
+}
+
+func (a *Admin) stats(*proxy.Caller) (any, error) {
+	s := a.cfg.Pool.Snapshot()
+	utilization := 0.0
+	if slots := s.Slots(); slots > 0 {
+		utilization = math.Round(1e4*float64(s.InFlight)/float64(slots)) / 1e4
+	}
+	return map[string]any{
+		"active_sessions": a.cfg.Sessions.Len(), "pool_size": s.Size, "healthy_workers": s.Ready(), "total_commands": s.Commands,
+		"total_errors": s.Errors, "utilization": utilization, "queued": s.Waiting, "in_flight": s.InFlight,
+		"uptime_ms": time.Since(a.started).Milliseconds(), "clients": len(a.cfg.Server.Clients()), "version": a.cfg.Version,
+	}, nil
+}
+
+func (a *Admin) workers(*proxy.Caller) (any, error) {
+	s := a.cfg.Pool.Snapshot()
+	list := make([]map[string]any, 0, len(s.Workers))
+	for i := range s.Workers {
+		w := &s.Workers[i]
+		list = append(list, map[string]any{
+			"worker": w.ID, "pool": s.Name, "generation": a.cfg.Generation, "state": w.State, "pid": w.PID, "in_flight": w.InFlight,
+			"slots": s.Concurrency, "sessions": w.Pins, "calls": w.Calls, "errors": w.Errors, "age_ms": w.Age.Milliseconds(),
+			"overflow": w.Overflow, "last_failure": orNil(w.Why), "versions": w.Versions,
+		})
+	}
+	return map[string]any{"workers": list}, nil
+}
+
+func (a *Admin) pools(*proxy.Caller) (any, error) {
+	s := a.cfg.Pool.Snapshot()
+	return map[string]any{"pools": []map[string]any{{
+		"pool": s.Name, "size": s.Size, "max_overflow": s.MaxOverflow, "workers": len(s.Workers), "ready": s.Ready(), "queued": s.Waiting,
+		"in_flight": s.InFlight, "slots": s.Slots(), "restarts": s.Restarts, "last_failure": orNil(s.LastFailure),
+	}}}, nil
+}
+
+func (a *Admin) methods(*proxy.Caller) (any, error) {
+	table := a.cfg.Pool.Methods()
+	list := make([]*pool.Method, 0, len(table))
+	for _, name := range slices.Sorted(maps.Keys(table)) {
+		list = append(list, table[name])
+	}
+	return map[string]any{"methods": list}, nil
+}
+
+func (a *Admin) clients(who *proxy.Caller) (any, error) {
+	list := []map[string]any{}
+	for _, c := range a.cfg.Server.Clients() {
+		if !who.Admin && c.UID != who.UID {
+			continue
+		}
+		list = append(list, map[string]any{
+			"connection": c.Connection, "name": c.Name, "version": c.Version, "uid": c.UID, "pid": c.PID, "in_flight": c.InFlight,
+			"age_ms": c.Age.Milliseconds(), "total_commands": c.Commands,
+		})
+	}
+	return map[string]any{"clients": list}, nil
+}
+
+func (a *Admin) calls(who *proxy.Caller) (any, error) {
+	list := []map[string]any{}
+	for _, c := range a.cfg.Server.Calls() {
+		if !who.Admin && c.UID != who.UID {
+			continue
+		}
+		list = append(list, map[string]any{
+			"connection": c.Connection, "id": c.ID, "method": c.Method, "session": orNil(c.Session), "worker": orNil(c.Worker),
+			"state": c.State, "age_ms": c.Age.Milliseconds(),
+		})
+	}
+	return map[string]any{"calls": list}, nil
+}
+
+func orNil(s string) any {
+	if s == "" {
+		return nil
+	}
+	return s
+}

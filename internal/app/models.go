@@ -1,0 +1,239 @@
+package app
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/dspex/dspex-sidecar/internal/config"
+	"github.com/dspex/dspex-sidecar/internal/keeper"
+)
+
+// models holds the settings of [models.*] for the workers, and keeps the model servers that have a command: one process each for
+// all workers, at an address and with a key that only the sidecar and its workers know.
+type models struct {
+	cfg     *config.Config
+	environ []string
+	tasks   sync.WaitGroup
+	end     context.CancelFunc
+	servers map[string]*modelServer
+}
+
+func newModels(cfg *config.Config, environ []string, p *processes, log *slog.Logger) (*models, error) {
+	ctx, end := context.WithCancel(context.Background())
+	m := &models{cfg: cfg, environ: environ, end: end, servers: make(map[string]*modelServer)}
+	for _, name := range slices.Sorted(maps.Keys(cfg.Models)) {
+		model := cfg.Models[name]
+		if len(model.Command) == 0 {
+			continue
+		}
+		s, err := newModelServer(name, model, cfg, environ, p, log)
+		if err != nil {
+			m.close()
+			return nil, err
+		}
+		m.servers[name] = s
+		m.tasks.Go(func() { s.keep(ctx) })
+	}
+	return m, nil
+}
+
+func (m *models) close() {
+	m.end()
+	m.tasks.Wait()
+}
+
+// failures says, for each model server that does not answer, why.
+func (m *models) failures() []string {
+	var out []string
+	for _, name := range slices.Sorted(maps.Keys(m.servers)) {
+		if f := m.servers[name].failing(); f != "" {
+			out = append(out, "model "+name+": "+f)
+		}
+	}
+	return out
+}
+
+// settings are what workers are told of the models. Keys are resolved anew each time.
+func (m *models) settings() (map[string]any, error) {
+	out := make(map[string]any, len(m.cfg.Models))
+	for name, model := range m.cfg.Models {
+		s := map[string]any{
+			"model": model.Model, "adapter": model.Adapter, "response_schema": model.ResponseSchema, "num_retries": model.NumRetries,
+			"default": name == m.cfg.DefaultModel(),
+		}
+		key, err := model.APIKey.Resolve(m.environ)
+		if err != nil {
+			return nil, fmt.Errorf("models.%s.api_key: %w", name, err)
+		}
+		base := model.APIBase
+		if server := m.servers[name]; server != nil {
+			base, key = "http://"+server.listen+"/v1", server.key
+		}
+		for k, v := range map[string]string{"api_key": key, "api_base": base} {
+			if v != "" {
+				s[k] = v
+			}
+		}
+		if model.Temperature != nil {
+			s["temperature"] = *model.Temperature
+		}
+		if model.MaxTokens > 0 {
+			s["max_tokens"] = model.MaxTokens
+		}
+		if model.Timeout > 0 {
+			s["timeout"] = model.Timeout.Seconds()
+		}
+		out[name] = s
+	}
+	return out, nil
+}
+
+// modelServer is one process that serves a model over HTTP on a loopback port.
+type modelServer struct {
+	name      string
+	model     *config.Model
+	argv      []string
+	env       []string
+	dir       string
+	listen    string
+	key       string
+	processes *processes
+	log       *slog.Logger
+
+	mu      sync.Mutex // guards failure
+	failure string
+}
+
+func newModelServer(name string, model *config.Model, cfg *config.Config, environ []string, p *processes, log *slog.Logger) (*modelServer, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // immediate
+	if err != nil {
+		return nil, fmt.Errorf("models.%s: choosing a port: %w", name, err)
+	}
+	listen := l.Addr().String()
+	if err := l.Close(); err != nil {
+		return nil, fmt.Errorf("models.%s: choosing a port: %w", name, err)
+	}
+	env, err := cfg.Pool.Environ(environ)
+	if err != nil {
+		return nil, err
+	}
+	var secret [16]byte
+	_, _ = rand.Read(secret[:]) // never fails
+	s := &modelServer{
+		name: name, model: model, dir: cfg.Dir, listen: listen, key: hex.EncodeToString(secret[:]), processes: p,
+		log: log.With("model", name), failure: "it is starting",
+	}
+	s.env = append(env, "DSPEX_MODEL_LISTEN="+s.listen, "DSPEX_MODEL_KEY="+s.key, "PYTHONUNBUFFERED=1")
+	for _, a := range model.Command {
+		s.argv = append(s.argv, strings.ReplaceAll(a, "{python}", cfg.Pool.Python))
+	}
+	return s, nil
+}
+
+func (s *modelServer) failing() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.failure
+}
+
+func (s *modelServer) fail(why string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.failure = why
+}
+
+// keep runs the server and starts it again when it ends, until ctx is done.
+func (s *modelServer) keep(ctx context.Context) {
+	const most = 30 * time.Second
+	wait := 100 * time.Millisecond
+	for ctx.Err() == nil {
+		began := time.Now()
+		why := s.runOnce(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		if time.Since(began) > most {
+			wait = 100 * time.Millisecond
+		}
+		s.fail(why)
+		s.log.Error("model server ended", "reason", why, "again_in_ms", wait.Milliseconds())
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+		}
+		wait = min(2*wait, most)
+	}
+}
+
+// runOnce runs one process until it ends, and says why it did.
+func (s *modelServer) runOnce(ctx context.Context) string {
+	out := newOutput(s.log)
+	process, err := s.processes.start(ctx, keeper.Spec{Argv: s.argv, Env: s.env, Dir: s.dir}, out)
+	if err != nil {
+		return err.Error()
+	}
+	defer func() {
+		_ = process.Kill() // one that has ended needs none
+		<-process.Done()
+		out.close()
+	}()
+	ready, stop := context.WithTimeout(ctx, s.model.StartTimeout)
+	defer stop()
+	if err := s.awaitReady(ready, process.Done()); err != nil {
+		return err.Error() + last(out)
+	}
+	s.fail("")
+	s.log.Info("model server ready", "pid", process.PID())
+	select {
+	case <-process.Done():
+		return process.Exit().String() + last(out)
+	case <-ctx.Done():
+		return "the sidecar is ending"
+	}
+}
+
+func last(out *output) string {
+	if lines := out.last(); len(lines) > 0 {
+		return "; it printed: " + strings.Join(lines, "\n")
+	}
+	return ""
+}
+
+// awaitReady polls the server's /health until it answers 200.
+func (s *modelServer) awaitReady(ctx context.Context, ended <-chan struct{}) error {
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+s.listen+"/health", http.NoBody)
+		if err != nil {
+			return err
+		}
+		resp, err := http.DefaultClient.Do(req)
+		if err == nil {
+			_, _ = io.Copy(io.Discard, resp.Body) // so that the connection can be used again
+			_ = resp.Body.Close()                 // read to its end
+			if resp.StatusCode == http.StatusOK {
+				http.DefaultClient.CloseIdleConnections()
+				return nil
+			}
+		}
+		select {
+		case <-tick.C:
+		case <-ended:
+			return fmt.Errorf("it ended before it was ready")
+		case <-ctx.Done():
+			return fmt.Errorf("it was not ready within %s (start_timeout)", s.model.StartTimeout)
+		}
+	}
+}

@@ -1,0 +1,199 @@
+package app
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"os"
+	"time"
+
+	"github.com/dspex/dspex-sidecar/internal/admin"
+	"github.com/dspex/dspex-sidecar/internal/config"
+	"github.com/dspex/dspex-sidecar/internal/session"
+	"github.com/dspex/dspex-sidecar/internal/store"
+	"github.com/dspex/dspex-sidecar/pool"
+	"github.com/dspex/dspex-sidecar/proxy"
+	"github.com/dspex/dspex-sidecar/wire"
+)
+
+// Options are what the command line gives.
+type Options struct {
+	ConfigPath string // empty: the defaults
+	Profile    string
+	Version    string
+	Environ    []string
+	Stderr     io.Writer       // the log
+	Force      <-chan struct{} // closed: end at once
+}
+
+// Run serves until ctx is cancelled, then drains and ends within the configured time. Errors: config.Errors, or what kept the
+// sidecar from starting.
+func Run(ctx context.Context, o Options) error {
+	cfg, err := config.Load(config.Options{Path: o.ConfigPath, Profile: o.Profile, Environ: o.Environ})
+	if err != nil {
+		return err
+	}
+	s := &sidecar{cfg: cfg, options: o, log: newLog(cfg, o.Stderr)}
+	if err := s.start(); err != nil {
+		s.stop(context.Background())
+		return err
+	}
+	s.log.Info("listening", "socket", cfg.Listen.Socket, "version", o.Version, "pid", os.Getpid())
+	select {
+	case <-ctx.Done():
+	case <-o.Force:
+	}
+	s.drain(o.Force)
+	return nil
+}
+
+func newLog(cfg *config.Config, w io.Writer) *slog.Logger {
+	options := &slog.HandlerOptions{Level: cfg.Log.Level}
+	if cfg.Log.Format == "text" {
+		return slog.New(slog.NewTextHandler(w, options))
+	}
+	return slog.New(slog.NewJSONHandler(w, options))
+}
+
+// sidecar is what runs. Its parts are ended in the reverse order of ends.
+type sidecar struct {
+	cfg     *config.Config
+	options Options
+	log     *slog.Logger
+	server  *proxy.Server
+	pool    *pool.Pool
+	ends    []func(context.Context)
+}
+
+// atEnd adds what has to be ended; the last is ended first.
+func (s *sidecar) atEnd(end func(context.Context)) { s.ends = append(s.ends, end) }
+
+func (s *sidecar) stop(ctx context.Context) {
+	for i := len(s.ends) - 1; i >= 0; i-- {
+		s.ends[i](ctx)
+	}
+	s.ends = nil
+}
+
+func (s *sidecar) start() error {
+	processes, err := newProcesses(s.log)
+	if err != nil {
+		return err
+	}
+	s.atEnd(func(context.Context) { processes.close() })
+
+	models, err := newModels(s.cfg, s.options.Environ, processes, s.log)
+	if err != nil {
+		return err
+	}
+	s.atEnd(func(context.Context) { models.close() })
+
+	var sessions *session.Table
+	starter, err := newStarter(s.cfg, s.options.Environ, processes, s.log)
+	if err != nil {
+		return err
+	}
+	s.pool, err = pool.New(pool.Config{
+		Name:     "default",
+		Settings: poolSettings(s.cfg),
+		Starter:  starter,
+		Hello:    func(id string) ([]byte, error) { return s.hello(id, models) },
+		Background: func(method, params []byte, answer func(*wire.Batch, []byte, error)) {
+			background(sessions, method, params, answer)
+		},
+		Log: s.log.With("pool", "default"),
+	})
+	if err != nil {
+		return err
+	}
+	sessions = session.New(session.Config{
+		Pool: s.pool, Store: store.Memory{}, TTL: s.cfg.Sessions.TTL, Max: s.cfg.Sessions.Max, MaxState: s.cfg.Sessions.MaxState,
+		AutoCreate: s.cfg.Sessions.AutoCreate, Log: s.log,
+	})
+	s.atEnd(func(context.Context) {
+		if err := sessions.Close(); err != nil {
+			s.log.Error("session store not closed", "error", err.Error())
+		}
+	})
+	s.atEnd(s.pool.Close)
+
+	s.server = proxy.New(s.proxyConfig(sessions))
+	admin.New(admin.Config{
+		Pool: s.pool, Server: s.server, Sessions: sessions, Models: models.failures, Version: s.options.Version, Generation: 1,
+	}).Register(s.server)
+	if err := s.server.Listen(); err != nil {
+		return err
+	}
+	s.atEnd(s.server.Close)
+	return nil
+}
+
+// drain ends the sidecar: clients are told, calls in flight finish within shutdown_timeout, then all is stopped.
+func (s *sidecar) drain(force <-chan struct{}) {
+	limit := s.cfg.Pool.ShutdownTimeout
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	stopForce := make(chan struct{})
+	defer close(stopForce)
+	go func() { // ends with drain
+		select {
+		case <-force:
+			cancel()
+		case <-stopForce:
+		}
+	}()
+	s.log.Info("draining", "limit_ms", limit.Milliseconds())
+	s.server.Drain("the sidecar is ending", limit)
+	if err := s.pool.Drain(ctx); err != nil {
+		s.log.Warn("calls cut off by the end of the drain", "reason", err.Error())
+	}
+	// What is left is small: answers to be written, workers' stop hooks. It gets a second even at the limit.
+	last, done := context.WithTimeout(context.Background(), time.Second)
+	defer done()
+	if ctx.Err() == nil {
+		last = ctx
+	}
+	s.stop(last)
+	s.log.Info("ended")
+}
+
+// hello is what a worker is told first.
+func (s *sidecar) hello(worker string, models *models) ([]byte, error) {
+	settings, err := models.settings()
+	if err != nil {
+		return nil, err
+	}
+	return wire.Marshal(map[string]any{
+		"protocols": []int{wire.Protocol}, "features": []string{}, "server": map[string]any{"name": "dspex-sidecar", "version": s.options.Version},
+		"worker": worker, "pool": "default", "generation": 1, "max_frame": s.cfg.Listen.MaxFrame + wire.MaxHead,
+		"concurrency": s.cfg.Pool.Concurrency, "cancel_grace_ms": s.cfg.Pool.CancelGrace.Milliseconds(),
+		"tracebacks": s.cfg.Pool.Tracebacks, "models": settings,
+	})
+}
+
+// background handles what a worker asks of the sidecar itself.
+func background(sessions *session.Table, method, params []byte, answer func(*wire.Batch, []byte, error)) {
+	var p struct {
+		Key    uint64     `msgpack:"key"`
+		Set    rawMessage `msgpack:"set"`
+		Delete []string   `msgpack:"delete"`
+	}
+	var batch wire.Batch
+	defer batch.Flush()
+	if string(method) != "session.update" {
+		answer(&batch, nil, wire.Errorf(wire.CodeUnknownMethod, "no method %q for workers", method))
+		return
+	}
+	if err := wire.Unmarshal(params, &p); err != nil {
+		answer(&batch, nil, err)
+		return
+	}
+	sessions.UpdateNumber(&batch, p.Key, session.Update{Set: p.Set, Delete: p.Delete}, func(b *wire.Batch, version uint64, err error) {
+		if err != nil {
+			answer(b, nil, err)
+			return
+		}
+		result, err := wire.Marshal(map[string]any{"version": version})
+		answer(b, result, err)
+	})
+}
