@@ -1,0 +1,30 @@
+"""The DSPy application: programs from signatures, their LMs, their execution, as methods of a worker.
+
+Importing this imports dspy; `dspex_worker` itself does not.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dspex_worker.dspy_app.methods import DspyApp
+from dspex_worker.dspy_app.warm import keep_to_this_process, warm
+
+if TYPE_CHECKING:
+    from dspex_worker.app import App
+    from dspex_worker.worker import Worker
+
+__all__ = ["install"]
+
+
+def install(app: App, worker: Worker) -> None:
+    """Register the DSPy application's methods with ``app``, build its programs, and warm DSPy up.
+
+    No thread, socket or LM is left behind, so that a process may be forked from this one.
+
+    Raises:
+        Exception: what a registered program's class or factory raises; ValueError where a method's name is taken.
+    """
+    keep_to_this_process()
+    DspyApp(app, worker).register(app)
+    warm()

@@ -1,0 +1,50 @@
+"""The errors that the DSPy application raises itself; each goes out as the protocol's error of that code."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dspex.errors import DspexError, InvalidParams, InvalidSignature, ProgramExists, ProgramNotFound
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong: where (``inputs.context[2]``) and what."""
+
+    path: str
+    message: str
+
+
+def invalid_params(problems: Sequence[Problem]) -> DspexError:
+    """Name all that is wrong in one error."""
+    return InvalidParams(_text(problems), details=_details(problems))
+
+
+def invalid_param(path: str, message: str) -> DspexError:
+    """One wrong parameter."""
+    return invalid_params([Problem(path, message)])
+
+
+def invalid_signature(path: str, message: str) -> DspexError:
+    """``path`` says where in the signature: ``inputs.question.type``, ``character 12``."""
+    problems = [Problem(path, message)]
+    return InvalidSignature(_text(problems), details=_details(problems))
+
+
+def program_not_found(program: str) -> DspexError:
+    """Neither the session nor the application has a program of this id."""
+    return ProgramNotFound(f"there is no program {program!r}; list_programs names those there are")
+
+
+def program_exists(program: str, message: str) -> DspexError:
+    """The id is taken."""
+    return ProgramExists(f"program {program!r} {message}")
+
+
+def _text(problems: Sequence[Problem]) -> str:
+    return "; ".join(f"{problem.path}: {problem.message}" for problem in problems)
+
+
+def _details(problems: Sequence[Problem]) -> dict[str, object]:
+    return {"errors": [{"path": problem.path, "message": problem.message} for problem in problems]}

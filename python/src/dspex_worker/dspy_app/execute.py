@@ -1,0 +1,141 @@
+"""Running a program for one call: in a context of its own, of which nothing is left afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from datetime import date, datetime
+from enum import Enum
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+import anyio
+import dspy
+from dspex.errors import DspexError, ProgramError
+from pydantic import BaseModel
+
+from dspex_worker.dspy_app.lm_errors import lm_error
+from dspex_worker.dspy_app.models import CallLimits, LmCache, make_adapter
+from dspex_worker.dspy_app.programs import Program
+from dspex_worker.dspy_app.settings import LmSettings
+from dspex_worker.dspy_app.stream import Sink
+from dspex_worker.dspy_app.thread_calls import run_in_thread
+from dspex_worker.dspy_app.usage import CallUsage
+
+if TYPE_CHECKING:
+    from dspex_worker.calls import Call
+
+
+class MissingLM(dspy.BaseLM):  # type: ignore[misc]
+    """Stands in where no LM is configured: a program that asks it fails with the reason, one that does not may run."""
+
+    def __init__(self, reason: DspexError) -> None:
+        super().__init__(model="none", cache=False)
+        self._reason = reason
+
+    def __call__(self, *_args: Any, **_kwargs: Any) -> Any:
+        raise self._reason
+
+    async def acall(self, *_args: Any, **_kwargs: Any) -> Any:
+        raise self._reason
+
+
+class Executor:
+    """Runs programs; owns the LMs and the limit on threads."""
+
+    def __init__(self, concurrency: int) -> None:
+        self.lms = LmCache()
+        self._threads = anyio.CapacityLimiter(concurrency)
+
+    async def run(
+        self,
+        program: Program,
+        inputs: dict[str, Any],
+        settings: LmSettings | DspexError,
+        call: Call,
+        sink: Sink | None = None,
+    ) -> dict[str, Any]:
+        """Run a program on checked inputs and return its outputs; add what its LM requests took to ``call.usage``.
+
+        ``settings`` may be the error that says why there are none. With a ``sink`` the LM's answers are streamed to it.
+
+        Raises:
+            DspexError: ``lm_error`` for what the LM or its provider did; whatever the program raises goes through.
+        """
+        known = settings if isinstance(settings, LmSettings) else None
+        limits = CallLimits(call.deadline, known.num_retries if known else 0, CallUsage())
+        module = program.for_call()
+        async with AsyncExitStack() as stack:
+            overrides = await self._lm_overrides(settings, limits, stack)
+            if sink is not None:
+                sink.watch(module, known.adapter if known else "chat")
+                overrides["callbacks"] = [*dspy.settings.callbacks, sink]
+            with dspy.context(**overrides, **_OWN, send_stream=sink), dspy.track_usage() as tracker:
+                try:
+                    if program.is_async:
+                        returned = await module.acall(**inputs)
+                    else:
+                        returned = await run_in_thread(self._threads, partial(module, **inputs), limits.stop)
+                except Exception as error:
+                    translated = lm_error(error, known)
+                    if translated is None:
+                        raise
+                    raise translated from error
+                finally:
+                    limits.usage.add_to(call.usage, tracker)
+        return _outputs(program, returned)
+
+    async def _lm_overrides(
+        self, settings: LmSettings | DspexError, limits: CallLimits, stack: AsyncExitStack
+    ) -> dict[str, Any]:
+        if isinstance(settings, LmSettings):
+            lm = await stack.enter_async_context(self.lms.use(settings))
+            return {"lm": lm.for_call(limits), "adapter": make_adapter(settings.adapter)}
+        if dspy.settings.lm is None:  # unless the application configured one for itself
+            return {"lm": MissingLM(settings)}
+        return {}
+
+
+# Without these DSPy keeps each call's inputs and answers in lists of the whole process.
+_OWN: Final[dict[str, Any]] = {
+    "trace": None,
+    "disable_history": True,
+    "caller_modules": None,
+    "caller_predict": None,
+    "stream_listeners": [],
+}
+
+
+def _outputs(program: Program, returned: Any) -> dict[str, Any]:
+    if isinstance(returned, (dspy.Prediction, dspy.Example)):
+        returned = returned.toDict()
+    if not isinstance(returned, Mapping):
+        raise ProgramError(
+            f"program {program.id!r} returned {type(returned).__name__}; it must return a dspy.Prediction or a map",
+            details={"type": "TypeError"},
+        )
+    return {str(name): plain(value) for name, value in returned.items()}
+
+
+def plain(value: Any) -> Any:
+    """The value in the protocol's types; dates and times as ISO 8601 text, as their JSON schema says.
+
+    What has no such form is left as it is: the worker names its place in ``not_serializable``.
+    """
+    if value is None or isinstance(value, (bool, int, float, bytes)):
+        return value
+    if isinstance(value, Enum):
+        return plain(value.value)
+    if isinstance(value, str):
+        return str(value)
+    if isinstance(value, (date, datetime)):
+        return value.isoformat()
+    if isinstance(value, BaseModel):
+        return plain(value.model_dump())
+    if isinstance(value, (dspy.Prediction, dspy.Example)):
+        return plain(value.toDict())
+    if isinstance(value, Mapping):
+        return {key: plain(held) for key, held in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [plain(held) for held in value]
+    return value

@@ -1,0 +1,227 @@
+"""The methods of the DSPy application, as the protocol's table has them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from typing import TYPE_CHECKING, Any, Literal
+
+from dspex.errors import DspexError
+
+from dspex_worker.calls import current_call
+from dspex_worker.dspy_app.errors import invalid_param, program_exists, program_not_found
+from dspex_worker.dspy_app.execute import Executor
+from dspex_worker.dspy_app.programs import ApplicationPrograms, Program, SessionPrograms, check_id, new_id
+from dspex_worker.dspy_app.settings import LmSettings, Models
+from dspex_worker.dspy_app.signatures import MAX_TEXT, SignatureCache, json_schema
+from dspex_worker.dspy_app.stream import Item, Sink
+from dspex_worker.session import Session
+
+if TYPE_CHECKING:
+    from dspex_worker.app import App
+    from dspex_worker.worker import Worker
+
+_LM = "lm"  # key of the session's LM settings, and with ".ID" of a program's, in its reserved state and its secrets
+
+
+class DspyApp:
+    """The DSPy application in one worker. Its methods' docstrings are what ``sidecar.methods`` shows."""
+
+    def __init__(self, app: App, worker: Worker) -> None:
+        self._application = ApplicationPrograms(app)
+        self._models = Models(worker.models)
+        self._signatures = SignatureCache()
+        self._executor = Executor(worker.concurrency)
+
+    def register(self, app: App) -> None:
+        """Add the methods to the application, and the clean-up to the worker's end."""
+        # A program of a client's asks the LM and does nothing else. One of the application's may do anything.
+        retry: Literal["safe"] | None = None if app.programs else "safe"
+        app.method(name="execute_program", read_only=True, retry=retry, stream=self.stream_program)(
+            self.execute_program
+        )
+        readers: tuple[Callable[..., Any], ...] = (self.list_programs, self.get_program_info, self.get_session_state)
+        writers: tuple[Callable[..., Any], ...] = (self.create_program, self.delete_program, self.configure_lm)
+        for method in readers:
+            app.method(name=method.__name__, read_only=True, retry="safe", inline=True)(method)
+        for method in (*writers, self.reset_state, self.update_session_state):
+            app.method(name=method.__name__, retry="safe", inline=True)(method)
+        app.on_worker_stop(self._executor.lms.close)
+
+    def configure_lm(
+        self,
+        session: Session,
+        model: str | None = None,
+        settings: dict[str, Any] | None = None,
+        program: str | None = None,
+    ) -> dict[str, Any]:
+        """Choose the LM of this session, or of one program: a configured model by name, or settings of one's own."""
+        if (model is None) == (settings is None):
+            raise invalid_param("model", "give either the name of a configured model, or settings")
+        if program is not None:
+            self._find(program, session)
+        key = _LM if program is None else f"{_LM}.{program}"
+        if settings is not None:
+            api_key = settings.get("api_key")
+            chosen = self._models.from_client(settings, api_key)
+            stored = {name: value for name, value in settings.items() if name != "api_key" and value is not None}
+            session.reserved[key] = {"settings": stored}
+            _put_secret(session, key, api_key)
+        else:
+            chosen = self._models.get(model or "")
+            session.reserved[key] = {"model": chosen.name}
+            _put_secret(session, key, None)
+        return {"model": chosen.name} | ({"program": program} if program is not None else {})
+
+    def create_program(
+        self,
+        session: Session,
+        signature: Any,
+        id: str | None = None,
+        module: str = "predict",
+        instructions: str | None = None,
+        replace: bool = False,
+    ) -> dict[str, Any]:
+        """Make a program in this session from a signature (text, or name, description, inputs and outputs)."""
+        id = new_id() if id is None else check_id(id)
+        if instructions is not None and len(instructions) > MAX_TEXT:
+            raise invalid_param("instructions", f"are longer than {MAX_TEXT} characters")
+        programs = self._programs(session)
+        if id in self._application:
+            raise program_exists(id, "is registered by the application")
+        if id in programs and not replace:
+            raise program_exists(id, "exists in this session; say replace: true")
+        program = programs.create(id, signature, module, instructions or None)
+        return {
+            "program": id,
+            "module": module,
+            "signature": program.signature,
+            "inputs": json_schema(program.inputs),
+            "outputs": json_schema(program.outputs),
+        }
+
+    async def execute_program(self, program: str, inputs: dict[str, Any], session: Session | None) -> dict[str, Any]:
+        """Run a program and return its outputs. As a stream: the pieces of the outputs as they come, then the same."""
+        found, settings = self._prepared(program, session)
+        return await self._executor.run(found, found.checker.check(inputs), settings, current_call())
+
+    async def stream_program(
+        self, program: str, inputs: dict[str, Any], session: Session | None
+    ) -> AsyncIterator[Item]:
+        """Do the same, yielding ``{type: "delta", field, text}`` and ``{type: "status", message}``."""
+        found, settings = self._prepared(program, session)
+        checked = found.checker.check(inputs)
+        call = current_call()
+        sink = Sink()
+
+        async def work() -> None:
+            call.result = await self._executor.run(found, checked, settings, call, sink)
+
+        items = sink.run(work())
+        try:
+            async for item in items:
+                yield item
+        finally:
+            await items.aclose()
+
+    def list_programs(self, session: Session | None) -> dict[str, Any]:
+        """List the programs of this session and those of the application."""
+        programs = list(self._application)
+        if session is not None:
+            of_session = self._programs(session)
+            programs += [of_session.get(id) for id in of_session.ids()]
+        return {
+            "programs": [
+                {"program": p.id, "scope": p.scope, "module": p.module_name, "doc": p.doc or p.instructions or ""}
+                for p in sorted(programs, key=lambda p: p.id)
+            ]
+        }
+
+    def get_program_info(self, program: str, session: Session | None) -> dict[str, Any]:
+        """Say what a program takes and returns, as JSON schemas, and what it runs with."""
+        found = self._find(program, session)
+        settings = self._settings(program, session)
+        return {
+            "program": found.id,
+            "scope": found.scope,
+            "module": found.module_name,
+            "signature": found.signature,
+            "instructions": found.instructions or found.doc or None,
+            "inputs": json_schema(found.inputs),
+            "outputs": json_schema(found.outputs),
+            "demos": found.demos,
+            "model": settings.name if isinstance(settings, LmSettings) else None,
+        }
+
+    def delete_program(self, session: Session, program: str) -> dict[str, Any]:
+        """Delete a program of this session, and its LM settings."""
+        if program in self._application:
+            raise invalid_param("program", f"{program!r} is the application's; it cannot be deleted")
+        self._programs(session).delete(program)
+        _forget_lm(session, f"{_LM}.{program}")
+        return {"program": program}
+
+    def reset_state(self, session: Session) -> dict[str, Any]:
+        """Delete the session's programs, LM settings and own data; the session goes on."""
+        deleted = 0
+        for mapping in (session.reserved, session.state, session.secrets):
+            keys = list(mapping)
+            deleted += 0 if mapping is session.secrets else len(keys)
+            for key in keys:
+                del mapping[key]
+        session.local.clear()
+        return {"deleted": deleted}
+
+    def get_session_state(self, session: Session) -> dict[str, Any]:
+        """Return the session's own data; not its programs and LM settings."""
+        return {"state": dict(session.state)}
+
+    def update_session_state(
+        self, session: Session, set: dict[str, Any] | None = None, delete: list[str] | None = None
+    ) -> dict[str, Any]:
+        """Change the session's own data; returns the keys that it then has."""
+        for key, value in (set or {}).items():
+            try:
+                session.state[key] = value
+            except ValueError as error:
+                raise invalid_param(f"set.{key[:80]}", str(error)) from None
+        for key in delete or []:
+            session.state.pop(key, None)
+        return {"keys": sorted(session.state)}
+
+    def _programs(self, session: Session) -> SessionPrograms:
+        return SessionPrograms(session, self._application, self._signatures)
+
+    def _find(self, id: str, session: Session | None) -> Program:
+        if id in self._application:
+            return self._application.get(id)
+        if session is None:
+            raise program_not_found(id)
+        return self._programs(session).get(id)
+
+    def _prepared(self, program: str, session: Session | None) -> tuple[Program, LmSettings | DspexError]:
+        found = self._find(program, session)
+        return found, self._settings(program, session)
+
+    def _settings(self, program: str, session: Session | None) -> LmSettings | DspexError:
+        """What the program's LM is made from: the program's own settings, else the session's, else the default."""
+        stored: dict[str, Any] | None = None
+        api_key: str | None = None
+        if session is not None:
+            key = f"{_LM}.{program}" if f"{_LM}.{program}" in session.reserved else _LM
+            stored, api_key = session.reserved.get(key), session.secrets.get(key)
+        try:
+            return self._models.resolve(stored, api_key)
+        except DspexError as error:
+            return error
+
+
+def _put_secret(session: Session, key: str, api_key: str | None) -> None:
+    if api_key is not None:
+        session.secrets[key] = api_key
+    else:
+        session.secrets.pop(key, None)
+
+
+def _forget_lm(session: Session, key: str) -> None:
+    session.reserved.pop(key, None)
+    session.secrets.pop(key, None)

@@ -1,0 +1,96 @@
+"""What is done with any ``dspy.Module``: copying it for a call, its predictors, its saved state."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
+import dspy
+
+from dspex_worker.dspy_app.errors import invalid_param
+
+
+def predictors(module: dspy.Module) -> list[tuple[str, dspy.Predict]]:
+    """All predictors by name, those of compiled sub-modules included, which ``named_predictors`` leaves out."""
+    found = module.named_sub_modules(dspy.Predict)
+    return [(name.removeprefix("self.") if name != "self" else name, predictor) for name, predictor in found]
+
+
+def runs_async(module: type[dspy.Module]) -> bool:
+    """Whether ``acall`` runs what ``forward`` would: a class that overrides only ``forward`` inherits the ``aforward``
+    of its base, which would leave the override out.
+    """
+    for cls in module.__mro__:
+        if "aforward" in vars(cls):
+            return True
+        if "forward" in vars(cls):
+            return False
+    return False
+
+
+def copy_module(module: dspy.Module) -> dspy.Module:
+    """A copy for one call: modules and the containers in them are copied, everything else is shared.
+
+    What is shared is what a deep copy would be wrong or slow for: LMs and clients with their connections, indexes,
+    tools, the values in containers. Two calls at once never see each other's attributes.
+    """
+    copied: dspy.Module = _copy(module, {})
+    return copied
+
+
+def _copy(value: Any, done: dict[int, Any]) -> Any:
+    if id(value) in done:
+        return done[id(value)]
+    kind: Any = type(value)
+    if isinstance(value, dspy.Module):
+        copied = done[id(value)] = kind.__new__(kind)
+        attributes = {name: _copy(held, done) for name, held in vars(value).items() if name != "history"}
+        vars(copied).update(attributes, history=[])
+        return copied
+    if kind is dict:
+        copied = done[id(value)] = {}
+        copied.update((key, _copy(held, done)) for key, held in value.items())
+        return copied
+    if kind in (list, deque):
+        copied = done[id(value)] = kind()
+        copied.extend(_copy(held, done) for held in value)
+        return copied
+    if kind in (tuple, set, frozenset):
+        copied = done[id(value)] = kind(_copy(held, done) for held in value)
+        return copied
+    return value
+
+
+def load_state(base: dspy.Module, state: Mapping[str, Any]) -> dspy.Module:
+    """A copy of ``base`` with demos and instructions loaded, once, from what is known and nothing else.
+
+    ``state`` maps each predictor's name to ``{demos: [map], instructions?: text}``. DSPy's ``load_state`` sets
+    whatever attribute it is given, an LM with its address among them.
+
+    Raises:
+        DspexError: ``invalid_params``: a predictor or a field that the program does not have.
+    """
+    loaded = base.deepcopy()
+    known = dict(loaded.named_predictors())
+    for name in state:
+        if name not in known:
+            raise invalid_param(f"state.{name}", f"is no predictor of the program; predictors are {', '.join(known)}")
+    full = {name: _predictor_state(name, predictor, state.get(name, {})) for name, predictor in known.items()}
+    loaded.load_state(full)
+    return loaded
+
+
+def _predictor_state(name: str, predictor: dspy.Predict, state: Mapping[str, Any]) -> dict[str, Any]:
+    fields = predictor.signature.fields
+    demos = state.get("demos", [])
+    for key in state:
+        if key not in ("demos", "instructions"):
+            raise invalid_param(f"state.{name}.{key}", "is not known; known are demos, instructions")
+    for index, demo in enumerate(demos):
+        for field in demo:
+            if field not in fields and field != "augmented":
+                raise invalid_param(f"state.{name}.demos[{index}].{field}", "is no field of the signature")
+    saved = predictor.dump_state()
+    signature = saved["signature"] | ({"instructions": state["instructions"]} if "instructions" in state else {})
+    return {"traces": [], "train": [], "demos": [dict(demo) for demo in demos], "signature": signature, "lm": None}

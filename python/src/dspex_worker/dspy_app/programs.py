@@ -1,0 +1,245 @@
+"""Programs: what is kept of a session's, what the application registered, and the modules that run."""
+
+from __future__ import annotations
+
+import inspect
+import secrets
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import dspy
+
+from dspex_worker.dspy_app.errors import invalid_param, invalid_signature, program_not_found
+from dspex_worker.dspy_app.inputs import InputChecker
+from dspex_worker.dspy_app.modules import copy_module, load_state, predictors, runs_async
+from dspex_worker.dspy_app.signatures import Field, SignatureCache, SignatureSpec, fields_of, parse_signature
+
+if TYPE_CHECKING:
+    from dspex_worker.app import App
+    from dspex_worker.app import Program as Registered
+    from dspex_worker.session import Session
+
+Scope = Literal["session", "application"]
+ModuleMaker = Callable[[type[dspy.Signature]], dspy.Module]
+
+MAX_ID = 128  # bytes
+_RECORD = "program."  # prefix of a record's key in the session's reserved state
+_LOCAL = "dspex.programs"  # built programs in ``session.local``: id -> (stamp, Program)
+
+_OWN_MODULES: dict[str, ModuleMaker] = {"predict": dspy.Predict, "chain_of_thought": dspy.ChainOfThought}
+_REASONING = "reasoning"  # the output that ChainOfThought adds
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a session keeps of a program that a client made; the module is built from it on any worker."""
+
+    signature: Any  # as the client gave it
+    module: str
+    instructions: str | None
+    state: dict[str, Any] | None  # demos and instructions by predictor, as ``modules.load_state`` takes it
+    stamp: str  # another one after each change, so that a module built earlier is not taken for this one
+
+    def to_value(self) -> dict[str, Any]:
+        """As it is kept in the session's state."""
+        return dict(vars(self))
+
+
+class Program:
+    """A program that can be executed. ``inputs`` and ``outputs`` are None where they are not known."""
+
+    def __init__(
+        self,
+        id: str,
+        scope: Scope,
+        module_name: str,
+        module: dspy.Module,
+        inputs: tuple[Field, ...] | None,
+        outputs: tuple[Field, ...] | None,
+        doc: str = "",
+    ) -> None:
+        self.id = id
+        self.scope: Scope = scope
+        self.module_name = module_name
+        self.inputs = inputs
+        self.outputs = outputs
+        self.doc = doc
+        self.checker = InputChecker(inputs)
+        self.is_async = runs_async(type(module))
+        self._module = module
+
+    @property
+    def signature(self) -> str | None:
+        """The text form, where inputs and outputs are known."""
+        return None if self.inputs is None or self.outputs is None else SignatureSpec(self.inputs, self.outputs).text
+
+    @property
+    def instructions(self) -> str | None:
+        """Those of the only predictor; None where there are several."""
+        found = predictors(self._module)
+        return found[0][1].signature.instructions if len(found) == 1 else None
+
+    @property
+    def demos(self) -> list[dict[str, Any]]:
+        """The demos of all predictors."""
+        return [dict(demo) for _, predictor in predictors(self._module) for demo in predictor.demos]
+
+    def for_call(self) -> dspy.Module:
+        """The module for one call, of its own: what the call does to it is gone with it."""
+        return copy_module(self._module)
+
+
+class ApplicationPrograms:
+    """What the application registered: programs, and modules that take a signature (for ``create_program``)."""
+
+    def __init__(self, app: App) -> None:
+        self.modules: dict[str, ModuleMaker] = dict(_OWN_MODULES)
+        self._programs: dict[str, Program] = {}
+        for name, registered in app.programs.items():
+            if _takes_signature(registered.target):
+                if name in _OWN_MODULES:
+                    raise ValueError(f"program {name!r} has the name of a module of DSPy's")
+                self.modules[name] = registered.target
+            else:
+                self._programs[name] = _registered(registered)
+
+    def __contains__(self, id: str) -> bool:
+        return id in self._programs
+
+    def __iter__(self) -> Iterator[Program]:
+        return iter(self._programs.values())
+
+    def get(self, id: str) -> Program:
+        """Raises DspexError ``program_not_found``."""
+        if id not in self._programs:
+            raise program_not_found(id)
+        return self._programs[id]
+
+
+def _takes_signature(target: Any) -> bool:
+    """Whether a class or factory needs exactly one argument: it is a module for signatures, not a program."""
+    if isinstance(target, dspy.Module) or not callable(target):
+        return False
+    parameters = inspect.signature(target).parameters.values()
+    needed = [p for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    return len(needed) == 1
+
+
+def _registered(registered: Registered) -> Program:
+    name, target = registered.name, registered.target
+    module = target if isinstance(target, dspy.Module) else target()
+    if not isinstance(module, dspy.Module):
+        raise TypeError(f"program {name!r}: {target!r} made {type(module).__name__}, not a dspy.Module")
+    inputs, outputs = _told_fields(module, registered.signature)
+    doc = registered.description or inspect.getdoc(type(module)) or ""
+    return Program(name, "application", type(module).__name__, module, inputs, outputs, doc)
+
+
+def _told_fields(module: dspy.Module, declared: Any) -> tuple[tuple[Field, ...] | None, tuple[Field, ...] | None]:
+    """The fields that the decorator tells, else the module's own signature, else the parameters of its ``forward``."""
+    if isinstance(declared, (str, Mapping)):
+        spec = parse_signature(declared)
+        return spec.inputs, spec.outputs
+    signature = declared or getattr(module, "signature", None)
+    if signature is None and isinstance(module, dspy.ChainOfThought):
+        signature = module.predict.signature
+    if isinstance(signature, type) and issubclass(signature, dspy.Signature):
+        return fields_of(signature, "inputs"), fields_of(signature, "outputs")
+    return _parameters(type(module)), None
+
+
+def _parameters(module: type[dspy.Module]) -> tuple[Field, ...] | None:
+    function = module.aforward if runs_async(module) else getattr(module, "forward", None)
+    if function is None:
+        raise TypeError(f"{module.__name__} has neither forward nor aforward")
+    parameters = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
+    if any(p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL, p.POSITIONAL_ONLY) for p in parameters):
+        return None
+    return tuple(
+        Field(p.name, Any if p.annotation is p.empty else p.annotation, required=p.default is p.empty)
+        for p in parameters
+    )
+
+
+class SessionPrograms:
+    """The programs of one session, inside one call of it."""
+
+    def __init__(self, session: Session, application: ApplicationPrograms, signatures: SignatureCache) -> None:
+        self._reserved: MutableMapping[str, Any] = session.reserved
+        self._built: dict[str, tuple[str, Program]] = session.local.setdefault(_LOCAL, {})
+        self._modules = application.modules
+        self._signatures = signatures
+
+    def __contains__(self, id: str) -> bool:
+        return _RECORD + id in self._reserved
+
+    def ids(self) -> list[str]:
+        """In the order of their names."""
+        return sorted(key.removeprefix(_RECORD) for key in self._reserved if key.startswith(_RECORD))
+
+    def get(self, id: str) -> Program:
+        """The program, built from its record where this worker has not built it yet.
+
+        Raises:
+            DspexError: ``program_not_found``; ``invalid_signature`` or ``invalid_params`` where the record names what
+                this application no longer has.
+        """
+        value = self._reserved.get(_RECORD + id)
+        if value is None:
+            raise program_not_found(id)
+        stamp, program = self._built.get(id, ("", None))
+        if program is None or stamp != value["stamp"]:
+            program = self._build(id, Record(**value))
+            self._built[id] = (value["stamp"], program)
+        return program
+
+    def create(self, id: str, signature: Any, module: str, instructions: str | None) -> Program:
+        """Build a program and keep its record; one of the same id is replaced.
+
+        Raises:
+            DspexError: ``invalid_signature``, ``invalid_params``.
+        """
+        record = Record(signature, module, instructions, None, secrets.token_hex(8))
+        program = self._build(id, record)
+        self._reserved[_RECORD + id] = record.to_value()
+        self._built[id] = (record.stamp, program)
+        return program
+
+    def delete(self, id: str) -> None:
+        """Raises DspexError ``program_not_found``."""
+        if self._reserved.pop(_RECORD + id, None) is None:
+            raise program_not_found(id)
+        self._built.pop(id, None)
+
+    def _build(self, id: str, record: Record) -> Program:
+        maker = self._modules.get(record.module)
+        if maker is None:
+            known = ", ".join(sorted(self._modules))
+            raise invalid_param("module", f"{record.module!r} is not known; modules are: {known}")
+        spec = parse_signature(record.signature)
+        if record.module == "chain_of_thought" and _REASONING in {f.name for f in spec.inputs + spec.outputs}:
+            raise invalid_signature(_REASONING, "chain_of_thought adds an output of this name itself")
+        module = maker(self._signatures.build(spec, record.instructions))
+        if record.state is not None:
+            module = load_state(module, record.state)
+        return Program(id, "session", record.module, module, spec.inputs, _outputs(module, spec))
+
+
+def _outputs(module: dspy.Module, spec: SignatureSpec) -> tuple[Field, ...]:
+    """The outputs of the signature, and before them the reasoning that ChainOfThought adds."""
+    if not isinstance(module, dspy.ChainOfThought):
+        return spec.outputs
+    return fields_of(module.predict.signature, "outputs")
+
+
+def check_id(id: str) -> str:
+    """Return a program's id, or raise DspexError ``invalid_params``."""
+    if not 1 <= len(id.encode()) <= MAX_ID or not id.isprintable():
+        raise invalid_param("id", f"must have 1 to {MAX_ID} bytes and no control characters")
+    return id
+
+
+def new_id() -> str:
+    """An id for a program whose maker gave none."""
+    return f"program-{secrets.token_hex(4)}"

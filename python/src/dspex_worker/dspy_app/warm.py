@@ -1,0 +1,79 @@
+"""What a worker does with DSPy before it is ready, so that its first call does not have to."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import dspy
+from dspy.lm15 import Message, Request, Response, Usage
+from dspy.utils.exceptions import LMError
+
+_ANSWERS = {
+    "chat": '[[ ## label ## ]]\na\n\n[[ ## tags ## ]]\n["x"]\n\n[[ ## completed ## ]]',
+    "json": '{"label": "a", "tags": ["x"]}',
+}
+
+
+class _Engine:
+    """Answers at once, without a model."""
+
+    supports_response_schema = True
+    supported_params = ("response_format",)
+
+    def __init__(self, answer: str) -> None:
+        self._answer = answer
+
+    def complete(self, request: Request) -> Response:
+        usage = Usage(input_tokens=1, output_tokens=1, total_tokens=2)
+        message = Message.assistant(self._answer)
+        return Response(id="warm", model=request.model, message=message, finish_reason="stop", usage=usage)
+
+
+def keep_to_this_process() -> None:
+    """Keep DSPy from the network and the disk for its own purposes; what the application set up itself stays.
+
+    The list of models and prices is the one that comes with DSPy. The cache is off: its key leaves out the provider's
+    address and key, so one session would get another's answers; and it writes files.
+    """
+    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "true")
+    if "cache" not in vars(dspy):  # DSPy makes it when it is first asked for
+        dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=False)
+
+
+def warm() -> None:
+    """Make the first call's work: adapters, schemas, the way of a request, the price list.
+
+    It leaves no LM, thread, or socket behind.
+    """
+    predict = dspy.Predict(dspy.make_signature(_fields()))
+    for adapter, kind in ((dspy.ChatAdapter(), "chat"), (dspy.JSONAdapter(), "json")):
+        lm = dspy.LM("warm/up", engine=_Engine(_ANSWERS[kind]), cache=False)
+        with dspy.context(lm=lm, adapter=adapter, trace=None, disable_history=True):
+            predict(text="a text", context=["b"])
+    with _refusing_address() as address:
+        lm = dspy.LM("openai/gpt-4o-mini", api_key="none", api_base=address, cache=False, num_retries=0)
+        assert lm.supports_response_schema is not None  # reads the list of models and prices
+        with contextlib.suppress(LMError):
+            lm("a")
+        lm.close()
+
+
+def _fields() -> dict[str, Any]:
+    return {
+        "text": (str, dspy.InputField()),
+        "context": (list[str], dspy.InputField()),
+        "label": (Literal["a", "b"], dspy.OutputField()),
+        "tags": (list[str], dspy.OutputField()),
+    }
+
+
+@contextlib.contextmanager
+def _refusing_address() -> Iterator[str]:
+    """An address of this machine's that takes no connection: bound, so that nobody else has it, and not listening."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{bound.getsockname()[1]}/v1"
