@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"unicode/utf8"
 
 	"github.com/vmihailenco/msgpack/v5"
 )
@@ -14,7 +15,7 @@ var Nil = []byte{0xc0} //nolint:gochecknoglobals // a constant
 // The Append functions write the head of a frame: everything but its length prefix and its payload, which the writer
 // adds without copying large ones.
 
-// AppendRequest writes the head of a request.
+// AppendRequest writes the head of a request. A meta of nil is written as nil.
 func AppendRequest(b []byte, id uint64, method []byte, m *RequestMeta) []byte {
 	b = append(b, 0x95, byte(KindRequest))
 	b = appendUint(b, id)
@@ -77,6 +78,9 @@ func AppendCredit(b []byte, id uint64, n uint32) []byte {
 }
 
 func appendRequestMeta(b []byte, m *RequestMeta) []byte {
+	if m == nil {
+		return append(b, 0xc0)
+	}
 	at, n := len(b), byte(0)
 	b = append(b, 0x80)
 	number := func(key string, v uint64) {
@@ -106,6 +110,9 @@ func appendRequestMeta(b []byte, m *RequestMeta) []byte {
 	}
 	if m.Stream != 0 {
 		number("stream", uint64(m.Stream))
+	}
+	if m.Pool != nil {
+		text("pool", m.Pool)
 	}
 	if m.SessionToken != nil {
 		text("session_token", m.SessionToken)
@@ -197,27 +204,9 @@ func Marshal(v any) ([]byte, error) {
 	return buf.Bytes(), nil
 }
 
-// Unmarshal decodes a value into v after it has checked its structure and content, so that no declared length costs
-// memory. Unknown fields of a struct are an error. The error is an invalid_params.
-func Unmarshal(b []byte, v any) error {
-	if err := Scan(b); err != nil {
-		return Errorf(CodeInvalidFrame, "%v", err)
-	}
-	if err := CheckContent(b); err != nil {
-		return err
-	}
-	if len(b) == 1 && b[0] == 0xc0 {
-		return nil
-	}
-	dec := msgpack.NewDecoder(bytes.NewReader(b))
-	dec.DisallowUnknownFields(true)
-	if err := dec.Decode(v); err != nil {
-		return Errorf(CodeInvalidParams, "%v", err)
-	}
-	return nil
-}
-
-// SplitMap splits an encoded map into its keys and undecoded values. A nil is the empty map.
+// SplitMap splits an encoded map, whose structure Scan has passed, into its keys and undecoded values, which lie in b and
+// whose content is not checked. A nil is the empty map. Errors: invalid_params where b is no map, invalid_frame where a key
+// breaks the rules on content.
 func SplitMap(b []byte) (map[string][]byte, error) {
 	if len(b) == 0 || !isMapOrNil(b[0]) {
 		return nil, Errorf(CodeInvalidParams, "a map is wanted")
@@ -226,7 +215,7 @@ func SplitMap(b []byte) (map[string][]byte, error) {
 	r := mapReader{parser: parser{b: b}}
 	for r.next() {
 		_, twice := m[string(r.key)]
-		m[string(r.key)], r.ok = r.raw(), !twice
+		m[string(r.key)], r.ok = r.raw(), !twice && utf8.Valid(r.key)
 	}
 	return m, r.err()
 }

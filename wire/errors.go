@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"syscall"
 )
 
@@ -52,7 +53,7 @@ const (
 func (c Code) retryable() bool {
 	switch c {
 	case CodeSessionBusy, CodeSessionMoved, CodeQueueFull, CodeCheckoutTimeout, CodeNoWorkers, CodeDraining,
-		CodeStorageUnavailable, CodeConnectionLost:
+		CodeStorageUnavailable:
 		return true
 	default:
 		return false
@@ -94,18 +95,26 @@ func Errorf(code Code, format string, args ...any) *Error {
 // FromError turns any error into the one that is sent: the one place where errors of the operating system and of
 // contexts become codes.
 func FromError(err error) *Error {
-	var e *Error
+	var (
+		e       *Error
+		tooLong *TooLongError
+		frame   *FrameError
+	)
 	switch {
 	case err == nil:
 		return nil
 	case errors.As(err, &e):
 		return e
+	case errors.As(err, &tooLong):
+		return Errorf(CodeFrameTooLarge, "%v", err).With("limit", tooLong.Limit).With("length", tooLong.Length)
+	case errors.As(err, &frame), errors.Is(err, ErrStructure), errors.Is(err, ErrFrameTimeout):
+		return Errorf(CodeInvalidFrame, "%v", err)
 	case errors.Is(err, context.Canceled):
 		return Errorf(CodeCancelled, "cancelled")
 	case errors.Is(err, context.DeadlineExceeded):
 		return Errorf(CodeDeadlineExceeded, "the deadline passed")
-	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.EPIPE),
-		errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.ECONNREFUSED):
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, net.ErrClosed), errors.Is(err, ErrSlowReader),
+		errors.Is(err, syscall.EPIPE), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.ECONNREFUSED):
 		return Errorf(CodeConnectionLost, "the connection ended: %v", err)
 	case errors.Is(err, syscall.EACCES), errors.Is(err, syscall.EPERM):
 		return Errorf(CodePermissionDenied, "%v", err)

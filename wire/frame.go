@@ -1,6 +1,9 @@
 package wire
 
-import "math"
+import (
+	"math"
+	"unicode/utf8"
+)
 
 // Kind is the first item of a frame.
 type Kind uint8
@@ -58,8 +61,11 @@ func ParseScanned(body []byte) (Frame, error) {
 	if err != nil {
 		return Frame{}, err
 	}
-	if h.class != classArray || h.items == 0 {
+	if h.class != classArray {
 		return Frame{}, errNotArray
+	}
+	if h.items == 0 {
+		return Frame{}, &FrameError{Message: "the frame has no kind"}
 	}
 	p := parser{b: body, pos: h.size}
 	kind, ok := p.uint()
@@ -72,20 +78,25 @@ func ParseScanned(body []byte) (Frame, error) {
 	f := Frame{Kind: Kind(kind)}
 	if f.Kind != KindNotification {
 		if h.items < 2 {
-			return f, &FrameError{Message: "the frame has no id"}
+			return Frame{}, &FrameError{Message: "the frame has no id"}
 		}
 		if f.ID, ok = p.uint(); !ok || f.ID == 0 || f.ID > MaxID {
 			return Frame{}, &FrameError{Message: "a request id is an integer from 1 to 2^53-1"}
 		}
 	}
 	if h.items != itemsOf[f.Kind] {
-		return f, &FrameError{ID: f.ID, Message: "the frame has too few or too many items for its kind"}
+		return Frame{}, &FrameError{ID: f.ID, Message: "the frame has too few or too many items for its kind"}
 	}
 	if msg := p.fields(&f); msg != "" {
-		return f, &FrameError{ID: f.ID, Message: msg}
+		return Frame{}, &FrameError{ID: f.ID, Message: msg}
 	}
 	return f, nil
 }
+
+const (
+	metaWanted  = "meta is a map or nil"
+	headTooLong = "the head is longer than 65536 bytes"
+)
 
 // parser walks over the values of a scanned body.
 type parser struct {
@@ -98,17 +109,20 @@ func (p *parser) fields(f *Frame) string {
 	switch f.Kind {
 	case KindRequest, KindNotification:
 		method, ok := p.str()
-		if !ok || len(method) == 0 || len(method) > MaxMethod {
+		if !ok || len(method) == 0 || len(method) > MaxMethod || !utf8.Valid(method) {
 			return "a method is text of 1 to 128 bytes"
 		}
 		f.Method = method
 		return p.metaAndPayload(f)
 	case KindResponse:
 		if f.Meta = p.mapOrNil(); f.Meta == nil {
-			return "meta is a map or nil"
+			return metaWanted
 		}
 		if f.Error = p.mapOrNil(); f.Error == nil {
 			return "error is a map or nil"
+		}
+		if p.pos > MaxHead {
+			return headTooLong
 		}
 		f.Payload = p.b[p.pos:]
 		if f.Error[0] == 0xc0 {
@@ -123,7 +137,7 @@ func (p *parser) fields(f *Frame) string {
 			return ""
 		}
 		reason, ok := p.str()
-		if !ok || len(reason) > MaxReason {
+		if !ok || len(reason) > MaxReason || !utf8.Valid(reason) {
 			return "the reason of a cancel is text of at most 256 bytes, or nil"
 		}
 		f.Reason = reason
@@ -142,10 +156,10 @@ func (p *parser) fields(f *Frame) string {
 
 func (p *parser) metaAndPayload(f *Frame) string {
 	if f.Meta = p.mapOrNil(); f.Meta == nil {
-		return "meta is a map or nil"
+		return metaWanted
 	}
 	if p.pos > MaxHead {
-		return "the head is longer than 65536 bytes"
+		return headTooLong
 	}
 	f.Payload = p.b[p.pos:]
 	if f.Kind != KindItem && !isMapOrNil(f.Payload[0]) {

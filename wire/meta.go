@@ -1,6 +1,13 @@
 package wire
 
-import "unicode/utf8"
+import (
+	"math"
+	"time"
+	"unicode/utf8"
+)
+
+// maxTimeoutMS is the longest timeout that a time.Duration holds, 292 years; longer ones mean the same.
+const maxTimeoutMS = math.MaxInt64 / int64(time.Millisecond)
 
 // RequestMeta is the meta of a request, in either direction. Byte slices point into the frame that it was read from;
 // App and Usage are undecoded values.
@@ -15,7 +22,7 @@ type RequestMeta struct {
 	RetrySafe    bool
 	Parent       uint64
 
-	// On the worker channel only.
+	// On the worker channel only: what a client sends under these names means nothing.
 	Call    uint64 // the call that a worker's request serves
 	Key     uint64
 	Version uint64
@@ -43,11 +50,11 @@ func ParseRequestMeta(b []byte, m *RequestMeta) error {
 	for p.next() {
 		switch string(p.key) {
 		case "session":
-			p.ok = p.text(&m.Session, 1, MaxSessionID) && ValidSessionID(m.Session)
+			p.ok = p.text(&m.Session, 1, MaxSessionID) && !hasControl(m.Session)
 		case "session_token":
-			p.ok = p.text(&m.SessionToken, 1, MaxSessionID)
+			p.ok = p.text(&m.SessionToken, 0, MaxHead)
 		case "pool":
-			p.ok = p.text(&m.Pool, 1, MaxSessionID)
+			p.ok = p.text(&m.Pool, 0, MaxHead)
 		case "traceparent":
 			p.ok = p.text(&m.Traceparent, 0, MaxTrace)
 		case "retry":
@@ -56,7 +63,7 @@ func ParseRequestMeta(b []byte, m *RequestMeta) error {
 			p.ok = ok && m.RetrySafe
 		case "timeout_ms":
 			v, ok := p.uint()
-			m.TimeoutMS = int64(min(v, MaxID)) //nolint:gosec // bounded
+			m.TimeoutMS = int64(min(v, uint64(maxTimeoutMS))) //nolint:gosec // bounded
 			p.ok = ok
 		case "stream":
 			v, ok := p.uint()
@@ -66,15 +73,15 @@ func ParseRequestMeta(b []byte, m *RequestMeta) error {
 			m.App = p.mapOrNil()
 			p.ok = m.App != nil
 		case "parent":
-			p.ok = p.number(&m.Parent)
+			m.Parent, p.ok = p.uint()
 		case "call":
-			p.ok = p.number(&m.Call)
+			m.Call = p.uintOrZero()
 		case "key":
-			p.ok = p.number(&m.Key)
+			m.Key = p.uintOrZero()
 		case "version":
-			p.ok = p.number(&m.Version)
+			m.Version = p.uintOrZero()
 		case "next":
-			p.ok = p.number(&m.Next)
+			m.Next = p.uintOrZero()
 		case "start":
 			m.Start = p.raw()[0] == 0xc3
 		default:
@@ -84,7 +91,8 @@ func ParseRequestMeta(b []byte, m *RequestMeta) error {
 	return p.err()
 }
 
-// ParseResponseMeta reads the meta of a worker's response, under the same rules.
+// ParseResponseMeta reads the meta of a worker's response; usage and app are passed on undecoded. Keys that it does not know
+// are passed over. The error is an invalid_frame that names the key.
 func ParseResponseMeta(b []byte, m *ResponseMeta) error {
 	*m = ResponseMeta{QueueUS: -1, RunUS: -1}
 	p := mapReader{parser: parser{b: b}}
@@ -138,7 +146,7 @@ func (r *mapReader) err() error {
 	case r.ok:
 		return nil
 	case r.key == nil:
-		return Errorf(CodeInvalidFrame, "a map key that is not text")
+		return Errorf(CodeInvalidFrame, "not a map, or with a key that is not text")
 	default:
 		return Errorf(CodeInvalidFrame, "%q has a value of a wrong type or out of range, or occurs twice", r.key)
 	}
@@ -150,21 +158,28 @@ func (p *parser) text(to *[]byte, least, most int) bool {
 	return ok && len(s) >= least && len(s) <= most && utf8.Valid(s)
 }
 
-func (p *parser) number(to *uint64) bool {
+// uintOrZero reads a non-negative integer, and passes over any other value.
+func (p *parser) uintOrZero() uint64 {
+	pos := p.pos
 	v, ok := p.uint()
-	*to = v
-	return ok
+	if !ok {
+		p.pos = pos
+		p.raw()
+		return 0
+	}
+	return v
 }
 
 // ValidSessionID says whether id may name a session: 1 to 128 bytes of UTF-8 without control characters.
 func ValidSessionID[T string | []byte](id T) bool {
-	if len(id) < 1 || len(id) > MaxSessionID || !utf8.ValidString(string(id)) {
-		return false
-	}
-	for i := range len(id) {
-		if id[i] < 0x20 || id[i] == 0x7f {
-			return false
+	return len(id) >= 1 && len(id) <= MaxSessionID && utf8.ValidString(string(id)) && !hasControl(id)
+}
+
+func hasControl[T string | []byte](s T) bool {
+	for i := range len(s) {
+		if s[i] < 0x20 || s[i] == 0x7f {
+			return true
 		}
 	}
-	return true
+	return false
 }

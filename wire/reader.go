@@ -19,6 +19,8 @@ const (
 	ownFrom = 32 << 10
 	// growFrom bounds what a length prefix alone makes the reader allocate; longer bodies grow as their bytes come.
 	growFrom = 2 << 20
+	// lookAt holds the widest encodings of a frame's array header, its kind and its id.
+	lookAt = 5 + 9 + 9
 )
 
 // buffers holds what readers and outboxes use while bytes are on their way; an idle connection holds none.
@@ -30,25 +32,42 @@ var ErrFrameTimeout = errors.New("a frame stayed incomplete beyond the frame tim
 // TooLongError is a frame over the limit. The reader passes over the rest of it at its next call.
 type TooLongError struct {
 	Length uint32
-	Head   []byte // as many of its first bytes as a head may have
+	Limit  uint32
+	Head   []byte // its first bytes, enough for kind and id
 }
 
-func (e *TooLongError) Error() string { return fmt.Sprintf("a frame of %d bytes", e.Length) }
+func (e *TooLongError) Error() string {
+	return fmt.Sprintf("a frame of %d bytes, where at most %d are taken", e.Length, e.Limit)
+}
 
-// RequestID is the id of the request, where enough of it can be read; else 0.
+// RequestID is the id of the request that the frame is; 0 where it is none or the id cannot be read.
 func (e *TooLongError) RequestID() uint64 {
-	p := parser{b: e.Head, pos: 1}
-	if len(e.Head) < 2 || e.Head[0] != 0x95 {
-		return 0
-	}
-	if kind, ok := p.uint(); !ok || kind != uint64(KindRequest) {
-		return 0
-	}
-	id, ok := p.uint()
-	if !ok || id > MaxID {
+	kind, id := e.Subject()
+	if kind != KindRequest {
 		return 0
 	}
 	return id
+}
+
+// Subject is the kind of the frame and its id; KindUnknown and 0 where they cannot be read.
+func (e *TooLongError) Subject() (Kind, uint64) {
+	h, err := headerAt(e.Head, 0)
+	if err != nil || h.class != classArray {
+		return KindUnknown, 0
+	}
+	p := parser{b: e.Head, pos: h.size}
+	kind, ok := p.uint()
+	if !ok || kind >= uint64(kinds) {
+		return KindUnknown, 0
+	}
+	if Kind(kind) == KindNotification {
+		return KindNotification, 0
+	}
+	id, ok := p.uint()
+	if !ok || id > MaxID {
+		return KindUnknown, 0
+	}
+	return Kind(kind), id
 }
 
 // Reader splits a connection into bodies. One goroutine uses it.
@@ -114,7 +133,10 @@ func (r *Reader) Ready() bool {
 		return false
 	}
 	length := binary.BigEndian.Uint32(r.buf[r.r:])
-	return length > r.max || length < ownFrom && r.w-r.r >= headerSize+int(length)
+	if length > r.max {
+		length = min(length, lookAt)
+	}
+	return length < ownFrom && r.w-r.r >= headerSize+int(length)
 }
 
 // need reads until n bytes stand in the buffer.
@@ -163,14 +185,14 @@ func (r *Reader) large(length int) ([]byte, error) {
 }
 
 func (r *Reader) tooLong(length uint32) error {
-	n := min(int(length), bufferSize-headerSize)
+	n := min(int(length), lookAt)
 	if err := r.need(headerSize + n); err != nil {
 		return err
 	}
 	head := append([]byte(nil), r.buf[r.r+headerSize:r.r+headerSize+n]...)
 	r.r += headerSize + n
 	r.skip = int(length) - n
-	return &TooLongError{Length: length, Head: head}
+	return &TooLongError{Length: length, Limit: r.max, Head: head}
 }
 
 func (r *Reader) passOver() error {
@@ -200,6 +222,7 @@ func (r *Reader) read(dst []byte) (int, error) {
 	}
 	r.dst, r.n, r.err = dst, 0, nil
 	err := r.raw.Read(r.readOnce)
+	r.dst = nil // an idle reader holds no body
 	switch {
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return 0, ErrFrameTimeout

@@ -199,26 +199,33 @@ func (h header) uintAt(b []byte) (v uint64, ok bool) {
 	if h.class != classInt {
 		return 0, false
 	}
-	switch c := b[0]; c {
+	v, negative := integerAt(b)
+	return v, !negative
+}
+
+// integerAt reads an integer whose header has been read; a negative one is in two's complement.
+func integerAt(b []byte) (v uint64, negative bool) {
+	c := b[0]
+	switch c {
 	case 0xcc:
-		return uint64(b[1]), true
+		return uint64(b[1]), false
 	case 0xcd:
-		return uint64(binary.BigEndian.Uint16(b[1:])), true
+		return uint64(binary.BigEndian.Uint16(b[1:])), false
 	case 0xce:
-		return uint64(binary.BigEndian.Uint32(b[1:])), true
+		return uint64(binary.BigEndian.Uint32(b[1:])), false
 	case 0xcf:
-		return binary.BigEndian.Uint64(b[1:]), true
-	case 0xd0, 0xd1, 0xd2, 0xd3:
-		n := int64(0)
-		for i, d := range b[1:h.size] {
-			if i == 0 {
-				n = int64(int8(d)) //nolint:gosec // the sign bit is wanted
-				continue
-			}
-			n = n<<8 | int64(d)
-		}
-		return uint64(n), n >= 0 //nolint:gosec // negative values are refused by ok
-	default:
-		return uint64(c), c <= 0x7f
+		return binary.BigEndian.Uint64(b[1:]), false
 	}
+	n := int64(int8(c)) //nolint:gosec // the sign bit is wanted, here and below
+	switch c {
+	case 0xd0:
+		n = int64(int8(b[1])) //nolint:gosec // see above
+	case 0xd1:
+		n = int64(int16(binary.BigEndian.Uint16(b[1:]))) //nolint:gosec // see above
+	case 0xd2:
+		n = int64(int32(binary.BigEndian.Uint32(b[1:]))) //nolint:gosec // see above
+	case 0xd3:
+		n = int64(binary.BigEndian.Uint64(b[1:])) //nolint:gosec // see above
+	}
+	return uint64(n), n < 0 //nolint:gosec // see above
 }
