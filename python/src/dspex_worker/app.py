@@ -31,10 +31,15 @@ class Method:
     """One method of an application: how it runs, what it takes, and what is said of it."""
 
     def __init__(
-        self, function: Callable[..., Any], name: str, read_only: bool, retry: Literal["safe"] | None, inline: bool
+        self,
+        function: Callable[..., Any],
+        name: str,
+        read_only: bool = False,
+        retry: Literal["safe"] | None = None,
+        inline: bool = False,
     ) -> None:
         self.function = function
-        self.name = _checked_name(name)
+        self.name = name
         self.read_only = read_only
         if retry not in (None, "safe"):
             raise ValueError(f"method {name!r}: retry is 'safe' or None, not {retry!r}")
@@ -216,7 +221,7 @@ class App:
         inline: bool,
         stream: Callable[..., Any] | None,
     ) -> Function:
-        method = Method(function, name or function.__name__, read_only, retry, inline)
+        method = Method(function, _checked_name(name or function.__name__), read_only, retry, inline)
         if stream is not None:
             method.streamed = Method(stream, method.name, read_only, retry, False)
             if method.stream or not method.streamed.stream:
@@ -300,7 +305,7 @@ def _checked_name(name: str) -> str:
 
 
 def _way(function: Callable[..., Any], name: str, inline: bool) -> Way:
-    target = function if inspect.isroutine(function) else getattr(function, "__call__", function)  # noqa: B004
+    target = _code_of(function)
     way: Way = "thread"
     if inspect.isasyncgenfunction(target):
         way = "task_stream"
@@ -315,10 +320,16 @@ def _way(function: Callable[..., Any], name: str, inline: bool) -> Way:
     return way
 
 
+def _code_of(function: Callable[..., Any]) -> Any:
+    """Return the function behind a partial or an object that can be called."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return function if inspect.isroutine(function) else type(function).__call__
+
+
 def _hints(function: Callable[..., Any], name: str) -> dict[str, Any]:
-    target = function if inspect.isroutine(function) else getattr(function, "__call__", function)  # noqa: B004
     try:
-        return typing.get_type_hints(target, include_extras=True)
+        return typing.get_type_hints(_code_of(function), include_extras=True)
     except NameError as error:
         raise TypeError(f"method {name!r}: an annotation cannot be read: {error}") from error
 

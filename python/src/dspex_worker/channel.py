@@ -33,6 +33,7 @@ class Channel:
         on_event: takes each event of the splitter, in order.
         on_end: called once, when the peer closed, the socket failed or ``close`` was called.
         on_room: called when so much was sent that streams may go on.
+        write_buffer: bytes that may wait to be sent; with more the socket is closed. None: any number.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class Channel:
         on_event: Callable[[Event], None],
         on_end: Callable[[], None],
         on_room: Callable[[], None],
+        write_buffer: int | None = None,
     ) -> None:
         self._loop = loop
         self._socket = sock
@@ -52,6 +54,7 @@ class Channel:
         self._on_event = on_event
         self._on_end = on_end
         self._on_room = on_room
+        self._write_buffer = write_buffer
         self._out: list[bytes | memoryview] = []
         self._batch = False  # frames that were read are being handled: one flush follows
         self._flush_due = False
@@ -60,6 +63,7 @@ class Channel:
         self._full = False
         self.unsent = 0  # bytes
         self.blocked_since: float | None = None  # monotonic instant since when the peer takes nothing
+        self.incomplete_since: float | None = None  # since when the frame that is being read has been under way
         self.writable = True  # False while so much is unsent that streams must pause
         self.closed = False
         sock.setblocking(False)
@@ -80,6 +84,9 @@ class Channel:
         self._out.append(frame)
         self.unsent += len(frame)
         if self._full:
+            if self._write_buffer is not None and self.unsent > self._write_buffer:
+                log.info("more than %d bytes wait for the other side: the connection is closed", self._write_buffer)
+                self._loop.call_soon(self.close)  # not within whatever is being answered
             return
         if len(self._out) == 1:
             self._first = monotonic()
@@ -112,8 +119,9 @@ class Channel:
             self._sent(sent)
 
     def end(self) -> None:
-        """Close once everything is sent. Nothing may be written after this."""
+        """Close once everything is sent. Nothing may be written after this, and nothing more is read."""
         self._ending = True
+        self._loop.remove_reader(self._fd)
         self.flush()
         if not self._out:
             self.close()
@@ -133,6 +141,7 @@ class Channel:
 
     def _readable(self) -> None:
         room = self._splitter.room()
+        data = b""
         try:
             if room is None:
                 data = self._socket.recv(_READ)
@@ -150,12 +159,17 @@ class Channel:
             return
         self._batch = True
         try:
-            for event in self._splitter.feed(data) if room is None else self._splitter.filled(size):
+            events = self._splitter.feed(data) if room is None else self._splitter.filled(size)
+            for event in events:
                 self._on_event(event)
-                if self.closed:
+                if self.closed or self._ending:
                     return
         finally:
             self._batch = False
+        if self._splitter.idle:
+            self.incomplete_since = None
+        elif events or self.incomplete_since is None:
+            self.incomplete_since = monotonic()
         if self._out:
             self.flush()
 

@@ -14,6 +14,7 @@ from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from dspex_worker import pool_worker
+from dspex_worker.threads import CALL_THREAD
 from dspex_worker.worker import version_of
 
 USAGE = 2  # exit code: what was asked for cannot be done
@@ -62,7 +63,7 @@ def _parser(program: str) -> argparse.ArgumentParser:
         f"on the socket whose descriptor is in {pool_worker.DESCRIPTOR}",
     )
     parser.add_argument(
-        "--worker-id", default="worker_1", metavar="ID", help="this worker's name (default: %(default)s)"
+        "--worker-id", default="worker_1", metavar="ID", help="the worker's name (default: %(default)s)"
     )
     parser.add_argument(
         "--log-level",
@@ -72,13 +73,14 @@ def _parser(program: str) -> argparse.ArgumentParser:
     )
     alone = parser.add_argument_group("stand-alone mode; these go over the configuration file")
     alone.add_argument(
-        "--config", metavar="FILE", help="dspex.toml, for [models.*], [listen], [sessions], [pools.default]"
+        "--config", metavar="FILE", help="dspex.toml: its [models.*], [listen], [sessions], [pools.default]"
     )
+    alone.add_argument("--profile", metavar="NAME", help="its [profile.NAME] goes over it (default: $DSPEX_PROFILE)")
     alone.add_argument(
         "--socket",
         metavar="PATH",
-        help="path of the Unix socket (default: $DSPEX_SOCKET, else as the sidecar's: $XDG_RUNTIME_DIR/dspex/dspex.sock "
-        "or /run/dspex/dspex.sock)",
+        help="path of the Unix socket (default: $DSPEX_SOCKET, else $XDG_RUNTIME_DIR/dspex/dspex.sock, else "
+        "/run/dspex/dspex.sock)",
     )
     alone.add_argument("--concurrency", type=int, metavar="N", help="calls that run at once (default: 64)")
     alone.add_argument("--tracebacks", action="store_true", default=None, help="send Python tracebacks to clients")
@@ -87,7 +89,26 @@ def _parser(program: str) -> argparse.ArgumentParser:
 
 
 def _run_standalone(options: argparse.Namespace) -> int:
-    raise UsageError(f"not yet: {options}")
+    # Late, since workers of a pool need none of it.
+    from dspex_worker.standalone import server, settings
+
+    try:
+        found = settings.Settings()
+        if options.config:
+            found = settings.read(options.config, options.profile or os.environ.get("DSPEX_PROFILE"))
+            if found.app and not options.app:
+                os.chdir(os.path.dirname(os.path.abspath(options.config)))  # its app is found from its folder
+    except settings.SettingsError as error:
+        raise UsageError(str(error)) from None
+    found.app = options.app or found.app
+    found.socket = options.socket or os.environ.get("DSPEX_SOCKET") or found.socket or settings.default_socket()
+    if options.concurrency is not None:
+        if options.concurrency < 1:
+            raise UsageError("--concurrency must be at least 1")
+        found.concurrency = options.concurrency
+    if options.tracebacks:
+        found.tracebacks = True
+    return _run(server.serve(found, options.worker_id))
 
 
 def _run(body: Coroutine[Any, Any, int]) -> int:
@@ -95,7 +116,7 @@ def _run(body: Coroutine[Any, Any, int]) -> int:
     code = asyncio.run(body)
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
-    if any(thread.daemon and thread.is_alive() for thread in threading.enumerate()):
+    if any(thread.name.startswith(CALL_THREAD) for thread in threading.enumerate()):
         os._exit(code)  # at the interpreter's end they could still run into what is gone by then
     return code
 

@@ -28,7 +28,14 @@ class Peer:
     structure of all that it sends (the sidecar has).
     """
 
-    def __init__(self, sock: socket.socket, *, scanned: bool) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        *,
+        scanned: bool,
+        receives: int = wire.DEFAULT_FRAME,
+        write_buffer: int | None = None,
+    ) -> None:
         self.loop = asyncio.get_running_loop()
         self.runtime: Runtime
         self.calls: dict[int, Call] = {}
@@ -36,16 +43,17 @@ class Peer:
         self.ignored = 0  # frames that mean nothing here: of unknown kinds, methods or ids
         self._scanned = scanned
         self._idle: asyncio.Event | None = None
-        self._splitter = wire.FrameSplitter()
+        self._splitter = wire.FrameSplitter(receives)
         self._ids = itertools.count(1)
-        self._asked: dict[int, asyncio.Future[Any]] = {}
+        self._asked: dict[int, tuple[asyncio.Future[Any], Call | None]] = {}
         self.channel = Channel(
             self.loop,
             sock,
             self._splitter,
-            on_event=self._on_event,
+            on_event=self.handle_event,
             on_end=self._on_end,
             on_room=self._on_room,
+            write_buffer=write_buffer,
         )
 
     # What a front end provides.
@@ -134,14 +142,21 @@ class Peer:
                 await asyncio.wait_for(self._idle.wait(), seconds)
 
     def ask(self, call: Call, method: str, params: dict[str, Any]) -> asyncio.Future[Any]:
-        future = self.request(method, {"call": call.id}, params)
+        future = self.request(method, {"call": call.id}, params, call)
         if call.asks is None:
             call.asks = set()
         call.asks.add(future)
         future.add_done_callback(call.asks.discard)
         return future
 
-    def request(self, method: str, meta: dict[str, Any] | None, params: dict[str, Any]) -> asyncio.Future[Any]:
+    def asker(self, id: int) -> Call | None:
+        """Return the call whose method asked the other side with this id and waits for the answer."""
+        asked = self._asked.get(id)
+        return None if asked is None or asked[0].done() else asked[1]
+
+    def request(
+        self, method: str, meta: dict[str, Any] | None, params: dict[str, Any], call: Call | None = None
+    ) -> asyncio.Future[Any]:
         """Send a request; the future has its result or DspexError, and cancelling it cancels the request."""
         future: asyncio.Future[Any] = self.loop.create_future()
         if self.channel.closed:
@@ -149,13 +164,14 @@ class Peer:
             return future
         id = next(self._ids)
         self.channel.write(self._fitting(wire.encode_request(id, method, meta, params)))
-        self._asked[id] = future
+        self._asked[id] = future, call
         future.add_done_callback(lambda asked: self._ask_ended(id, asked))
         return future
 
     # How it reads.
 
-    def _on_event(self, event: wire.Event) -> None:
+    def handle_event(self, event: wire.Event) -> None:
+        """Take one event of the splitter."""
         if isinstance(event, wire.TooLong):
             self._on_too_long(event)
             return
@@ -169,7 +185,7 @@ class Peer:
         except wire.EnvelopeError as error:
             self.protocol_error(error.id, str(error))
         except wire.ContentError as error:
-            self._refuse(event, DspexError(str(error), code="invalid_frame"))
+            self.refuse(event, DspexError(str(error), code="invalid_frame"))
         else:
             try:
                 self._on_message(message)
@@ -198,7 +214,7 @@ class Peer:
             self.ignored += 1
 
     def _on_response(self, response: wire.Response) -> None:
-        future = self._asked.pop(response.id, None)
+        future, _ = self._asked.pop(response.id, (None, None))
         if future is None:
             self.ignored += 1
         elif not future.done():
@@ -213,9 +229,9 @@ class Peer:
             f"a frame of {event.length} bytes is longer than the limit of {limit}",
             details={"limit": limit, "length": event.length},
         )
-        self._refuse(event.head, error)
+        self.refuse(event.head, error)
 
-    def _refuse(self, head: wire.Body, error: DspexError) -> None:
+    def refuse(self, head: wire.Body, error: DspexError) -> None:
         """Settle the call of a frame that cannot be taken, if it is known to be of one."""
         found = wire.TooLong(0, bytes(head[:64])).kind_and_id()
         if found is not None and found[0] == wire.Kind.REQUEST and found[1] not in self.calls:
@@ -234,7 +250,7 @@ class Peer:
     def _on_end(self) -> None:
         asked = list(self._asked.values())
         self._asked.clear()
-        for future in asked:
+        for future, _ in asked:
             if not future.done():
                 future.set_exception(ConnectionLost("the connection has ended"))
         self.handle_end()

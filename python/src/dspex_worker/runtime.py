@@ -206,6 +206,7 @@ class Runtime:
         """Run the hooks on a session's start, then the call itself."""
         call.state = RUNNING
         call.ended_by = "task"
+        assert call.session is not None
         try:
             for hook in self._app.session_start_hooks:
                 if asyncio.iscoroutinefunction(hook):

@@ -174,7 +174,7 @@ _NAMES: dict[Any, str] = {
 
 def _spelled(annotation: Any) -> str:
     origin = get_origin(annotation) or annotation
-    return _NAMES.get(origin) or getattr(origin, "__name__", str(annotation))
+    return _NAMES.get(origin) or str(getattr(origin, "__name__", annotation))
 
 
 def _wrong(wanted: str, value: Any, path: str) -> dict[str, str]:

@@ -12,6 +12,8 @@ from typing import Any
 
 log = logging.getLogger("dspex_worker")
 
+CALL_THREAD = "dspex-call"  # what the names of these threads begin with
+
 
 class Inbox:
     """Work handed to the loop's thread from others: all that is there is done in one wake-up of the loop."""
@@ -84,7 +86,7 @@ class Threads:
             self._coming = True
             self._count += 1
             # Daemons, since a method that never returns must not keep the process from ending.
-            threading.Thread(target=self._work, name=f"dspex-call-{self._count}", daemon=True).start()
+            threading.Thread(target=self._work, name=f"{CALL_THREAD}-{self._count}", daemon=True).start()
 
     def _work(self) -> None:
         waiting = threading.Lock()

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Any
 
-CHANNEL_BROKEN = 1  # exit codes: the other side sent what is not the protocol
+CHANNEL_BROKEN = SOCKET_FAILED = 1  # exit codes: the other side sent what is not the protocol; no socket to listen on
 LOAD_FAILED = 3  # the application cannot be loaded
 
 
