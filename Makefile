@@ -43,6 +43,7 @@ lint: setup ## Run the checks alone
 	@exec $(VENV)/bin/python scripts/checks.py lint
 
 fmt: setup ## Format the code, and mend what the linters can mend
+	-$(LINTER) run --fix ./...
 	$(LINTER) fmt ./...
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
@@ -70,7 +71,7 @@ setup-test:
 
 # Downloading and compiling go side by side.
 setup: ## Make all that the tests need
-	@+$(MAKE) --no-print-directory -j 2 setup-test $(LINTER)
+	@+$(MAKE) --no-print-directory -s -j 2 setup-test $(LINTER)
 	@+$(if $(wildcard cmd/dspex-sidecar),$(MAKE) --no-print-directory sidecar)
 
 # Compiled from source, pinned by tools/go.sum: no download from elsewhere, and no release binary to trust.

@@ -43,11 +43,10 @@ def go(output: str) -> Report:
     ended: dict[tuple[str, str], str] = {}
     plain: list[str] = []
     for line in output.splitlines():
-        try:
-            event = json.loads(line)
-        except ValueError:
+        if not line.startswith("{"):
             plain.append(line + "\n")
             continue
+        event = json.loads(line)
         key = (event.get("Package", ""), event.get("Test", ""))
         match event["Action"]:
             case "output":
@@ -56,10 +55,10 @@ def go(output: str) -> Report:
                 plain.append(event["Output"])
             case "pass" | "fail" | "skip":
                 ended[key] = event["Action"]
-    tests = [outcome for (_, test), outcome in ended.items() if test]
-    counts = Counts(tests.count("pass"), tests.count("fail"), tests.count("skip"))
     # A test that neither passed nor failed was cut off with its package: a crash, or the time limit.
     cut_off = [key for key in said if key[1] and key not in ended]
+    tests = [outcome for (_, test), outcome in ended.items() if test]
+    counts = Counts(tests.count("pass"), tests.count("fail") + len(cut_off), tests.count("skip"))
     failed = [key for key in sorted(ended) if ended[key] == "fail"]
     text = "".join(plain) + "".join("".join(said[key]) for key in [*cut_off, *failed])
     skips = [f"{key[1]}: {reason(said[key])}" for key, outcome in ended.items() if key[1] and outcome == "skip"]
