@@ -220,7 +220,7 @@ def _build(spec: SignatureSpec, instructions: str | None) -> type[dspy.Signature
             fields[field.name] = (field.type, kind(**described))
     try:
         built: type[dspy.Signature] = dspy.make_signature(fields, instructions, spec.name or "StringSignature")
-    except Exception as error:  # noqa: BLE001 - whatever DSPy and pydantic raise, the signature is the cause
+    except Exception as error:  # whatever DSPy and pydantic raise, the signature is the cause
         raise invalid_signature("signature", f"DSPy cannot build it: {error}") from error
     if list(built.input_fields) + list(built.output_fields) != [f.name for f in spec.inputs + spec.outputs]:
         raise invalid_signature("signature", "DSPy dropped or renamed a field")
