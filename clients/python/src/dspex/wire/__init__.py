@@ -39,7 +39,7 @@ from .messages import Cancel, Change, Credit, Item, Kind, Message, Notification,
 from .meta import check_request_meta, is_session_id
 from .scan import Body, scan
 from .splitter import Event, FrameSplitter, TooLong
-from .values import pack_value
+from .values import pack_value, plain_value
 from .violations import ContentError, EnvelopeError, StructureError, Violation
 
 __all__ = [
@@ -88,5 +88,6 @@ __all__ = [
     "is_session_id",
     "pack_map",
     "pack_value",
+    "plain_value",
     "scan",
 ]

@@ -6,35 +6,35 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from .limits import MAX_REASON
-from .values import pack, plain
+from .values import pack, plain_value
 
 
 def encode_request(id: int, method: str, meta: Mapping[str, Any] | None, params: Mapping[str, Any] | None) -> bytes:
     """Raises NotSerializable, as all of these do."""
-    params = plain(params, "params")
+    params = plain_value(params, "params")
     return _frame(pack([0, id, method, meta, params], params, "params"))
 
 
 def encode_response(id: int, meta: Mapping[str, Any] | None, result: Any) -> bytes:
     """The response of a call that succeeded."""
-    result = plain(result, "result")
+    result = plain_value(result, "result")
     return _frame(pack([1, id, meta, None, result], result, "result"))
 
 
 def encode_error(id: int, meta: Mapping[str, Any] | None, error: Mapping[str, Any]) -> bytes:
     """The response of a call that failed; `error` as `DspexError.to_wire` makes it."""
-    error = plain(error, "error")
+    error = plain_value(error, "error")
     return _frame(pack([1, id, meta, error, None], error, "error"))
 
 
 def encode_notification(method: str, params: Mapping[str, Any] | None) -> bytes:
-    params = plain(params, "params")
+    params = plain_value(params, "params")
     return _frame(pack([2, method, None, params], params, "params"))
 
 
 def encode_item(id: int, item: Any) -> bytes:
     """One item of a stream."""
-    item = plain(item, "item")
+    item = plain_value(item, "item")
     return _frame(pack([3, id, None, item], item, "item"))
 
 

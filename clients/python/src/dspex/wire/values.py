@@ -28,21 +28,22 @@ def pack_value(value: Any, root: str = "value") -> bytes:
     Dataclasses, pydantic models, enums and objects with `toDict()` are packed as what they hold.
     Raises NotSerializable, whose `details["path"]` leads from `root` to what cannot be packed.
     """
-    return pack(plain(value, root), value, root)
+    return pack(plain_value(value, root), value, root)
 
 
-def plain(value: Any, root: str) -> Any:
+def plain_value(value: Any, root: str) -> Any:
     """`value` as it is where it holds plain values only, else a copy that does. Raises NotSerializable."""
     return value if _is_plain(value, _INSIDE_FRAME) else _convert(value, root, _INSIDE_FRAME)
 
 
 def pack(whole: Any, value: Any, root: str) -> bytes:
-    """Pack `whole`, in which `value` is the only part that can fail."""
+    """Pack `whole`, of which `value`, called `root`, is the part that users know."""
     try:
         # A packer for each frame costs 50 ns, and is safe where a finaliser or another thread packs in between.
         data: bytes = msgpack.Packer(datetime=True, buf_size=_BUFFER).pack(whole)  # type: ignore[call-arg]  # msgpack has it
     except (TypeError, ValueError, OverflowError):
         _convert(value, root, _INSIDE_FRAME)  # finds the culprit
+        _convert(whole, "frame", MAX_DEPTH)
         raise
     if len(data) > MAX_VALUES:
         try:

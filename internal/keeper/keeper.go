@@ -1,0 +1,310 @@
+// Package keeper starts the sidecar's child processes in a second process, so that none of them outlives the
+// sidecar. Main is that process, the keeper: in a session of its own, a sub-reaper, nothing of the application in
+// it. It starts children, reports how they end, ends whole process trees, and when the sidecar is gone (end of file
+// on the control channel) kills all its descendants, and ends. Client is the sidecar's side of it, and ClearChildren
+// and ReapOrphans are what the sidecar does itself. The package does not know what the children do, or when to start
+// them again.
+//
+// Sub-reaping is what this rests on: a process whose parent ends becomes the keeper's child, whatever session it
+// made for itself and however its environment looks, so "all descendants" misses none.
+//
+// # What belongs to a child
+//
+// A started child leads a session of its own. To it belong that session's processes, its descendants, and the
+// sessions these made; they are killed when the child ends, and by Process.Kill. A process that left its child's
+// session and whose parents ended (a daemon) becomes the keeper's child and can be told no more from that of another
+// child: if the sidecar does not adopt it within orphanGrace, it is killed. A child that is itself a sub-reaper
+// (PR_SET_CHILD_SUBREAPER) keeps its daemons while it lives.
+package keeper
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"runtime"
+	"runtime/debug"
+	"slices"
+	"strconv"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/dspex/dspex-sidecar/internal/procs"
+)
+
+// Subcommand is the hidden argument that makes the sidecar's binary call Main.
+const Subcommand = "keeper"
+
+// controlFile is the number of the descriptor that the control channel comes in.
+const controlFile = 3
+
+// Main is the keeper process, started by Start with the control channel as descriptor 3. It returns the exit code:
+// 0 after the sidecar is gone and no descendant is left, 1 when it cannot do its work, 2 when it was not started by
+// Start.
+func Main() int {
+	runtime.GOMAXPROCS(1) // it waits, nearly always
+	debug.SetGCPercent(25)
+	held := holdSignals()
+	defer signal.Stop(held)
+	deaths := make(chan os.Signal, 1)
+	signal.Notify(deaths, unix.SIGCHLD)
+	defer signal.Stop(deaths)
+
+	control, err := newChannel(os.NewFile(controlFile, "control"))
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "%s is a command that only the sidecar itself starts: %v\n", Subcommand, err)
+		return 2
+	}
+	defer control.conn.Close()
+	k, err := newKeeper(control, deaths)
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "keeper: %v\n", err)
+		return 1
+	}
+	defer k.null.Close()
+	k.run()
+	return 0
+}
+
+// holdSignals keeps signals that a terminal or a service manager sends to everybody from ending or stopping the
+// keeper: when to end is the sidecar's decision. They are received and dropped, not ignored, since children would
+// inherit that.
+func holdSignals() chan os.Signal {
+	held := make(chan os.Signal, 1)
+	signal.Notify(held, unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGUSR1, unix.SIGUSR2,
+		unix.SIGALRM, unix.SIGPIPE, unix.SIGCONT, unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU)
+	return held
+}
+
+// closeInherited marks every descriptor but the standard ones to be closed on exec: what leaked into the sidecar from
+// whoever started it goes no further.
+func closeInherited() error {
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return fmt.Errorf("open descriptors: %w", err)
+	}
+	for _, entry := range entries {
+		if fd, err := strconv.Atoi(entry.Name()); err == nil && fd > 2 {
+			unix.CloseOnExec(fd)
+		}
+	}
+	return nil
+}
+
+func newKeeper(control *channel, deaths <-chan os.Signal) (*keeper, error) {
+	if err := closeInherited(); err != nil {
+		return nil, err
+	}
+	if err := BecomeSubreaper(); err != nil {
+		return nil, err
+	}
+	if err := os.Chdir("/"); err != nil { // holds no file system that someone wants to unmount
+		return nil, err
+	}
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		return nil, err
+	}
+	return &keeper{
+		control:  control,
+		deaths:   deaths,
+		null:     null,
+		self:     os.Getpid(),
+		children: make(map[int]bool),
+		trees:    make(map[int]*tree),
+		orphans:  make(map[procs.ID]time.Time),
+	}, nil
+}
+
+// BecomeSubreaper makes this process the new parent of every descendant whose parent ends. Start calls it, so that
+// the keeper's children come to the sidecar if the keeper dies.
+func BecomeSubreaper() error {
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		return fmt.Errorf("become sub-reaper: %w", err)
+	}
+	return nil
+}
+
+// Timing of the keeper.
+const (
+	// orphanGrace is how long a process may stay that is the keeper's child, in no living child's session, and
+	// adopted by nobody.
+	orphanGrace = 3 * time.Second
+	// patrolInterval is how often such processes are looked for: the kernel does not tell of them.
+	patrolInterval = time.Second
+	// A tree that was killed and is still there is looked at again after retryFirst, then ever later up to retryLast:
+	// a process in an uninterruptible wait ends when the kernel lets it.
+	retryFirst = time.Millisecond
+	retryLast  = 200 * time.Millisecond
+	// maxUnclaimed bounds the exits kept for processes that are adopted only after they ended.
+	maxUnclaimed = 256
+)
+
+// keeper is the state of the keeper process. All of it belongs to the goroutine that runs run.
+type keeper struct {
+	control   *channel
+	deaths    <-chan os.Signal // SIGCHLD
+	null      *os.File
+	self      int
+	children  map[int]bool // started or adopted, not yet reaped
+	unclaimed []exitedNotice
+	trees     map[int]*tree          // being ended, by the number of their root
+	orphans   map[procs.ID]time.Time // when the patrol first saw them
+}
+
+// request is a message from the sidecar with its descriptors, or what was wrong with it.
+type request struct {
+	message *message
+	files   []int
+	err     error
+}
+
+// run serves the sidecar until it is gone, then kills all descendants.
+func (k *keeper) run() {
+	requests := make(chan request)
+	go k.readRequests(requests) // ends at end of file, which ends this loop too
+	k.send(&message{Ready: &readyNotice{}})
+	patrol := time.NewTicker(patrolInterval)
+	defer patrol.Stop()
+	retry := time.NewTimer(retryLast)
+	defer retry.Stop()
+	pause := retryFirst
+	for {
+		select {
+		case r, ok := <-requests:
+			if !ok {
+				k.clear()
+				return
+			}
+			k.handle(r)
+		case <-k.deaths:
+			pause = retryFirst
+		case <-retry.C:
+			pause = min(2*pause, retryLast)
+		case <-patrol.C:
+			k.patrol()
+		}
+		k.reap()
+		k.endTrees()
+		if len(k.trees) > 0 {
+			retry.Reset(pause)
+		}
+	}
+}
+
+func (k *keeper) readRequests(requests chan<- request) {
+	defer close(requests)
+	for {
+		m, files, err := k.control.receive()
+		if err != nil && m == nil {
+			return // the sidecar is gone, or its channel is, which is the same
+		}
+		requests <- request{message: m, files: files, err: err}
+	}
+}
+
+func (k *keeper) handle(r request) {
+	defer closeAll(r.files)
+	m := r.message
+	switch {
+	case r.err != nil && m.ID != 0:
+		k.answer(m.ID, answer{Reason: r.err.Error(), Errno: int(unix.EMFILE)})
+	case r.err != nil:
+		k.trouble(r.err)
+	case m.Start != nil:
+		a := k.start(m.Start, r.files)
+		if a.PID != 0 {
+			k.children[a.PID] = true
+			delete(k.trees, a.PID) // a number is given again only when nothing of its old session is left
+		}
+		k.answer(m.ID, a)
+	case m.Adopt != nil:
+		k.adopt(m.ID, m.Adopt.PID)
+	case m.Signal != nil:
+		if pid := m.Signal.PID; k.children[pid] { // not reaped, so the number is still its own
+			if err := unix.Kill(pid, syscall.Signal(m.Signal.Signal)); err != nil && !errors.Is(err, unix.ESRCH) {
+				k.trouble(fmt.Errorf("signal %d to process %d: %w", m.Signal.Signal, pid, err))
+			}
+		}
+	case m.Kill != nil:
+		if k.children[m.Kill.PID] {
+			k.endTree(m.Kill.PID)
+		}
+	}
+}
+
+// adopt claims a descendant, alive or already ended and reaped as unknown.
+func (k *keeper) adopt(id uint64, pid int) {
+	k.reap() // what has ended by now is in unclaimed
+	table, err := procs.Read()
+	if err != nil {
+		k.answer(id, answer{Reason: err.Error(), Errno: int(unix.EIO)})
+		return
+	}
+	below := func(p procs.Proc) bool { return p.PID == pid }
+	if !k.children[pid] && slices.ContainsFunc(table.Below(k.self, nil), below) {
+		k.children[pid] = true
+		k.answer(id, answer{PID: pid})
+		return
+	}
+	for i := len(k.unclaimed) - 1; i >= 0; i-- {
+		if exited := k.unclaimed[i]; exited.PID == pid {
+			k.unclaimed = slices.Delete(k.unclaimed, i, i+1)
+			k.answer(id, answer{PID: pid})
+			k.send(&message{Exited: &exited})
+			k.endTree(pid)
+			return
+		}
+	}
+	k.answer(id, answer{
+		Reason: fmt.Sprintf("cannot adopt process %d: no descendant of the keeper has this number", pid),
+		Errno:  int(unix.ECHILD),
+	})
+}
+
+// reap collects every child that has ended: those of the sidecar are reported, orphans remembered for a while.
+// Waiting for any child is right here and only here: nothing else in this process waits, and a child is in children
+// before this runs again. It returns whether children are left.
+func (k *keeper) reap() bool {
+	for {
+		var status unix.WaitStatus
+		var usage unix.Rusage
+		pid, err := unix.Wait4(-1, &status, unix.WNOHANG, &usage)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil || pid == 0 {
+			return err == nil // else ECHILD
+		}
+		exited := exitedNotice{PID: pid, MaxRSS: usage.Maxrss << 10}
+		if status.Signaled() {
+			exited.Signal, exited.Core = int(status.Signal()), status.CoreDump()
+		} else {
+			exited.Code = status.ExitStatus()
+		}
+		if k.children[pid] {
+			delete(k.children, pid)
+			k.send(&message{Exited: &exited})
+			k.endTree(pid)
+			continue
+		}
+		if len(k.unclaimed) == maxUnclaimed {
+			k.unclaimed = slices.Delete(k.unclaimed, 0, 1)
+		}
+		k.unclaimed = append(k.unclaimed, exited)
+	}
+}
+
+func (k *keeper) answer(id uint64, a answer) { k.send(&message{ID: id, Answer: &a}) }
+
+func (k *keeper) trouble(err error) { k.send(&message{Trouble: &troubleNotice{Text: err.Error()}}) }
+
+// send waits as long as a stopped sidecar takes to go on. After an error no further status could be relied on, so
+// the keeper ends as if the sidecar were gone, which nearly always is the error.
+func (k *keeper) send(m *message) {
+	if err := k.control.send(m, nil); err != nil {
+		_ = k.control.conn.CloseRead() // ends readRequests; an error here means that it has ended
+	}
+}
