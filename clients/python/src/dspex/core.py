@@ -43,7 +43,6 @@ class Call:
     def wake(self) -> None:
         """Called when `done` or `items` changed."""
 
-    @property
     def ready(self) -> bool:
         """Whether there is something to take: the outcome, or an item."""
         return self.done or bool(self.items)

@@ -1,5 +1,7 @@
 """One connection with asyncio: the event loop reads, and a call is a future."""
 
+# ruff: noqa: ASYNC109 - the protocol carries the deadline; asyncio.timeout around a call works as well
+
 from __future__ import annotations
 
 import asyncio
@@ -88,7 +90,7 @@ class Link(asyncio.BufferedProtocol):
 
     async def wait(self, call: TaskCall, timeout: float | None = None) -> None:
         """Until `call` is settled, or has an item; after `timeout` seconds it settles as `deadline_exceeded`."""
-        if call.ready:
+        if call.ready():
             return
         if timeout is not None:
             self._set_alarm(call, timeout)

@@ -114,9 +114,9 @@ class Link:
         """Until `call` is settled, or has an item; after `timeout` seconds it settles as `deadline_exceeded`."""
         deadline = None if timeout is None else monotonic() + timeout + GRACE
         try:
-            while not call.ready:
+            while not call.ready():
                 with self._lock:
-                    if call.ready:
+                    if call.ready():
                         return
                     sleeper = call.sleeper() if self._leading else None
                     self._leading = True
@@ -173,7 +173,7 @@ class Link:
     def _lead(self, call: ThreadCall, deadline: float | None) -> None:
         """Read for all, until `call` has what it waits for. `_leading` was set by the caller."""
         try:
-            while not call.ready:
+            while not call.ready():
                 left = None
                 if deadline is not None:
                     left = (deadline - monotonic()) * 1000

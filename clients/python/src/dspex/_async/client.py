@@ -1,0 +1,267 @@
+"""The client: calls, streams, sessions, over connections that come and go.
+
+The code under `_sync` is written from that under `_async` by `unasync.py`, but for `link.py` and `runtime.py`.
+"""
+# ruff: noqa: ASYNC109 - the protocol carries the deadline; asyncio.timeout around a call works as well
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from time import monotonic
+from typing import Any, Literal, Self
+
+from dspex import wire
+from dspex.backoff import delays
+from dspex.core import Reply, call_meta
+from dspex.errors import ConnectionLost, Draining
+from dspex.place import socket_path
+
+from .link import Link
+from .program import AsyncProgram
+from .runtime import Lock, sleep
+from .session import AsyncSession
+from .stream import AsyncStream
+
+
+class AsyncClient:
+    """A client of one sidecar. Use it as a context manager, or close it.
+
+    It connects when first used, and again where the connection was lost. Any number of calls may be in flight.
+
+    Args:
+        path: the sidecar's socket. None: DSPEX_SOCKET, `$XDG_RUNTIME_DIR/dspex/dspex.sock`, `/run/dspex/dspex.sock`.
+        timeout: seconds for each call that names no other; None: what the sidecar has as its default.
+        name: what the sidecar's lists call this client.
+        token: stands for the token of each session that was given none.
+        wait: seconds to wait for a sidecar that is not there, when a connection is first made.
+        reconnect: the same where a connection was lost.
+        max_frame: the longest frame to take, in bytes.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        timeout: float | None = None,
+        name: str = "python",
+        token: str | None = None,
+        wait: float = 0.0,
+        reconnect: float = 5.0,
+        max_frame: int = wire.DEFAULT_FRAME,
+    ) -> None:
+        self.path = socket_path(path)
+        self.timeout = timeout
+        self._hello: dict[str, Any] = {"client": {"name": name, "version": _version()}}
+        if token is not None:
+            self._hello["token"] = token
+        self._wait = wait
+        self._reconnect = reconnect
+        self._max_frame = max_frame
+        self._link: Link | None = None
+        self._leaving: list[Link] = []  # connections that the sidecar drains, with calls in flight
+        self._connecting = Lock()  # held while a connection is made; guards _link and _leaving
+        self._closed = False
+
+    async def connect(self, wait: float | None = None) -> Self:
+        """Connect now, waiting up to `wait` seconds for a sidecar. Raises DspexError."""
+        if wait is not None:
+            self._wait = wait
+        await self._connected()
+        return self
+
+    @property
+    def server(self) -> dict[str, Any]:
+        """What the sidecar said of itself: `server`, `connection`, `max_frame`, `max_in_flight`; empty before."""
+        return dict(self._link.core.server) if self._link is not None else {}
+
+    async def call(
+        self,
+        method: str,
+        params: Mapping[str, Any] | None = None,
+        *,
+        timeout: float | None = None,
+        session: str | None = None,
+        session_token: str | None = None,
+        pool: str | None = None,
+        retry: Literal["safe"] | None = None,
+        traceparent: str | None = None,
+        app: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Call a method, and return its result.
+
+        Args:
+            method: of the application, of the DSPy application, or of the sidecar (`sidecar.stats`).
+            params: by name.
+            timeout: seconds until the call is answered `deadline_exceeded`.
+            session: the session's id, and `session_token` where it was made with one.
+            pool: the pool to use.
+            retry: "safe": the call may be run again if its worker dies.
+            traceparent: W3C trace context.
+            app: handed to the application as it is.
+
+        Raises DspexError: the class goes by the error's code. Abandoning the call cancels it.
+        """
+        timeout = self.timeout if timeout is None else timeout
+        if (
+            timeout is None
+            and session is None
+            and pool is None
+            and retry is None
+            and traceparent is None
+            and app is None
+        ):
+            return (await self._exchange(method, params, None, None)).result
+        meta = call_meta(
+            session=session,
+            session_token=session_token,
+            pool=pool,
+            timeout=timeout,
+            retry=retry,
+            traceparent=traceparent,
+            app=app,
+        )
+        return (await self._exchange(method, params, meta, timeout)).result
+
+    async def request(
+        self, method: str, params: Mapping[str, Any] | None = None, *, timeout: float | None = None, **options: Any
+    ) -> Reply:
+        """`call`, with its options, for who wants the meta of the answer too (see `Reply`)."""
+        timeout = self.timeout if timeout is None else timeout
+        return await self._exchange(method, params, call_meta(timeout=timeout, **options), timeout)
+
+    def stream(
+        self,
+        method: str,
+        params: Mapping[str, Any] | None = None,
+        *,
+        credit: int = 16,
+        timeout: float | None = None,
+        **options: Any,
+    ) -> AsyncStream[Any]:
+        """Call a streaming method: iterate over its items; after the last, `result` is what it returned.
+
+        Args:
+            credit: how many items may be on their way; more are asked for as they are taken.
+            timeout: seconds for the whole stream.
+            options: as those of `call`.
+
+        Use it as a context manager, or `close` it, where it may be left before its end: that cancels the call.
+        """
+        timeout = self.timeout if timeout is None else timeout
+        meta = call_meta(timeout=timeout, credit=credit, **options)
+        return AsyncStream(self, method, params, meta or {}, credit, timeout, lambda reply: reply.result)
+
+    def session(self, id: str, *, token: str | None = None) -> AsyncSession:
+        """A session that is there already. Nothing is sent."""
+        return AsyncSession(self, id, token)
+
+    async def create_session(
+        self,
+        id: str | None = None,
+        *,
+        state: Mapping[str, Any] | None = None,
+        ttl: float | None = None,
+        labels: Mapping[str, str] | None = None,
+        pool: str | None = None,
+        token: bool = False,
+    ) -> AsyncSession:
+        """Make a session. As a context manager it ends when the block does.
+
+        Args:
+            id: None: the sidecar makes one.
+            state: what it begins with.
+            ttl: seconds without use after which it expires.
+            labels: to find it by in `session.list`.
+            pool: the pool that it belongs to.
+            token: the session belongs to whoever holds its token, not to this user.
+
+        Raises SessionExists, SessionLimit.
+        """
+        given = {
+            "session": id,
+            "state": state,
+            "ttl_ms": None if ttl is None else round(ttl * 1000),
+            "labels": labels,
+            "pool": pool,
+            "token": token or None,
+        }
+        made = await self.call("session.create", {key: value for key, value in given.items() if value is not None})
+        return AsyncSession(self, made["session"], made.get("token"))
+
+    def program(self, id: str) -> AsyncProgram:
+        """A program that the application or the configuration registered for all."""
+        return AsyncProgram(self, id, {})
+
+    async def close(self) -> None:
+        """Close all connections. Calls in flight settle as ConnectionLost; nothing is left behind."""
+        self._closed = True
+        async with self._connecting:
+            links, self._leaving = [*self._leaving, *([self._link] if self._link else [])], []
+            self._link = None
+        for link in links:
+            await link.close()
+
+    async def __aenter__(self) -> Self:
+        return await self.connect()
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def _exchange(
+        self, method: str, params: Mapping[str, Any] | None, meta: Mapping[str, Any] | None, timeout: float | None
+    ) -> Reply:
+        link = self._link
+        if link is None or not link.usable:
+            link = await self._connected()
+        call = await link.start(method, params, meta)
+        await link.wait(call, timeout)
+        if call.error is not None:
+            if not self._may_go_again(link, call.error):
+                raise call.error
+            link = await self._connected()
+            call = await link.start(method, params, meta)
+            await link.wait(call, timeout)
+        return call.outcome()
+
+    def _may_go_again(self, link: Link, error: Exception) -> bool:
+        """A request that came after the sidecar's goaway was not executed: it goes over a new connection."""
+        return isinstance(error, Draining) and not link.usable and not self._closed
+
+    async def _connected(self) -> Link:
+        """A connection that takes calls; made where there is none. Raises DspexError."""
+        link = self._link
+        if link is not None and link.usable:
+            return link
+        async with self._connecting:
+            link = self._link
+            if link is not None and link.usable:
+                return link
+            if link is not None:
+                self._leaving.append(link)
+            self._leaving = [old for old in self._leaving if not await old.finish()]
+            patience = self._wait if link is None else self._reconnect
+            if self._closed:
+                raise ConnectionLost("the client was closed")
+            self._link = await self._reach(patience)
+            return self._link
+
+    async def _reach(self, patience: float) -> Link:
+        """Connect; where there is no sidecar, try again for `patience` seconds, with growing and random pauses."""
+        until = monotonic() + patience
+        for delay in delays():
+            try:
+                return await Link.connect(self.path, self._hello, self._max_frame, max(patience, 5.0))
+            except ConnectionLost:
+                if self._closed or monotonic() + delay >= until:
+                    raise
+            await sleep(delay)
+        raise AssertionError("delays do not end")
+
+
+def _version() -> str:
+    try:
+        return version("dspex")
+    except PackageNotFoundError:  # used from a source tree
+        return "0"

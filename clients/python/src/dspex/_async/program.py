@@ -1,0 +1,64 @@
+"""A DSPy program that is called like a function."""
+# ruff: noqa: ASYNC109 - the protocol carries the deadline
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from dspex.core import Reply, call_meta
+from dspex.outputs import Outputs
+
+from .stream import AsyncStream
+
+if TYPE_CHECKING:
+    from .client import AsyncClient
+
+
+class AsyncProgram:
+    """A program, in the sidecar: `outputs = await program(question="…")`."""
+
+    def __init__(self, client: AsyncClient, id: str, options: Mapping[str, Any]) -> None:
+        self.client = client
+        self.id = id
+        self._options = dict(options)
+
+    async def __call__(self, **inputs: Any) -> Outputs:
+        """Run it. Raises InvalidParams, LMError, ProgramError and what else a call may end with."""
+        return await self.run(inputs)
+
+    async def run(self, inputs: Mapping[str, Any], *, timeout: float | None = None, **options: Any) -> Outputs:
+        """Run it, with options as those of the client's `call`."""
+        reply = await self.client.request(
+            "execute_program", {"program": self.id, "inputs": inputs}, timeout=timeout, **self._options, **options
+        )
+        return _outputs(reply)
+
+    def stream(self, /, **inputs: Any) -> AsyncStream[Outputs]:
+        """Run it, and hear of it meanwhile: `{"type": "delta", "field", "text"}` and `{"type": "status", "message"}`.
+
+        The outputs are the stream's `result`, after its end.
+        """
+        return self.run_stream(inputs)
+
+    def run_stream(
+        self, inputs: Mapping[str, Any], *, credit: int = 64, timeout: float | None = None, **options: Any
+    ) -> AsyncStream[Outputs]:
+        """`stream`, with options as those of the client's."""
+        timeout = self.client.timeout if timeout is None else timeout
+        meta = call_meta(timeout=timeout, credit=credit, **self._options, **options) or {}
+        params = {"program": self.id, "inputs": inputs}
+        return AsyncStream(self.client, "execute_program", params, meta, credit, timeout, _outputs)
+
+    async def info(self) -> dict[str, Any]:
+        """Scope, module, signature, instructions, JSON schemas of inputs and outputs, demos, model."""
+        info: dict[str, Any] = await self.client.call("get_program_info", {"program": self.id}, **self._options)
+        return info
+
+    async def delete(self) -> None:
+        """Delete it from its session."""
+        await self.client.call("delete_program", {"program": self.id}, **self._options)
+
+
+def _outputs(reply: Reply) -> Outputs:
+    return Outputs(reply.result, reply.meta)

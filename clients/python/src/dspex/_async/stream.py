@@ -1,0 +1,105 @@
+"""A stream of items."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+
+from dspex.core import Reply
+from dspex.errors import DspexError
+
+if TYPE_CHECKING:
+    from .client import AsyncClient
+    from .link import Link
+
+T = TypeVar("T")
+
+
+class AsyncStream(Generic[T]):
+    """The items of a streaming call, in order. The request is sent when the first is asked for.
+
+    Items promise nothing until the stream has ended without an error. One consumer at a time.
+    """
+
+    def __init__(
+        self,
+        client: AsyncClient,
+        method: str,
+        params: Mapping[str, Any] | None,
+        meta: Mapping[str, Any],
+        credit: int,
+        timeout: float | None,
+        finish: Callable[[Reply], T],
+    ) -> None:
+        self._client = client
+        self._request = (method, params, meta)
+        self._window = credit
+        self._taken = 0  # since more was asked for
+        self._timeout = timeout
+        self._finish = finish
+        self._link: Link | None = None
+        self._call: Any = None
+        self._closed = False
+
+    @property
+    def result(self) -> T:
+        """What the method returned. Raises DspexError where it failed, RuntimeError before the end."""
+        return self._finish(self._reply())
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """What the sidecar said of the call: `worker`, `queue_us`, `run_us`, `usage`. Raises as `result` does."""
+        return self._reply().meta
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Any:
+        if self._closed:
+            raise StopAsyncIteration
+        if self._call is None:
+            await self._start()
+        call, link = self._call, self._link
+        assert link is not None
+        if not call.items:
+            await link.wait(call, self._timeout)
+        if call.items:
+            item = call.items.popleft()
+            self._taken += 1
+            if self._taken * 2 >= self._window:
+                link.grant(call, self._taken)
+                self._taken = 0
+            return item
+        if call.error is not None:
+            raise call.error
+        raise StopAsyncIteration
+
+    async def close(self) -> None:
+        """Cancel the call if it has not ended. Nothing where it has."""
+        self._closed = True
+        if self._call is not None and self._link is not None:
+            self._link.cancel(self._call)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    def __del__(self) -> None:
+        if self._call is not None and self._link is not None and not self._call.done:
+            self._link.core.orphan(self._call)
+
+    async def _start(self) -> None:
+        method, params, meta = self._request
+        self._link = await self._client._connected()
+        self._call = await self._link.start(method, params, meta, self._window)
+
+    def _reply(self) -> Reply:
+        if self._call is None or not self._call.done:
+            raise RuntimeError("the stream has not ended: take all its items first")
+        try:
+            reply: Reply = self._call.outcome()
+        except DspexError as error:
+            raise error.with_traceback(None) from None
+        return reply

@@ -1,0 +1,144 @@
+# Written by unasync.py from _async/session.py: change that.
+"""A session and its programs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Self
+
+from dspex.core import Reply
+from dspex.errors import SessionNotFound
+
+from .program import Program
+from .stream import Stream
+
+if TYPE_CHECKING:
+    from .client import Client
+
+
+class Session:
+    """A session: calls in it run one at a time, in order, and share its state. As a context manager it is ended.
+
+    Attributes:
+        id: the session's name in the sidecar.
+        token: what proves that it is yours, where it was made with a token.
+    """
+
+    def __init__(self, client: Client, id: str, token: str | None = None) -> None:
+        self.client = client
+        self.id = id
+        self.token = token
+        self._options: dict[str, Any] = {"session": id}
+        if token is not None:
+            self._options["session_token"] = token
+
+    def call(
+        self, method: str, params: Mapping[str, Any] | None = None, *, timeout: float | None = None, **options: Any
+    ) -> Any:
+        """Call a method in this session. Arguments and errors as those of the client's `call`."""
+        return self.client.call(method, params, timeout=timeout, **self._options, **options)
+
+    def request(
+        self, method: str, params: Mapping[str, Any] | None = None, *, timeout: float | None = None, **options: Any
+    ) -> Reply:
+        """`call`, for who wants the meta of the answer too."""
+        return self.client.request(method, params, timeout=timeout, **self._options, **options)
+
+    def stream(
+        self,
+        method: str,
+        params: Mapping[str, Any] | None = None,
+        *,
+        credit: int = 16,
+        timeout: float | None = None,
+        **options: Any,
+    ) -> Stream[Any]:
+        """Call a streaming method in this session. Arguments as those of the client's `stream`."""
+        return self.client.stream(method, params, credit=credit, timeout=timeout, **self._options, **options)
+
+    def info(self) -> dict[str, Any]:
+        """State, worker, labels, version, sizes and times, as of the last commit."""
+        found: dict[str, Any] = self.call("session.get")
+        return found
+
+    def state(self) -> dict[str, Any]:
+        """The state as of the last commit."""
+        state: dict[str, Any] = (self.info())["state"]
+        return state
+
+    def update(self, set: Mapping[str, Any] | None = None, *, delete: Iterable[str] = ()) -> None:
+        """Change the state, in the session's turn."""
+        params: dict[str, Any] = {}
+        if set:
+            params["set"] = set
+        if gone := list(delete):
+            params["delete"] = gone
+        self.call("session.update", params)
+
+    def configure_lm(
+        self,
+        model: str | None = None,
+        *,
+        settings: Mapping[str, Any] | None = None,
+        program: str | None = None,
+    ) -> dict[str, Any]:
+        """Choose the LM of this session, or of one program in it: a configured model's name, or settings."""
+        given = {"model": model, "settings": settings, "program": program}
+        chosen: dict[str, Any] = self.call("configure_lm", _present(given))
+        return chosen
+
+    def create_program(
+        self,
+        id: str | None,
+        signature: str | Mapping[str, Any],
+        *,
+        module: str | None = None,
+        instructions: str | None = None,
+        replace: bool = False,
+    ) -> Program:
+        """Make a DSPy program in this session.
+
+        Args:
+            id: None: one is made.
+            signature: `"question -> answer: str"`, or a map as docs/protocol.md tells.
+            module: "predict", "chain_of_thought", or what the application registered.
+            instructions: what the LM is told to do.
+            replace: take the place of a program with that id.
+
+        Raises InvalidSignature, ProgramExists.
+        """
+        given = {
+            "id": id,
+            "signature": signature,
+            "module": module,
+            "instructions": instructions,
+            "replace": replace or None,
+        }
+        made = self.call("create_program", _present(given))
+        return Program(self.client, made["program"], self._options)
+
+    def program(self, id: str) -> Program:
+        """A program of this session, or one that is there for all, to run in this session. Nothing is sent."""
+        return Program(self.client, id, self._options)
+
+    def programs(self) -> list[dict[str, Any]]:
+        """Each with `program`, `scope`, `module`, `doc`."""
+        programs: list[dict[str, Any]] = (self.call("list_programs"))["programs"]
+        return programs
+
+    def end(self) -> None:
+        """End the session at once; calls in it settle as SessionNotFound. Nothing where it has ended."""
+        try:
+            self.call("session.end")
+        except SessionNotFound:
+            pass
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+
+def _present(params: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in params.items() if value is not None}

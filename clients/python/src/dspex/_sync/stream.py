@@ -1,0 +1,106 @@
+# Written by unasync.py from _async/stream.py: change that.
+"""A stream of items."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+
+from dspex.core import Reply
+from dspex.errors import DspexError
+
+if TYPE_CHECKING:
+    from .client import Client
+    from .link import Link
+
+T = TypeVar("T")
+
+
+class Stream(Generic[T]):
+    """The items of a streaming call, in order. The request is sent when the first is asked for.
+
+    Items promise nothing until the stream has ended without an error. One consumer at a time.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        method: str,
+        params: Mapping[str, Any] | None,
+        meta: Mapping[str, Any],
+        credit: int,
+        timeout: float | None,
+        finish: Callable[[Reply], T],
+    ) -> None:
+        self._client = client
+        self._request = (method, params, meta)
+        self._window = credit
+        self._taken = 0  # since more was asked for
+        self._timeout = timeout
+        self._finish = finish
+        self._link: Link | None = None
+        self._call: Any = None
+        self._closed = False
+
+    @property
+    def result(self) -> T:
+        """What the method returned. Raises DspexError where it failed, RuntimeError before the end."""
+        return self._finish(self._reply())
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """What the sidecar said of the call: `worker`, `queue_us`, `run_us`, `usage`. Raises as `result` does."""
+        return self._reply().meta
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Any:
+        if self._closed:
+            raise StopIteration
+        if self._call is None:
+            self._start()
+        call, link = self._call, self._link
+        assert link is not None
+        if not call.items:
+            link.wait(call, self._timeout)
+        if call.items:
+            item = call.items.popleft()
+            self._taken += 1
+            if self._taken * 2 >= self._window:
+                link.grant(call, self._taken)
+                self._taken = 0
+            return item
+        if call.error is not None:
+            raise call.error
+        raise StopIteration
+
+    def close(self) -> None:
+        """Cancel the call if it has not ended. Nothing where it has."""
+        self._closed = True
+        if self._call is not None and self._link is not None:
+            self._link.cancel(self._call)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if self._call is not None and self._link is not None and not self._call.done:
+            self._link.core.orphan(self._call)
+
+    def _start(self) -> None:
+        method, params, meta = self._request
+        self._link = self._client._connected()
+        self._call = self._link.start(method, params, meta, self._window)
+
+    def _reply(self) -> Reply:
+        if self._call is None or not self._call.done:
+            raise RuntimeError("the stream has not ended: take all its items first")
+        try:
+            reply: Reply = self._call.outcome()
+        except DspexError as error:
+            raise error.with_traceback(None) from None
+        return reply
