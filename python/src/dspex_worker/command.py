@@ -135,6 +135,8 @@ def _inherited_socket() -> socket.socket:
             f"pool-worker mode is for workers that the sidecar starts: {pool_worker.DESCRIPTOR} is not set"
         )
     try:
-        return socket.socket(fileno=int(text))
+        sock = socket.socket(fileno=int(text))
+        sock.set_inheritable(False)  # a child of the application must not keep the channel open
     except (ValueError, OSError) as error:
         raise UsageError(f"{pool_worker.DESCRIPTOR}={text!r} is not the descriptor of a socket: {error}") from None
+    return sock

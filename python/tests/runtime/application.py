@@ -2,6 +2,7 @@
 
 import asyncio
 import contextvars
+import subprocess
 import sys
 import threading
 import time
@@ -307,6 +308,22 @@ def local(session: Session, value: Any = None) -> Any:
     before = session.local.get("value")
     session.local["value"] = value
     return before
+
+
+@app.method(inline=True)
+def put_many(count: int, size: int, session: Session) -> None:
+    for number in range(count):
+        session.state[f"k{number}"] = f"{number}" * size
+
+
+@app.method(inline=True, read_only=True)
+def get_keys(session: Session) -> list[str]:
+    return list(session.state)
+
+
+@app.method
+def run_child(argv: list[str]) -> int:
+    return int(subprocess.run(argv, capture_output=True, check=True, close_fds=False).stdout)
 
 
 leaked: list[Session] = []

@@ -54,7 +54,9 @@ class Connection:
             data = self.socket.recv(1 << 20)
             if not data:
                 return None
-            self.messages += [wire.decode(event) for event in self.splitter.feed(data)]
+            messages = [wire.decode(event) for event in self.splitter.feed(data)]
+            self.changes += [message for message in messages if isinstance(message, wire.Change)]
+            self.messages += messages
         return self.messages.pop(0)
 
     def until(self, wanted: Callable[[Any], bool]) -> Any:
@@ -67,8 +69,6 @@ class Connection:
                 answer = self.answers[message.method](message)
                 self.send(wire.encode_response(message.id, None, answer))
                 continue
-            if isinstance(message, wire.Change):
-                self.changes.append(message)
             if wanted(message):
                 self.messages = kept + self.messages
                 return message
