@@ -2,6 +2,12 @@ module github.com/dspex/dspex-sidecar
 
 go 1.26.0
 
+// What is made, and what npm installs, is none of the module's packages.
+ignore (
+	./build
+	./clients/node
+)
+
 require (
 	github.com/alecthomas/kong v1.17.0 // indirect
 	github.com/pelletier/go-toml/v2 v2.4.3 // indirect
