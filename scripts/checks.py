@@ -78,7 +78,11 @@ def python_lint() -> list[Step]:
     trees = (("clients/python/src", "clients/python/tests"), ("python/src", "python/tests"))
     for tree in (*trees, ("scripts",), ("examples",), ("bench",), ("tests",)):
         if folders := present(*tree):
-            steps.append(Step(f"mypy {tree[0].removesuffix('/src')}", [tool("mypy"), *folders]))
+            # Tests import helpers from beside them by plain name, and the project's packages from where they lie.
+            path = ":".join(("clients/python/src", "python/src", tree[-1]))
+            steps.append(
+                Step(f"mypy {tree[0].removesuffix('/src')}", ["env", f"MYPYPATH={path}", tool("mypy"), *folders])
+            )
     return steps
 
 
