@@ -340,8 +340,8 @@ def use_leaked() -> None:
 
 
 @app.method
-def nested_call(session: Session, method: str) -> Any:
-    return current_call().ask_blocking(method, {"session": session.id})
+def nested_call(session: Session, question: str) -> Any:
+    return current_call().ask_blocking(question, {"session": session.id})
 
 
 # Streams.

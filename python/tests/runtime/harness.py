@@ -54,7 +54,8 @@ class Connection:
             data = self.socket.recv(1 << 20)
             if not data:
                 return None
-            messages = [wire.decode(event) for event in self.splitter.feed(data)]
+            events = self.splitter.feed(data)
+            messages = [wire.decode(event) for event in events if isinstance(event, bytes | bytearray)]
             self.changes += [message for message in messages if isinstance(message, wire.Change)]
             self.messages += messages
         return self.messages.pop(0)

@@ -60,7 +60,7 @@ def run(worker: Worker, method: str, meta: dict[str, Any], **params: Any) -> tup
     return result, changes(worker, worker.next_id)
 
 
-NOTHING = {"set": {}, "delete": [], "secrets": {}}
+NOTHING: dict[str, Any] = {"set": {}, "delete": [], "secrets": {}}
 
 
 def test_hello_is_answered_with_the_methods(worker: Worker) -> None:
@@ -197,7 +197,7 @@ def test_half_a_frame_and_then_the_end(start: Callable[..., Worker]) -> None:
 def test_what_it_answers_unknown_questions(worker: Worker) -> None:
     worker.send(wire.encode_response(12345, None, "an answer to nothing"))
     assert worker.call("ping") == {}
-    assert worker.error("hello", **{"protocols": [1]})["code"] == "unknown_method"
+    assert worker.error("hello", protocols=[1])["code"] == "unknown_method"
 
 
 def test_pings_are_answered_beside_calls(worker: Worker) -> None:
