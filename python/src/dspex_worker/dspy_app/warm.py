@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import urllib.request
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -16,6 +17,8 @@ _ANSWERS = {
     "chat": '[[ ## label ## ]]\na\n\n[[ ## tags ## ]]\n["x"]\n\n[[ ## completed ## ]]',
     "json": '{"label": "a", "tags": ["x"]}',
 }
+
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 class _Engine:
@@ -37,11 +40,22 @@ def keep_to_this_process() -> None:
     """Keep DSPy from the network and the disk for its own purposes; what the application set up itself stays.
 
     The list of models and prices is the one that comes with DSPy. The cache is off: its key leaves out the provider's
-    address and key, so one session would get another's answers; and it writes files.
+    address and key, so one session would get another's answers; and it writes files. DSPy's HTTP client would send
+    requests to this machine, a local model's with its key, to a proxy that the environment names: it is told not to.
     """
+    _keep_loopback_from_proxies()
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "true")
     if "cache" not in vars(dspy):  # DSPy makes it when it is first asked for
         dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=False)
+
+
+def _keep_loopback_from_proxies() -> None:
+    proxies = urllib.request.getproxies_environment()
+    excepted = proxies.pop("no", "")
+    if proxies and excepted != "*":
+        hosts = [host.strip() for host in excepted.split(",") if host.strip()]
+        hosts += [host for host in _LOOPBACK if host not in hosts]
+        os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(hosts)
 
 
 def warm() -> None:
