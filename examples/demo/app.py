@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterator
 
 import dspy
-
 from dspex_worker import App, Session
 
 app = App()

@@ -11,14 +11,13 @@ import signal
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from dspex import Client, DspexError, Reply
-
 import machine
+from dspex import Client, DspexError, Reply
 
 TRIAGE = {
     "description": "Sort a customer's message.",
@@ -103,7 +102,7 @@ def programs_at_run_time(client: Client, own: str | None) -> None:
 def sessions_side_by_side(client: Client, own: str | None) -> None:
     section(
         "3. Sessions side by side",
-        "Each session is pinned to a worker: its calls go there, one at a time; different sessions run beside each other.",
+        "Each session is pinned to a worker: its calls go there, one at a time; other sessions run beside it.",
     )
     begun = time.monotonic()
 
@@ -125,7 +124,7 @@ def sessions_side_by_side(client: Client, own: str | None) -> None:
 def a_worker_dies(client: Client, own: str | None) -> None:
     section(
         "4. A worker is killed",
-        "kill -9, as the kernel does when memory runs out. Its sessions' state is in the sidecar: they go on elsewhere.",
+        "kill -9, as when memory runs out. The state of its sessions is in the sidecar: they go on elsewhere.",
     )
     victim = client.call("session.get", {"session": NAMES[0]}).result["worker"]
     pids = {w["worker"]: w["pid"] for w in client.call("sidecar.workers").result["workers"]}

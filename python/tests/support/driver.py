@@ -91,7 +91,10 @@ class Driver:
         self.runtime.cancel(call, Cancelled("by the test"))
 
     async def _finished(self, call: Call, session: str | None) -> Answer:
-        result, changes = await asyncio.wait_for(self._settled[call.id], WAIT)
+        try:
+            result, changes = await asyncio.wait_for(self._settled[call.id], WAIT)
+        finally:
+            del self._settled[call.id]
         if changes is not None and session is not None:
             copy = self.sessions[session]
             copy.commit(changes, copy.version + 1)

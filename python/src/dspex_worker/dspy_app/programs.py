@@ -121,7 +121,9 @@ def _takes_signature(target: Any) -> bool:
     """Whether a class or factory needs exactly one argument: it is a module for signatures, not a program."""
     if isinstance(target, dspy.Module) or not callable(target):
         return False
-    parameters = inspect.signature(target).parameters.values()
+    # DSPy's metaclass hides what a class takes.
+    parameters = list(inspect.signature(target.__init__ if isinstance(target, type) else target).parameters.values())
+    parameters = parameters[1:] if isinstance(target, type) else parameters
     needed = [p for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     return len(needed) == 1
 

@@ -1,0 +1,264 @@
+"""LMs: whose settings and keys go where, what errors become, retries, usage, and what is left afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import tracemalloc
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import dspy
+import pytest
+from dspex.errors import DeadlineExceeded, InvalidParams, LMError
+from dspex_worker import App
+from dspex_worker.dspy_app.models import LmCache
+from dspex_worker.dspy_app.settings import LmSettings
+from dspy.clients.base_lm import GLOBAL_HISTORY
+from support.driver import Driver, driving
+from support.openai_server import OpenAIServer, Reply, json_answer
+
+Scenario = Callable[[Driver, OpenAIServer], Awaitable[None]]
+ASK: dict[str, Any] = {"program": "p", "inputs": {"a": "x"}}
+
+
+def run(scenario: Scenario, *script: Reply, app: App | None = None, **settings: Any) -> None:
+    async def go() -> None:
+        with OpenAIServer(*script, answer=lambda seen: json_answer(b="yes")) as server:
+            model = {"model": "openai/m", "api_key": "operator-key", "api_base": server.base, "adapter": "json"}
+            async with driving(app or App(), {"main": model | settings}) as driver:
+                await driver.call("create_program", "s", id="p", signature="a -> b")
+                await scenario(driver, server)
+
+    asyncio.run(go())
+
+
+def test_sessions_keep_their_settings_apart() -> None:
+    async def scenario(driver: Driver, server: OpenAIServer) -> None:
+        with OpenAIServer(answer=lambda seen: json_answer(b="other")) as other:
+            mine = {"model": "openai/mine", "api_key": "client-key", "api_base": other.base, "adapter": "json"}
+            assert await driver.call("configure_lm", "t", settings=mine) == {"model": "openai/mine"}
+            await driver.call("create_program", "t", id="p", signature="a -> b")
+            calls = [driver.call("execute_program", name, **ASK) for name in ("s", "t") * 20]
+            answers = [answer["b"] for answer in await asyncio.gather(*calls)]
+            assert answers == ["yes", "other"] * 20
+            assert {seen.key for seen in server.requests} == {"operator-key"}
+            assert {(seen.key, seen.body["model"]) for seen in other.requests} == {("client-key", "mine")}
+            entries = driver.session("t").entries
+            assert [key for key, value in entries.items() if b"client-key" in value] == ["dspex.secret.lm"]
+            driver.restored("t")
+            assert (await driver.call("execute_program", "t", **ASK))["b"] == "other"
+
+    run(scenario)
+
+
+def test_a_program_may_have_its_own_settings() -> None:
+    async def scenario(driver: Driver, server: OpenAIServer) -> None:
+        settings = {"model": "openai/special", "api_key": "k2", "api_base": server.base, "adapter": "json"}
+        got = await driver.call("configure_lm", "s", settings=settings, program="p")
+        assert got == {"model": "openai/special", "program": "p"}
+        await driver.call("create_program", "s", id="q", signature="a -> b")
+        await driver.call("execute_program", "s", **ASK)
+        await driver.call("execute_program", "s", program="q", inputs={"a": "x"})
+        assert [seen.body["model"] for seen in server.requests] == ["special", "m"]
+        await driver.call("configure_lm", "s", model="main", program="p")
+        await driver.call("execute_program", "s", **ASK)
+        assert server.requests[-1].key == "operator-key"
+        assert not any("secret" in key for key in driver.session("s").entries)
+
+    run(scenario)
+
+
+def test_the_operators_key_goes_to_no_address_of_a_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "operator-environment-key")
+
+    async def scenario(driver: Driver, server: OpenAIServer) -> None:
+        with OpenAIServer(answer=lambda seen: json_answer(b="evil")) as evil:
+            await driver.call(
+                "configure_lm", "s", settings={"model": "openai/m", "api_base": evil.base, "adapter": "json"}
+            )
+            await driver.call("execute_program", "s", **ASK)
+            assert [seen.key for seen in evil.requests] == ["none"]
+            assert "operator" not in str(evil.requests)
+        with pytest.raises(InvalidParams, match="operator's key is not used"):
+            await driver.call("configure_lm", "s", settings={"model": "openai/m"})
+
+    run(scenario)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"model": "m"},
+        {"model": "claude-code/x", "api_key": "k"},
+        {"model": "bedrock/x", "api_key": "k"},
+        {"model": "openai/m", "api_key": "with space"},
+        {"model": "openai/m", "api_key": "k\r\nX: y"},
+        {"model": "openai/m", "api_base": "file:///etc/passwd"},
+        {"model": "openai/m", "api_base": "http://user:pw@host/"},
+        {"model": "openai/m", "api_key": "k", "temperature": "hot"},
+        {"model": "openai/m", "api_key": "k", "max_tokens": True},
+        {"model": "openai/m", "api_key": "k", "adapter": "xml"},
+        {"model": "openai/m", "api_key": "k", "extra_headers": {}},
+        {},
+    ],
+)
+def test_settings_of_clients_are_checked(settings: dict[str, Any]) -> None:
+    async def scenario(driver: Driver, server: OpenAIServer) -> None:
+        with pytest.raises(InvalidParams):
+            await driver.call("configure_lm", "s", settings=settings)
+        with pytest.raises(InvalidParams):
+            await driver.call("configure_lm", "s", model="unknown")
+        with pytest.raises(InvalidParams):
+            await driver.call("configure_lm", "s")
+
+    run(scenario)
+
+
+def test_without_a_model_the_error_says_what_to_do() -> None:
+    async def go() -> None:
+        async with driving(App()) as driver:
+            await driver.call("create_program", "s", id="p", signature="a -> b")
+            with pytest.raises(InvalidParams, match=r"\[models.NAME\].*configure_lm"):
+                await driver.call("execute_program", "s", **ASK)
+
+    asyncio.run(go())
+
+
+@pytest.mark.parametrize(
+    ("reply", "kind", "status", "retryable"),
+    [
+        (Reply(status=401, message="bad key operator-key"), "LMAuthError", 401, False),
+        (Reply(status=429, message="slow", headers={"Retry-After": "7"}), "LMRateLimitError", 429, True),
+        (Reply(status=500, message="oops"), "LMServerError", 500, True),
+        (Reply(status=400, message="what"), "LMInvalidRequestError", 400, False),
+        (Reply("not what was asked"), "AdapterParseError", None, False),
+        (Reply(cut_after=0), "LMTransportError", None, True),
+    ],
+)
+def test_errors_of_the_provider(reply: Reply, kind: str, status: int | None, retryable: bool) -> None:
+    async def scenario(driver: Driver, server: OpenAIServer) -> None:
+        with pytest.raises(LMError) as caught:
+            await driver.call("execute_program", "s", **ASK)
+        error = caught.value
+        assert (error.details["type"], error.details.get("status"), error.retryable) == (kind, status, retryable)
+        assert error.details["model"] == "main"
+        assert error.details.get("retry_after_ms") == (7000 if status == 429 else None)
+        assert "operator-key" not in str(error.to_wire())
+        assert len(server.requests) == 1
+        assert (await driver.call("execute_program", "s", **ASK))["b"] == "yes"
+
+    run(scenario, reply)
+
+
+def test_retries_stay_within_the_deadline() -> None:
+    async def scenario(driver: Driver, server: OpenAIServer) -> None:
+        got = await driver.call("execute_program", "s", **ASK)
+        assert (got["b"], got.usage["lm_calls"], len(server.requests)) == ("yes", 2, 2)
+        server.script.append(Reply(status=429, message="slow", headers={"Retry-After": "30"}))
+        with pytest.raises(LMError) as caught:  # waiting 30 s would only end in deadline_exceeded
+            await driver.call("execute_program", "s", timeout=5.0, **ASK)
+        assert caught.value.details["retry_after_ms"] == 30_000
+        assert len(server.requests) == 3
+
+    run(scenario, Reply(status=429, message="slow", headers={"Retry-After": "0"}), num_retries=2)
+
+
+def test_cancelling_ends_the_request() -> None:
+    async def scenario(driver: Driver, server: OpenAIServer) -> None:
+        call, answer = driver.begin("execute_program", "s", **ASK)
+        assert await asyncio.to_thread(server.wait_for, lambda s: len(s.requests) == 1)
+        driver.runtime.cancel(call, DeadlineExceeded("too late"))
+        with pytest.raises(DeadlineExceeded):
+            await answer
+        assert await asyncio.to_thread(server.wait_for, lambda s: s.disconnects == 1)
+
+    run(scenario, Reply(hang_after=0))
+
+
+def test_cancelling_a_module_on_a_thread_ends_its_request() -> None:
+    app = App()
+
+    @app.program("slow")
+    class Slow(dspy.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = dspy.Predict("a -> b")
+
+        def forward(self, a: str) -> Any:
+            return self.inner(a=a)
+
+    async def scenario(driver: Driver, server: OpenAIServer) -> None:
+        call, answer = driver.begin("execute_program", program="slow", inputs={"a": "x"})
+        assert await asyncio.to_thread(server.wait_for, lambda s: len(s.requests) == 1)
+        driver.runtime.cancel(call, DeadlineExceeded("too late"))
+        with pytest.raises(DeadlineExceeded):
+            await answer
+        assert await asyncio.to_thread(server.wait_for, lambda s: s.disconnects == 1)
+        assert (await driver.call("execute_program", program="slow", inputs={"a": "x"}))["b"] == "yes"
+
+    run(scenario, Reply(hang_after=0), app=app)
+
+
+def test_usage_and_cost() -> None:
+    async def scenario(driver: Driver, server: OpenAIServer) -> None:
+        got = await driver.call("execute_program", "s", **ASK)
+        assert got.usage == {"lm_calls": 1, "prompt_tokens": 7, "completion_tokens": 5, "total_tokens": 12}
+        known = {"model": "openai/gpt-4o-mini", "api_key": "k", "api_base": server.base, "adapter": "json"}
+        await driver.call("configure_lm", "s", settings=known)
+        got = await driver.call("execute_program", "s", **ASK)
+        assert got.usage["cost"] == pytest.approx(4.05e-6)
+
+    run(scenario)
+
+
+def test_the_schema_is_sent_where_the_model_takes_it() -> None:
+    async def scenario(driver: Driver, server: OpenAIServer) -> None:
+        await driver.call("execute_program", "s", **ASK)
+        sent = server.requests[0].body["response_format"]["json_schema"]
+        assert sent["strict"] is True
+        assert sent["schema"]["required"] == ["b"]
+
+    run(scenario, response_schema=True)
+
+
+def test_nothing_grows_over_2000_calls() -> None:
+    async def scenario(driver: Driver, server: OpenAIServer) -> None:
+        async def calls(count: int) -> None:
+            for _ in range(count // 20):
+                await asyncio.gather(*(driver.call("execute_program", "s", **ASK) for _ in range(20)))
+            server.requests.clear()
+
+        await calls(200)
+        tracemalloc.start()
+        try:
+            await calls(100)
+            gc.collect()
+            before = tracemalloc.get_traced_memory()[0]
+            await calls(1700)
+            gc.collect()
+            grown = tracemalloc.get_traced_memory()[0] - before
+        finally:
+            tracemalloc.stop()
+        assert GLOBAL_HISTORY == []
+        assert dspy.settings.trace == []
+        assert grown < 100_000  # bytes; kept inputs and answers would take some 2 MB
+
+    run(scenario)
+
+
+def test_lms_are_closed_when_they_are_dropped() -> None:
+    async def go() -> None:
+        with OpenAIServer(answer=lambda seen: "hello") as server:
+            cache = LmCache(size=1)
+            for number in range(3):
+                settings = LmSettings("n", f"openai/m{number}", "k", server.base)
+                async with cache.use(settings) as lm, cache.use(settings) as again:
+                    assert lm is again
+                    assert await lm.acall("hi") == ["hello"]
+            assert len(cache) == 1
+            assert await asyncio.to_thread(server.wait_for, lambda s: s.connections == 1)
+            await cache.close()
+            assert await asyncio.to_thread(server.wait_for, lambda s: s.connections == 0)
+
+    asyncio.run(go())
