@@ -180,7 +180,7 @@ def test_programs_of_the_application() -> None:
 def test_a_registered_program_that_cannot_be_built_stops_the_worker() -> None:
     app = App()
     app.program("bad")(lambda: 5)
-    with pytest.raises(TypeError, match="not a dspy.Module"):
+    with pytest.raises(TypeError, match=r"not a dspy\.Module"):
         run(None, app)  # type: ignore[arg-type]
 
 
