@@ -22,7 +22,7 @@ import (
 // standInSidecar keeps the children whose commands it is given until it is killed. The last command runs again and
 // again if it is "again" that comes before it. What they print goes to its own output.
 func standInSidecar(commands []string) int {
-	c, err := Start(Config{})
+	c, err := Start(testConfig(nil))
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1

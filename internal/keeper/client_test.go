@@ -302,8 +302,14 @@ func TestKeeperKilled(t *testing.T) {
 	if _, err := c.StartProcess(t.Context(), Spec{Argv: []string{"/bin/true"}}); !errors.Is(err, ErrLost) {
 		t.Error(err)
 	}
-	again, _ := newClient(t)
+	again, err := Start(Config{}) // as the sidecar does
+	if err != nil {
+		t.Fatal(err)
+	}
 	if p := start(t, again, "true"); p.Exit().Code != 0 {
 		t.Error(p.Exit())
+	}
+	if err := again.Close(); err != nil {
+		t.Error(err)
 	}
 }

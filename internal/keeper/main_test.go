@@ -38,6 +38,16 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
+// testConfig starts the keeper so that, with the race detector, it fails on a race and ends without the second of
+// sleep that the detector adds.
+func testConfig(log *slog.Logger) Config {
+	return Config{
+		Path:   "/usr/bin/env",
+		Args:   []string{"GORACE=atexit_sleep_ms=0 halt_on_error=1", os.Args[0], Subcommand},
+		Logger: log,
+	}
+}
+
 // testLog passes records of the client on to the test.
 type testLog struct {
 	slog.Handler
@@ -56,7 +66,7 @@ func (l *testLog) Handle(ctx context.Context, record slog.Record) error {
 func newClient(t *testing.T) (*Client, *testLog) {
 	t.Helper()
 	log := &testLog{Handler: slog.NewTextHandler(t.Output(), nil), records: make(chan slog.Record, 1000)}
-	c, err := Start(Config{Logger: slog.New(log)})
+	c, err := Start(testConfig(slog.New(log)))
 	if err != nil {
 		t.Fatal(err)
 	}

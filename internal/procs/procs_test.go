@@ -1,0 +1,113 @@
+package procs
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"slices"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+func TestParseStatTakesAnyName(t *testing.T) {
+	for _, name := range []string{"sh", "a b", ") Z 1 1 1", "((", ")", "\n"} {
+		line := fmt.Sprintf("42 (%s) T 7 8 9 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 12345 0 0\n", name)
+		want := Proc{ID: ID{42, 12345}, Parent: 7, Group: 8, Session: 9, State: 'T'}
+		if got, err := parseStat([]byte(line)); err != nil || got != want {
+			t.Errorf("%q: %+v, %v", name, got, err)
+		}
+	}
+}
+
+func FuzzParseStat(f *testing.F) {
+	f.Add([]byte("42 (sh) T 7 8 9 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 12345 0 0\n"))
+	f.Add([]byte("42 (sh) T 7"))
+	f.Add([]byte(")("))
+	f.Fuzz(func(t *testing.T, line []byte) {
+		if p, err := parseStat(line); err == nil && p.State == 0 {
+			t.Errorf("%q: %+v", line, p)
+		}
+	})
+}
+
+func startSleep(t *testing.T) ID {
+	t.Helper()
+	command := exec.Command("sleep", "1000")
+	if err := command.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := command.Process.Kill(); err != nil {
+			t.Error(err) // it has ended before: something signalled it
+		}
+		_ = command.Wait()
+	})
+	p, err := ReadOne(command.Process.Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p.ID
+}
+
+func TestReadShowsThisProcessAndItsChildren(t *testing.T) {
+	child := startSleep(t)
+	table, err := Read()
+	if err != nil {
+		t.Fatal(err)
+	}
+	session, _ := unix.Getsid(0)
+	self := table[os.Getpid()]
+	if self.Parent != os.Getppid() || self.Group != unix.Getpgrp() || self.Session != session || self.Zombie() {
+		t.Errorf("%+v", self)
+	}
+	below := table.Below(os.Getpid(), nil)
+	if len(below) != 1 || below[0].ID != child {
+		t.Errorf("below: %+v, want %+v", below, child)
+	}
+	for name, read := range map[string]func(int) ([]int, error){"files": Children, "table": childrenByTable} {
+		if pids, err := read(os.Getpid()); err != nil || !slices.Equal(pids, []int{child.PID}) {
+			t.Errorf("children by %s: %v, %v", name, pids, err)
+		}
+	}
+}
+
+func TestBelowGivesParentsFirstAndSkips(t *testing.T) {
+	table := Table{}
+	for pid, parent := range map[int]int{1: 0, 2: 1, 3: 2, 9: 3, 4: 9, 5: 1, 6: 5} {
+		table[pid] = Proc{ID: ID{PID: pid}, Parent: parent}
+	}
+	numbers := func(found []Proc) (pids []int) {
+		for _, p := range found {
+			pids = append(pids, p.PID)
+		}
+		return pids
+	}
+	if got := numbers(table.Below(2, nil)); !slices.Equal(got, []int{3, 9, 4}) {
+		t.Error(got)
+	}
+	if got := numbers(table.Below(1, func(p Proc) bool { return p.PID == 2 })); !slices.Equal(got, []int{5, 6}) {
+		t.Error(got)
+	}
+}
+
+// A signal for a process that had this number before does not reach the one that has it now.
+func TestSignalMeansOneProcess(t *testing.T) {
+	child := startSleep(t)
+	earlier := ID{PID: child.PID, Started: child.Started - 1}
+	for _, id := range []ID{earlier, {PID: 1 << 30}} {
+		if err := Signal(id, unix.SIGKILL); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := Signal(child, unix.SIGSTOP); err != nil {
+		t.Error(err)
+	}
+	var status unix.WaitStatus
+	if _, err := unix.Wait4(child.PID, &status, unix.WUNTRACED, nil); err != nil || !status.Stopped() {
+		t.Errorf("%+v, %v", status, err) // with the first signal it would have been killed
+	}
+	if p, err := ReadOne(child.PID); err != nil || !p.Frozen() {
+		t.Errorf("%+v, %v", p, err)
+	}
+}
