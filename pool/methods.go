@@ -20,19 +20,15 @@ type Method struct {
 	RetrySafe bool           `msgpack:"-" json:"-"`
 }
 
-// What a method wants of a session.
-const (
-	sessionNone     = "none"
-	sessionRequired = "required"
-)
+// sessionRequired is what a method says that cannot do without a session. Others run in one as well: in their turn, at the
+// worker that the session is pinned to.
+const sessionRequired = "required"
 
 // fits says why a call cannot be one of this method.
 func (m *Method) fits(c *Call, inSession bool) *wire.Error {
 	switch {
 	case m.Session == sessionRequired && !inSession:
 		return wire.Errorf(wire.CodeInvalidParams, "%s needs a session", m.Name)
-	case m.Session == sessionNone && inSession:
-		return wire.Errorf(wire.CodeInvalidParams, "%s takes no session", m.Name)
 	case m.Stream && c.Meta.Stream == 0 && (m.Plain == nil || !*m.Plain):
 		return wire.Errorf(wire.CodeInvalidParams, "%s streams: call it with meta.stream", m.Name)
 	case !m.Stream && c.Meta.Stream != 0:

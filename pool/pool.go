@@ -129,6 +129,13 @@ func (p *Pool) isClosing() bool {
 	return p.closing
 }
 
+// Draining says whether new calls are refused.
+func (p *Pool) Draining() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.draining
+}
+
 // Drain refuses new calls and waits until no call waits or runs. It may be called before Close, with a context of its own.
 func (p *Pool) Drain(ctx context.Context) error {
 	p.mu.Lock()

@@ -125,8 +125,8 @@ func (p *Peer) ReceiveEnd() {
 }
 
 // Serve calls handle for each frame, in a goroutine that lasts until the connection ends and that the end of the test
-// waits for.
-func (p *Peer) Serve(handle func(Message)) {
+// waits for. What it returns is closed when the goroutine ends.
+func (p *Peer) Serve(handle func(Message)) <-chan struct{} {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -147,6 +147,7 @@ func (p *Peer) Serve(handle func(Message)) {
 		_ = p.Conn.Close() // the test may have closed it
 		<-done
 	})
+	return done
 }
 
 func ended(err error) bool {

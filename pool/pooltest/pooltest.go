@@ -1,0 +1,180 @@
+// Package pooltest has workers for the tests of packages that use a pool: they live in the test's process, speak wire over
+// real sockets, and do what the test says. It is no part of the sidecar.
+package pooltest
+
+import (
+	"context"
+	"net"
+	"sync"
+	"testing"
+
+	"github.com/dspex/dspex-sidecar/pool"
+	"github.com/dspex/dspex-sidecar/wire"
+	"github.com/dspex/dspex-sidecar/wire/wiretest"
+)
+
+// Method describes a method in a worker's answer to hello.
+type Method map[string]any
+
+// Plain is a method that takes a session or none.
+func Plain(name string) Method {
+	return Method{"name": name, "doc": "", "params": Method{}, "result": Method{}, "stream": false, "session": "optional", "read_only": false, "retry": nil}
+}
+
+// With returns the method with one property changed.
+func (m Method) With(key string, value any) Method {
+	out := Method{key: value}
+	for k, v := range m {
+		if k != key {
+			out[k] = v
+		}
+	}
+	return out
+}
+
+// Starter is a pool.Starter. Handle is called in a goroutine of each worker, for every frame after hello.
+type Starter struct {
+	TB      testing.TB
+	Methods []Method
+	Handle  func(w *Worker, m wiretest.Message)
+	// Fail, where set, decides whether a start fails.
+	Fail func(id string) error
+
+	mu      sync.Mutex // guards what follows
+	workers []*Worker
+	ends    []func()
+}
+
+// Close clears up after all workers. It is called when the pool has been closed: sockets that end with the test would end before
+// the pool does.
+func (s *Starter) Close() {
+	s.mu.Lock()
+	ends := s.ends
+	s.ends = nil
+	s.mu.Unlock()
+	for i := len(ends) - 1; i >= 0; i-- {
+		ends[i]()
+	}
+}
+
+// atClose is a test whose clean-ups are Close's.
+type atClose struct {
+	testing.TB
+	starter *Starter
+}
+
+func (a atClose) Cleanup(f func()) {
+	a.starter.mu.Lock()
+	defer a.starter.mu.Unlock()
+	a.starter.ends = append(a.starter.ends, f)
+}
+
+// Worker is one of them.
+type Worker struct {
+	Name string
+	*wiretest.Peer
+
+	tb      testing.TB
+	sending sync.Mutex // held while a frame is written
+	channel *net.UnixConn
+	done    chan struct{}
+	once    sync.Once
+	exit    string
+}
+
+// Start makes a worker that answers hello at once.
+func (s *Starter) Start(_ context.Context, id string) (pool.Process, error) {
+	if s.Fail != nil {
+		if err := s.Fail(id); err != nil {
+			return nil, err
+		}
+	}
+	tb := atClose{s.TB, s}
+	ours, theirs := wiretest.Pair(tb)
+	w := &Worker{Name: id, Peer: wiretest.NewPeer(tb, theirs), tb: tb, channel: ours, done: make(chan struct{}), exit: "exit code 0"}
+	s.mu.Lock()
+	s.workers = append(s.workers, w)
+	s.mu.Unlock()
+	served := w.Serve(func(m wiretest.Message) {
+		switch {
+		case m.Method == "hello":
+			w.Send(wire.KindResponse, m.ID, nil, nil, map[string]any{
+				"protocol": wire.Protocol, "features": []string{}, "worker": map[string]any{"name": "test"}, "pid": 1, "max_frame": wire.DefaultFrame,
+				"methods": s.Methods,
+			})
+		case m.Method == "ping":
+			w.Answer(m, map[string]any{})
+		default:
+			s.Handle(w, m)
+		}
+	})
+	go func() { // ends with the connection
+		<-served
+		w.end("exit code 0")
+	}()
+	return w, nil
+}
+
+// Workers are those started so far, dead ones included.
+func (s *Starter) Workers() []*Worker {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return append([]*Worker(nil), s.workers...)
+}
+
+// Named is the worker of that id.
+func (s *Starter) Named(id string) *Worker {
+	for _, w := range s.Workers() {
+		if w.Name == id {
+			return w
+		}
+	}
+	s.TB.Fatalf("no worker %q", id)
+	return nil
+}
+
+// Send writes one frame; a worker that is dead, or whose pool has gone, sends nothing.
+func (w *Worker) Send(items ...any) {
+	w.sending.Lock()
+	defer w.sending.Unlock()
+	_, _ = w.Conn.Write(wiretest.Frame(w.tb, items...)) // the pool has seen to it
+}
+
+// Answer sends the result of a request.
+func (w *Worker) Answer(m wiretest.Message, result any) {
+	w.Send(wire.KindResponse, m.ID, nil, nil, result)
+}
+
+// Refuse answers a request with an error.
+func (w *Worker) Refuse(m wiretest.Message, e *wire.Error) {
+	w.Send(wire.KindResponse, m.ID, nil, e, nil)
+}
+
+// Die ends the worker as kill -9 would.
+func (w *Worker) Die() { w.end("killed by SIGKILL") }
+
+func (w *Worker) end(exit string) {
+	w.once.Do(func() {
+		w.exit = exit
+		_ = w.Conn.Close() // its peer may have ended it
+		close(w.done)
+	})
+}
+
+// PID is the same for all.
+func (w *Worker) PID() int { return 1 }
+
+// Channel is the pool's end.
+func (w *Worker) Channel() *net.UnixConn { return w.channel }
+
+// Done is closed when the worker has ended.
+func (w *Worker) Done() <-chan struct{} { return w.done }
+
+// Exit says how.
+func (w *Worker) Exit() string { return w.exit }
+
+// Kill ends it.
+func (w *Worker) Kill() { w.end("killed by the pool") }
+
+// Output is empty.
+func (w *Worker) Output() []string { return nil }
