@@ -11,6 +11,8 @@ from time import monotonic
 
 from dspex.wire import Event, FrameSplitter
 
+from dspex_worker.batch import Batch
+
 log = logging.getLogger("dspex_worker")
 
 SOCKET_BUFFER = 2 << 20  # bytes; with the default 208 KiB large frames take several rounds of the scheduler
@@ -30,6 +32,7 @@ class Channel:
     Args:
         sock: connected; this owns it from now on.
         splitter: holds the limit on received frames.
+        batch: says when to send.
         on_event: takes each event of the splitter, in order.
         on_end: called once, when the peer closed, the socket failed or ``close`` was called.
         on_room: called when so much was sent that streams may go on.
@@ -41,6 +44,7 @@ class Channel:
         loop: asyncio.AbstractEventLoop,
         sock: socket.socket,
         splitter: FrameSplitter,
+        batch: Batch,
         *,
         on_event: Callable[[Event], None],
         on_end: Callable[[], None],
@@ -56,8 +60,7 @@ class Channel:
         self._on_room = on_room
         self._write_buffer = write_buffer
         self._out: list[bytes | memoryview] = []
-        self._batch = False  # frames that were read are being handled: one flush follows
-        self._flush_due = False
+        self._batch = batch
         self._first = 0.0  # when the first of the frames that wait to be sent was written
         self._ending = False
         self._full = False
@@ -73,10 +76,6 @@ class Channel:
         """Begin to read."""
         self._loop.add_reader(self._fd, self._readable)
 
-    def stop_reading(self) -> None:
-        """Leave what the peer sends from now on unread."""
-        self._loop.remove_reader(self._fd)
-
     def write(self, frame: bytes) -> None:
         """Send a frame: with others of this batch, but no later than 200 µs after the first of them."""
         if self.closed:
@@ -90,9 +89,7 @@ class Channel:
             return
         if len(self._out) == 1:
             self._first = monotonic()
-            if not self._batch and not self._flush_due:
-                self._flush_due = True
-                self._loop.call_soon(self._flush_later)
+            self._batch.note(self)
         elif monotonic() - self._first > _LATEST:
             self.flush()
         if self.unsent > _HIGH:
@@ -157,7 +154,7 @@ class Channel:
             self.flush()
             self.close()
             return
-        self._batch = True
+        self._batch.open()
         try:
             events = self._splitter.feed(data) if room is None else self._splitter.filled(size)
             for event in events:
@@ -165,17 +162,11 @@ class Channel:
                 if self.closed or self._ending:
                     return
         finally:
-            self._batch = False
+            self._batch.close()
         if self._splitter.idle:
             self.incomplete_since = None
         elif events or self.incomplete_since is None:
             self.incomplete_since = monotonic()
-        if self._out:
-            self.flush()
-
-    def _flush_later(self) -> None:
-        self._flush_due = False
-        self.flush()
 
     def _sent(self, sent: int) -> None:
         """Drop what went out, and wait for the socket if that was not all."""

@@ -13,6 +13,7 @@ from typing import Any
 from dspex import wire
 from dspex.errors import Cancelled, ConnectionLost, DspexError, FrameTooLarge, InternalError, error_from_wire
 
+from dspex_worker.batch import Batch
 from dspex_worker.calls import Call, failure
 from dspex_worker.channel import Channel
 from dspex_worker.runtime import Runtime
@@ -31,6 +32,7 @@ class Peer:
     def __init__(
         self,
         sock: socket.socket,
+        batch: Batch,
         *,
         scanned: bool,
         receives: int = wire.DEFAULT_FRAME,
@@ -50,6 +52,7 @@ class Peer:
             self.loop,
             sock,
             self._splitter,
+            batch,
             on_event=self.handle_event,
             on_end=self._on_end,
             on_room=self._on_room,

@@ -15,6 +15,7 @@ from dspex.errors import Cancelled, DspexError, UnknownMethod
 
 from dspex_worker import loading
 from dspex_worker.app import App, Method
+from dspex_worker.batch import Batch
 from dspex_worker.calls import Call
 from dspex_worker.copies import Copies, change_frames
 from dspex_worker.peer import Peer
@@ -43,7 +44,8 @@ class PoolWorker(Peer):
     """A worker of a pool. ``ended`` has the exit code once the channel is closed."""
 
     def __init__(self, target: str | None, sock: socket.socket, worker_id: str) -> None:
-        super().__init__(sock, scanned=True)
+        self._batch = Batch(asyncio.get_running_loop())
+        super().__init__(sock, self._batch, scanned=True)
         self.ended: asyncio.Future[int] = self.loop.create_future()
         self._target = target
         self._worker_id = worker_id
@@ -168,7 +170,9 @@ class PoolWorker(Peer):
         except BaseException as error:  # noqa: BLE001 - importing an application may raise anything
             self._load_failed(request.id, error)
             return
-        self.runtime = Runtime(app, concurrency=worker.concurrency, grace=self._grace, tracebacks=worker.tracebacks)
+        self.runtime = Runtime(
+            app, self._batch, concurrency=worker.concurrency, grace=self._grace, tracebacks=worker.tracebacks
+        )
         self.runtime.spawn(self._get_ready(request.id, app))
 
     async def _get_ready(self, id: int, app: App) -> None:

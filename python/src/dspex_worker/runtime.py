@@ -20,6 +20,7 @@ from dspex.errors import DspexError, ProgramError
 
 from dspex_worker import session as sessions
 from dspex_worker.app import App
+from dspex_worker.batch import Batch
 from dspex_worker.calls import ENDED, QUEUED, RUNNING, Call, CallCancelled, current, failure
 from dspex_worker.checkin import Tracking, check_in
 from dspex_worker.session import Changes, Session
@@ -40,12 +41,13 @@ class Runtime:
     the application carry theirs.
     """
 
-    def __init__(self, app: App, *, concurrency: int, grace: float, tracebacks: bool) -> None:
+    def __init__(self, app: App, batch: Batch, *, concurrency: int, grace: float, tracebacks: bool) -> None:
         self._app = app
         self._loop = asyncio.get_running_loop()
         self._grace = grace
         self._tracebacks = tracebacks
-        self._inbox = Inbox(self._loop)
+        self._batch = batch
+        self._inbox = Inbox(self._loop, batch)
         self._threads = Threads(concurrency)
         self._guard = threading.Lock()  # what a thread and a cancel both touch: state, thread and stream of a call
         self._base = contextvars.copy_context()  # what every call's context begins as
@@ -161,6 +163,7 @@ class Runtime:
         context = self._base.copy()
         context.run(current.set, call)
         call.task = asyncio.Task(body, loop=self._loop, context=context)
+        self._batch.expect()
 
     async def _run_task(self, call: Call) -> None:
         call.state = RUNNING

@@ -10,6 +10,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from dspex_worker.batch import Batch
+
 log = logging.getLogger("dspex_worker")
 
 CALL_THREAD = "dspex-call"  # what the names of these threads begin with
@@ -18,8 +20,9 @@ CALL_THREAD = "dspex-call"  # what the names of these threads begin with
 class Inbox:
     """Work handed to the loop's thread from others: all that is there is done in one wake-up of the loop."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, batch: Batch) -> None:
         self._loop = loop
+        self._batch = batch
         self._waiting: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
         self._woken = False  # a wake-up is under way, which will find what is posted now
 
@@ -36,9 +39,14 @@ class Inbox:
     def _collect(self) -> None:
         self._woken = False  # before looking: whoever posts after this look wakes the loop again
         waiting = self._waiting
+        self._batch.open()
         while waiting:
             callback, arguments = waiting.popleft()
-            callback(*arguments)
+            try:
+                callback(*arguments)
+            except Exception:
+                log.exception("taking over a thread's result failed")
+        self._batch.close()
 
 
 _EMPTY = contextvars.Context()

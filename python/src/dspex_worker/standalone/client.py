@@ -43,7 +43,9 @@ class Client(Peer):
         self, server: Server, sock: socket.socket, id: str, pid: int, uid: int, refusal: DspexError | None
     ) -> None:
         settings = server.settings
-        super().__init__(sock, scanned=False, receives=settings.max_frame, write_buffer=settings.write_buffer)
+        super().__init__(
+            sock, server.batch, scanned=False, receives=settings.max_frame, write_buffer=settings.write_buffer
+        )
         self.runtime = server.runtime
         self.server = server
         self.id = id

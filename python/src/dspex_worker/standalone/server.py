@@ -17,6 +17,7 @@ from dspex.errors import Cancelled, PermissionDenied, QueueFull, SessionNotFound
 
 from dspex_worker import loading
 from dspex_worker.app import App
+from dspex_worker.batch import Batch
 from dspex_worker.runtime import Runtime
 from dspex_worker.session import Changes, Copy, Session
 from dspex_worker.standalone import listener
@@ -47,14 +48,14 @@ async def serve(settings: Settings, worker_id: str) -> int:
         log.exception("%s", loading.load_failure(error).message)
         return LOAD_FAILED
     loading.settle_memory()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, server.end)
     try:
         server.listen()
     except listener.ListenError as error:
         log.error("%s", error)
         return SOCKET_FAILED
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, server.end)
     await server.run()
     return 0
 
@@ -75,8 +76,13 @@ class Server:
         self.admin_uids = settings.admin_uids or frozenset(own)
         self.allow_uids = (settings.allow_uids or frozenset(own)) | self.admin_uids
         self.table = Table(ttl=settings.ttl, limit=settings.max, max_state=settings.max_state)
+        self.batch = Batch(asyncio.get_running_loop())
         self.runtime = Runtime(
-            app, concurrency=settings.concurrency, grace=settings.cancel_grace, tracebacks=settings.tracebacks
+            app,
+            self.batch,
+            concurrency=settings.concurrency,
+            grace=settings.cancel_grace,
+            tracebacks=settings.tracebacks,
         )
         self.dispatcher = Dispatcher(
             self.runtime,
