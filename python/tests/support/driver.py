@@ -12,6 +12,7 @@ from typing import Any
 from dspex import wire
 from dspex.errors import Cancelled, DspexError
 from dspex_worker import App
+from dspex_worker.batch import Batch
 from dspex_worker.calls import Call
 from dspex_worker.runtime import Runtime
 from dspex_worker.session import Changes, Copy, Session
@@ -35,7 +36,7 @@ class Driver:
     def __init__(self, app: App, concurrency: int = 8) -> None:
         self.loop = asyncio.get_running_loop()
         self.app = app
-        self.runtime = Runtime(app, concurrency=concurrency, grace=5.0, tracebacks=False)
+        self.runtime = Runtime(app, Batch(self.loop), concurrency=concurrency, grace=5.0, tracebacks=False)
         self.sessions: dict[str, Copy] = {}
         self._ids = itertools.count(1)
         self._settled: dict[int, asyncio.Future[tuple[Any, Changes | None]]] = {}
