@@ -20,6 +20,7 @@ from ._sync.client import Client
 from ._sync.program import Program
 from ._sync.session import Session
 from ._sync.stream import Stream
+from .cancel import CancelToken
 from .core import Reply
 from .errors import DspexError
 from .outputs import Outputs
@@ -29,6 +30,7 @@ __all__ = [
     "AsyncProgram",
     "AsyncSession",
     "AsyncStream",
+    "CancelToken",
     "Client",
     "DspexError",
     "Outputs",

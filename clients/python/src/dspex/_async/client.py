@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from time import monotonic
 from typing import Any, Literal, Self
 
 from dspex import wire
 from dspex.backoff import delays
+from dspex.cancel import CancelToken
 from dspex.core import Reply, call_meta
 from dspex.errors import ConnectionLost, Draining
 from dspex.place import socket_path
@@ -88,6 +90,7 @@ class AsyncClient:
         retry: Literal["safe"] | None = None,
         traceparent: str | None = None,
         app: Mapping[str, Any] | None = None,
+        cancel: CancelToken | None = None,
     ) -> Any:
         """Call a method, and return its result.
 
@@ -100,19 +103,11 @@ class AsyncClient:
             retry: "safe": the call may be run again if its worker dies.
             traceparent: W3C trace context.
             app: handed to the application as it is.
+            cancel: a token that another thread may cancel the call with.
 
         Raises DspexError: the class goes by the error's code. Abandoning the call cancels it.
         """
         timeout = self.timeout if timeout is None else timeout
-        if (
-            timeout is None
-            and session is None
-            and pool is None
-            and retry is None
-            and traceparent is None
-            and app is None
-        ):
-            return (await self._exchange(method, params, None, None)).result
         meta = call_meta(
             session=session,
             session_token=session_token,
@@ -122,14 +117,20 @@ class AsyncClient:
             traceparent=traceparent,
             app=app,
         )
-        return (await self._exchange(method, params, meta, timeout)).result
+        return (await self._exchange(method, params, meta, timeout, cancel)).result
 
     async def request(
-        self, method: str, params: Mapping[str, Any] | None = None, *, timeout: float | None = None, **options: Any
+        self,
+        method: str,
+        params: Mapping[str, Any] | None = None,
+        *,
+        timeout: float | None = None,
+        cancel: CancelToken | None = None,
+        **options: Any,
     ) -> Reply:
         """`call`, with its options, for who wants the meta of the answer too (see `Reply`)."""
         timeout = self.timeout if timeout is None else timeout
-        return await self._exchange(method, params, call_meta(timeout=timeout, **options), timeout)
+        return await self._exchange(method, params, call_meta(timeout=timeout, **options), timeout, cancel)
 
     def stream(
         self,
@@ -210,20 +211,30 @@ class AsyncClient:
         await self.close()
 
     async def _exchange(
-        self, method: str, params: Mapping[str, Any] | None, meta: Mapping[str, Any] | None, timeout: float | None
+        self,
+        method: str,
+        params: Mapping[str, Any] | None,
+        meta: Mapping[str, Any] | None,
+        timeout: float | None,
+        cancel: CancelToken | None,
     ) -> Reply:
         link = self._link
         if link is None or not link.usable:
             link = await self._connected()
         call = await link.start(method, params, meta)
-        await link.wait(call, timeout)
-        if call.error is not None:
-            if not self._may_go_again(link, call.error):
-                raise call.error
+        await self._settled(link, call, timeout, cancel)
+        if call.error is not None and self._may_go_again(link, call.error):
             link = await self._connected()
             call = await link.start(method, params, meta)
-            await link.wait(call, timeout)
+            await self._settled(link, call, timeout, cancel)
         return call.outcome()
+
+    async def _settled(self, link: Link, call: Any, timeout: float | None, cancel: CancelToken | None) -> None:
+        if cancel is None:
+            await link.wait(call, timeout)
+        else:
+            with cancel.attached(partial(link.cancel_from_any_thread, call)):
+                await link.wait(call, timeout)
 
     def _may_go_again(self, link: Link, error: Exception) -> bool:
         """A request that came after the sidecar's goaway was not executed: it goes over a new connection."""

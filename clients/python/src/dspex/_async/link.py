@@ -112,6 +112,10 @@ class Link(asyncio.BufferedProtocol):
         self.core.cancel(call, error)
         self._send()
 
+    def cancel_from_any_thread(self, call: TaskCall) -> None:
+        """`cancel`, from outside the event loop as well."""
+        self._loop.call_soon_threadsafe(self.cancel, call)
+
     async def finish(self) -> bool:
         """Close the connection if nothing is in flight on it. True: it is closed."""
         if self.core.calls:

@@ -145,6 +145,10 @@ class Link:
             self.core.cancel(call, error)
         self._send()
 
+    def cancel_from_any_thread(self, call: ThreadCall) -> None:
+        """`cancel`. Who waits for the call hears of it when the sidecar answers, which it does at once."""
+        self.cancel(call)
+
     def finish(self) -> bool:
         """Close the connection if nothing is in flight on it. True: it is closed."""
         with self._lock:
