@@ -2,7 +2,6 @@ package proxy_test
 
 import (
 	"bytes"
-	"errors"
 	"net"
 	"os"
 	"path/filepath"
@@ -205,6 +204,9 @@ func TestSocketRemovedAndMode(t *testing.T) {
 	if err := os.Remove(s.socket); err != nil {
 		t.Fatal(err)
 	}
-	await(t, func() bool { _, err := os.Stat(s.socket); return !errors.Is(err, os.ErrNotExist) })
+	await(t, func() bool {
+		conn, err := net.Dial("unix", s.socket)
+		return err == nil && conn.Close() == nil
+	})
 	s.connect().ok("ping", nil, nil)
 }
