@@ -12,26 +12,28 @@ type Method struct {
 	Doc       string         `msgpack:"doc" json:"doc"`
 	Params    map[string]any `msgpack:"params" json:"params"`
 	Result    map[string]any `msgpack:"result" json:"result"`
-	Stream    bool           `msgpack:"stream" json:"stream"`
-	Plain     *bool          `msgpack:"plain" json:"plain"` // a streaming method that may be called without a stream, too
-	Session   string         `msgpack:"session" json:"session"`
+	Stream    string         `msgpack:"stream" json:"stream"`   // one of the wants
+	Session   string         `msgpack:"session" json:"session"` // likewise
 	ReadOnly  bool           `msgpack:"read_only" json:"read_only"`
 	Retry     *string        `msgpack:"retry" json:"retry"`
 	RetrySafe bool           `msgpack:"-" json:"-"`
 }
 
-// sessionRequired is what a method says that cannot do without a session. Others run in one as well: in their turn, at the
+// What a method says of a session and of a stream. One that wants no session runs in one as well: in its turn, at the
 // worker that the session is pinned to.
-const sessionRequired = "required"
+const (
+	wantNone     = "none"
+	wantRequired = "required"
+)
 
 // fits says why a call cannot be one of this method.
 func (m *Method) fits(c *Call, inSession bool) *wire.Error {
 	switch {
-	case m.Session == sessionRequired && !inSession:
+	case m.Session == wantRequired && !inSession:
 		return wire.Errorf(wire.CodeInvalidParams, "%s needs a session", m.Name)
-	case m.Stream && c.Meta.Stream == 0 && (m.Plain == nil || !*m.Plain):
+	case m.Stream == wantRequired && c.Meta.Stream == 0:
 		return wire.Errorf(wire.CodeInvalidParams, "%s streams: call it with meta.stream", m.Name)
-	case !m.Stream && c.Meta.Stream != 0:
+	case m.Stream == wantNone && c.Meta.Stream != 0:
 		return wire.Errorf(wire.CodeInvalidParams, "%s does not stream: call it without meta.stream", m.Name)
 	}
 	return nil

@@ -72,7 +72,7 @@ func start(t *testing.T, options ...option) *sidecar {
 	}
 	s.starter = &pooltest.Starter{TB: t, Handle: s.work, Methods: []pooltest.Method{
 		pooltest.Plain("echo"), pooltest.Plain("hold"), pooltest.Plain("safe").With("retry", "safe"), pooltest.Plain("put"), pooltest.Plain("get").With("read_only", true),
-		pooltest.Plain("count").With("stream", true), pooltest.Plain("stubborn"), pooltest.Plain("ask"), pooltest.Plain("fail"),
+		pooltest.Plain("count").With("stream", "required"), pooltest.Plain("stubborn"), pooltest.Plain("ask"), pooltest.Plain("fail"),
 	}}
 	var err error
 	s.pool, err = pool.New(pool.Config{Name: "default", Settings: settings, Starter: s.starter, Hello: func(string) ([]byte, error) { return wire.Marshal(map[string]any{}) }})

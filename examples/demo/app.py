@@ -11,19 +11,19 @@ from dspex_worker import App, Session
 app = App()
 
 
-@app.program("digest", signature="text -> names: list[str], places: list[str], headline")
+@app.program("digest", signature="text -> names: list[str], places: list[str], summary")
 class Digest(dspy.Module):
-    """Two LM requests, one after the other: the facts of a text, then a headline made from them."""
+    """Two LM requests, one after the other: the facts of a text, then its summary."""
 
     def __init__(self) -> None:
         super().__init__()
         self.facts = dspy.Predict("text -> names: list[str], places: list[str]")
-        self.title = dspy.Predict(dspy.Signature("text, names: list[str] -> headline", "Write a short headline."))
+        self.short = dspy.Predict(dspy.Signature("text -> summary", "Summarise the text in one sentence."))
 
     def forward(self, text: str) -> dspy.Prediction:
         facts = self.facts(text=text)
-        title = self.title(text=text, names=facts.names)
-        return dspy.Prediction(names=facts.names, places=facts.places, headline=title.headline)
+        short = self.short(text=text)
+        return dspy.Prediction(names=facts.names, places=facts.places, summary=short.summary)
 
 
 @app.method(retry="safe")

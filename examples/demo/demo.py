@@ -37,9 +37,9 @@ FACTS = {
     ],
 }
 EXPLAIN = {
-    "description": "Explain the text to a child, in several sentences.",
+    "description": "Explain the text to a child.",
     "inputs": [{"name": "text"}],
-    "outputs": [{"name": "explanation"}],
+    "outputs": [{"name": "explanation", "description": "several long sentences in plain words"}],
 }
 NAMES = ("ada", "grace", "alan", "edsger")
 _PATIENCE = 120.0  # seconds for one call, on a slow machine

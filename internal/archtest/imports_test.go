@@ -22,7 +22,8 @@ func allowed() map[string][]string {
 			"internal/admin", "proxy", "internal/session", "internal/keeper", "pool",
 			"internal/procs", "internal/config", "internal/metrics", "internal/store", "wire",
 		},
-		"internal/cli":   {"internal/config", "wire"},
+		"internal/cli":    {"internal/client", "internal/config", "wire"},
+		"internal/client": {"wire"},
 		"internal/admin": {"proxy", "internal/session", "pool", "internal/metrics", "wire"},
 
 		"proxy":            {"internal/session", "pool", "internal/metrics", "wire"},

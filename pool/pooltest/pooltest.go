@@ -18,7 +18,7 @@ type Method map[string]any
 
 // Plain is a method that takes a session or none.
 func Plain(name string) Method {
-	return Method{"name": name, "doc": "", "params": Method{}, "result": Method{}, "stream": false, "session": "optional", "read_only": false, "retry": nil}
+	return Method{"name": name, "doc": "", "params": Method{}, "result": Method{}, "stream": "none", "session": "optional", "read_only": false, "retry": nil}
 }
 
 // With returns the method with one property changed.

@@ -138,7 +138,7 @@ class Method:
             "doc": self.doc,
             "params": self.params_schema,
             "result": self.result_schema,
-            "stream": self.stream,
+            "stream": "required" if self.stream else "optional" if self.streamed is not None else "none",
             "session": self.session,
             "read_only": self.read_only,
             "retry": self.retry,
