@@ -90,14 +90,14 @@ def test_the_answer_to_hello(start: Callable[..., Worker]) -> None:
             "additionalProperties": False,
         },
         "result": {"type": "object"},
-        "stream": False,
+        "stream": "none",
         "session": "none",
         "read_only": False,
         "retry": None,
     }
     assert methods["get"]["session"] == "required"
     assert methods["get"]["read_only"] is True
-    assert methods["count"]["stream"] is True
+    assert methods["count"]["stream"] == "required"
     worker.line("worker started")  # what is printed is there at once
 
 
