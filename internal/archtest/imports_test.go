@@ -24,7 +24,7 @@ func allowed() map[string][]string {
 		},
 		"internal/cli":    {"internal/client", "internal/config", "wire"},
 		"internal/client": {"wire"},
-		"internal/admin": {"proxy", "internal/session", "pool", "internal/metrics", "wire"},
+		"internal/admin":  {"proxy", "internal/session", "pool", "internal/metrics", "wire"},
 
 		"proxy":            {"internal/session", "pool", "internal/metrics", "wire"},
 		"internal/session": {"pool", "internal/store", "internal/metrics", "wire"},

@@ -1,0 +1,194 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"strings"
+)
+
+// jsonUnless prints a result as the protocol gives it, unless there is an error, which it returns.
+func (e *Env) jsonUnless(err error, result any) error {
+	if err != nil {
+		return err
+	}
+	return e.printJSON(result)
+}
+
+// list asks for a list and prints it as a table.
+func (q *question) list(ctx context.Context, e *Env, method, key string, columns []column) error {
+	result, err := q.ask(ctx, e, method, nil)
+	if err != nil || q.JSON {
+		return e.jsonUnless(err, result)
+	}
+	return e.print(table(columns, rows(result[key])))
+}
+
+type workersCommand struct {
+	List workersListCommand `cmd:"" default:"withargs" help:"List the workers."`
+	Show workersShowCommand `cmd:"" help:"Show one worker."`
+}
+
+func (*workersCommand) Help() string { return "Example:\n\n    " + program + " workers" }
+
+type workersListCommand struct{ question }
+
+func (*workersListCommand) Help() string {
+	return "Example:\n\n    " + program + " workers list --json"
+}
+
+// busy shows how many of a worker's slots are taken.
+func busy(row map[string]any) string { return cell(row["in_flight"]) + "/" + cell(row["slots"]) }
+
+// Run lists the workers.
+func (c *workersListCommand) Run(ctx context.Context, e *Env) error {
+	return c.list(ctx, e, "sidecar.workers", "workers", []column{
+		col("WORKER", "worker"), col("POOL", "pool"), col("STATE", "state"), col("PID", "pid"), {"BUSY", busy}, col("SESSIONS", "sessions"),
+		col("CALLS", "calls"), col("ERRORS", "errors"), since("AGE", "age_ms"), {"LAST FAILURE", lastFailure},
+	})
+}
+
+// lastFailure shows the first line; `workers show` has the rest.
+func lastFailure(row map[string]any) string {
+	text, _ := row["last_failure"].(string)
+	first, rest, _ := strings.Cut(strings.TrimSpace(text), "\n")
+	if rest != "" {
+		first += " …"
+	}
+	return cell(first)
+}
+
+type workersShowCommand struct {
+	question
+
+	ID string `arg:"" help:"The worker."`
+}
+
+func (*workersShowCommand) Help() string {
+	return "Example:\n\n    " + program + " workers show worker_1"
+}
+
+// Run shows the worker of that name.
+func (c *workersShowCommand) Run(ctx context.Context, e *Env) error {
+	result, err := c.ask(ctx, e, "sidecar.workers", nil)
+	if err != nil {
+		return err
+	}
+	var names []string
+	for _, row := range rows(result["workers"]) {
+		if row["worker"] == c.ID {
+			return c.print(e, row)
+		}
+		names = append(names, cell(row["worker"]))
+	}
+	return fmt.Errorf("there is no worker %q; there are: %s", c.ID, strings.Join(names, ", "))
+}
+
+func (c *workersShowCommand) print(e *Env, row map[string]any) error {
+	if c.JSON {
+		return e.printJSON(row)
+	}
+	out := record([]column{
+		col("WORKER", "worker"), col("POOL", "pool"), col("GENERATION", "generation"), col("OVERFLOW", "overflow"), col("STATE", "state"),
+		col("PID", "pid"), {"BUSY", busy}, col("SESSIONS", "sessions"), col("CALLS", "calls"), col("ERRORS", "errors"),
+		since("AGE", "age_ms"), col("VERSIONS", "versions"),
+	}, row)
+	if text, _ := row["last_failure"].(string); text != "" {
+		out = append(out, "last failure\n  "+strings.ReplaceAll(strings.TrimSpace(escapeLines(text)), "\n", "\n  ")+"\n"...)
+	}
+	return e.print(out)
+}
+
+type clientsCommand struct{ question }
+
+func (*clientsCommand) Help() string { return "Example:\n\n    " + program + " clients" }
+
+// Run lists the connections.
+func (c *clientsCommand) Run(ctx context.Context, e *Env) error {
+	return c.list(ctx, e, "sidecar.clients", "clients", []column{
+		col("CONNECTION", "connection"), col("NAME", "name"), col("VERSION", "version"), col("UID", "uid"), col("PID", "pid"),
+		col("IN FLIGHT", "in_flight"), col("CALLS", "total_commands"), since("AGE", "age_ms"),
+	})
+}
+
+type callsCommand struct{ question }
+
+func (*callsCommand) Help() string { return "Example:\n\n    " + program + " calls" }
+
+// Run lists the calls in flight.
+func (c *callsCommand) Run(ctx context.Context, e *Env) error {
+	return c.list(ctx, e, "sidecar.calls", "calls", []column{
+		since("AGE", "age_ms"), col("METHOD", "method"), col("SESSION", "session"), col("WORKER", "worker"), col("STATE", "state"),
+		col("CONNECTION", "connection"), col("ID", "id"),
+	})
+}
+
+type healthCommand struct{ question }
+
+func (*healthCommand) Help() string {
+	return "The exit code is 0 for healthy, 5 for degraded and 6 for unhealthy.\n\nExample:\n\n    " + program + " health"
+}
+
+// Run prints the health; the exit code says it, too.
+func (c *healthCommand) Run(ctx context.Context, e *Env) error {
+	result, err := c.ask(ctx, e, "sidecar.health", nil)
+	if err == nil && c.JSON {
+		err = e.printJSON(result)
+	} else if err == nil {
+		err = e.print(healthText(result))
+	}
+	if err != nil {
+		return err
+	}
+	switch status := result["status"]; status {
+	case "healthy":
+		return nil
+	case "degraded":
+		return exitError(exitDegraded)
+	case "unhealthy":
+		return exitError(exitUnhealthy)
+	default:
+		return fmt.Errorf("the sidecar says %s, which this version does not know", cell(status))
+	}
+}
+
+func healthText(result map[string]any) []byte {
+	text := cell(result["status"]) + "\n"
+	reasons, _ := result["reasons"].([]any)
+	for _, reason := range reasons {
+		text += "  " + strings.ReplaceAll(textOf(reason), "\n", "\n    ") + "\n"
+	}
+	columns := []column{col("WORKER", "worker"), col("STATE", "state"), {"LAST FAILURE", lastFailure}}
+	if workers := rows(result["workers"]); len(workers) > 0 {
+		text += "\n" + string(table(columns, workers))
+	}
+	return []byte(text)
+}
+
+type statsCommand struct{ question }
+
+func (*statsCommand) Help() string { return "Example:\n\n    " + program + " stats --json" }
+
+// percent shows a share of 1.
+func percent(row map[string]any) string {
+	switch share := row["utilization"].(type) {
+	case float64:
+		return fmt.Sprintf("%.0f%%", 100*share)
+	case int64:
+		return fmt.Sprintf("%d%%", 100*share)
+	default:
+		return cell(share)
+	}
+}
+
+// Run prints the statistics.
+func (c *statsCommand) Run(ctx context.Context, e *Env) error {
+	result, err := c.ask(ctx, e, "sidecar.stats", nil)
+	if err != nil || c.JSON {
+		return e.jsonUnless(err, result)
+	}
+	return e.print(record([]column{
+		col("VERSION", "version"), since("UPTIME", "uptime_ms"), col("CLIENTS", "clients"), col("ACTIVE SESSIONS", "active_sessions"),
+		col("POOL SIZE", "pool_size"), col("HEALTHY WORKERS", "healthy_workers"), {"UTILIZATION", percent}, col("IN FLIGHT", "in_flight"),
+		col("QUEUED", "queued"), col("TOTAL CALLS", "total_commands"), col("TOTAL ERRORS", "total_errors"),
+	}, result))
+}

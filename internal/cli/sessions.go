@@ -1,0 +1,178 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+type sessionsCommand struct {
+	List   sessionsListCommand   `cmd:"" default:"withargs" help:"List your sessions."`
+	Create sessionsCreateCommand `cmd:"" help:"Create a session."`
+	Show   sessionsShowCommand   `cmd:"" help:"Show a session and its state."`
+	End    sessionsEndCommand    `cmd:"" help:"End a session."`
+}
+
+func (*sessionsCommand) Help() string {
+	return "Example:\n\n    " + program + " sessions --label team=search"
+}
+
+type sessionsListCommand struct {
+	question
+
+	Label map[string]string `placeholder:"KEY=VALUE" mapsep:"none" help:"Only those with this label. May be given again."`
+	All   bool              `help:"Those of all owners; for administrators."`
+	Limit int               `default:"1000" placeholder:"N" help:"How many at most (default: ${default})."`
+}
+
+func (*sessionsListCommand) Help() string {
+	return "Example:\n\n    " + program + " sessions list --limit 10"
+}
+
+// page is how many sessions the sidecar lists at a time.
+const page = 1000
+
+// Run asks for page after page.
+func (c *sessionsListCommand) Run(ctx context.Context, e *Env) error {
+	if c.Limit < 1 {
+		return usage(errors.New("--limit: must be at least 1"), program+" sessions list")
+	}
+	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
+	defer cancel()
+	conn, err := c.dial(ctx, e)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	params := map[string]any{}
+	if len(c.Label) > 0 {
+		params["labels"] = c.Label
+	}
+	if c.All {
+		params["all"] = true
+	}
+	result := map[string]any{}
+	found := []any{}
+	for len(found) < c.Limit {
+		params["limit"] = min(page, c.Limit-len(found))
+		if result, err = callMap(ctx, conn, "session.list", params); err != nil {
+			return err
+		}
+		list, _ := result["sessions"].([]any)
+		found = append(found, list...)
+		if params["after"] = result["next"]; params["after"] == nil || len(list) == 0 {
+			break
+		}
+	}
+	result["sessions"] = found
+	return c.print(e, result)
+}
+
+func (c *sessionsListCommand) print(e *Env, result map[string]any) error {
+	if c.JSON {
+		return e.printJSON(result)
+	}
+	if result["next"] != nil {
+		e.complain(fmt.Sprintf("there are more than these %d sessions: see --limit", c.Limit))
+	}
+	columns := []column{
+		col("SESSION", "session"), col("WORKER", "worker"), col("CALLS", "calls"), col("WAITING", "waiting"), col("BYTES", "bytes"),
+		since("AGE", "age_ms"), since("IDLE", "idle_ms"), since("TTL", "ttl_ms"), col("LABELS", "labels"),
+	}
+	if c.All {
+		columns = append([]column{col("OWNER", "owner")}, columns...)
+	}
+	return e.print(table(columns, rows(result["sessions"])))
+}
+
+type sessionsCreateCommand struct {
+	question
+
+	ID        string            `arg:"" optional:"" help:"Its id; one is made where none is given."`
+	State     string            `placeholder:"JSON" help:"What its state begins with, a JSON object."`
+	TTL       time.Duration     `name:"ttl" placeholder:"TIME" help:"How long it lives unused, such as 1h (default: the sidecar's)."`
+	Label     map[string]string `placeholder:"KEY=VALUE" mapsep:"none" help:"A label. May be given again."`
+	WithToken bool              `help:"Make a token, which all that use the session must have."`
+}
+
+func (*sessionsCreateCommand) Help() string {
+	return "Example:\n\n    " + program + ` sessions create s1 --state '{"count": 1}' --ttl 1h`
+}
+
+// Run creates the session and prints its id.
+func (c *sessionsCreateCommand) Run(ctx context.Context, e *Env) error {
+	params := map[string]any{}
+	if c.ID != "" {
+		params["session"] = c.ID
+	}
+	if c.State != "" {
+		state, err := decodeObject([]byte(c.State))
+		if err != nil {
+			return usage(fmt.Errorf("--state: %w", err), program+" sessions create")
+		}
+		params["state"] = state
+	}
+	if c.TTL != 0 {
+		params["ttl_ms"] = c.TTL.Milliseconds()
+	}
+	if len(c.Label) > 0 {
+		params["labels"] = c.Label
+	}
+	if c.WithToken {
+		params["token"] = true
+	}
+	result, err := c.ask(ctx, e, "session.create", params)
+	if err != nil || c.JSON {
+		return e.jsonUnless(err, result)
+	}
+	columns := []column{col("SESSION", "session")}
+	if c.WithToken {
+		columns = append(columns, col("TOKEN", "token"))
+	}
+	return e.print(record(columns, result))
+}
+
+type sessionsShowCommand struct {
+	question
+
+	ID string `arg:"" help:"The session."`
+}
+
+func (*sessionsShowCommand) Help() string {
+	return "Example:\n\n    " + program + " sessions show s1"
+}
+
+// Run prints the session as it was last committed.
+func (c *sessionsShowCommand) Run(ctx context.Context, e *Env) error {
+	result, err := c.ask(ctx, e, "session.get", map[string]any{"session": c.ID})
+	if err != nil || c.JSON {
+		return e.jsonUnless(err, result)
+	}
+	state, err := encodeJSON(result["state"], "  ")
+	if err != nil {
+		return err
+	}
+	columns := []column{
+		col("SESSION", "session"), col("WORKER", "worker"), col("CALLS", "calls"), col("VERSION", "version"), col("BYTES", "bytes"),
+		since("AGE", "age_ms"), since("IDLE", "idle_ms"), since("TTL", "ttl_ms"), col("LABELS", "labels"),
+	}
+	return e.print(append(record(columns, result), append([]byte("state\n"), state...)...))
+}
+
+type sessionsEndCommand struct {
+	question
+
+	ID string `arg:"" help:"The session."`
+}
+
+func (*sessionsEndCommand) Help() string { return "Example:\n\n    " + program + " sessions end s1" }
+
+// Run ends the session.
+func (c *sessionsEndCommand) Run(ctx context.Context, e *Env) error {
+	result, err := c.ask(ctx, e, "session.end", map[string]any{"session": c.ID})
+	if err != nil || c.JSON {
+		return e.jsonUnless(err, result)
+	}
+	return e.print([]byte("ended " + cell(result["session"]) + "\n"))
+}
