@@ -2,6 +2,7 @@ package pool
 
 import (
 	"bytes"
+	"slices"
 	"time"
 
 	"github.com/dspex/dspex-sidecar/wire"
@@ -74,13 +75,10 @@ var legal = [...][]state{ //nolint:gochecknoglobals // a constant table
 }
 
 func (c *Call) setStateLocked(to state) {
-	for _, s := range legal[c.state] {
-		if s == to {
-			c.state = to
-			return
-		}
+	if !slices.Contains(legal[c.state], to) {
+		panic("pool: a call cannot go from " + c.state.String() + " to " + to.String())
 	}
-	panic("pool: a call cannot go from " + c.state.String() + " to " + to.String())
+	c.state = to
 }
 
 // own makes the call independent of the memory that it was read into.

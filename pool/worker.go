@@ -3,6 +3,7 @@ package pool
 import (
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/dspex/dspex-sidecar/wire"
@@ -60,13 +61,10 @@ type Worker struct {
 }
 
 func (w *Worker) setStateLocked(to workerState) {
-	for _, s := range legalWorker[w.state] {
-		if s == to {
-			w.state = to
-			return
-		}
+	if !slices.Contains(legalWorker[w.state], to) {
+		panic("pool: a worker cannot go from " + w.state.String() + " to " + to.String())
 	}
-	panic("pool: a worker cannot go from " + w.state.String() + " to " + to.String())
+	w.state = to
 }
 
 func (w *Worker) freeLocked() int { return w.pool.cfg.Settings.Concurrency - len(w.calls) }

@@ -65,7 +65,7 @@ func TestCancelAndDeadline(t *testing.T) {
 	if r.Error == nil || r.Error.Code != wire.CodeCancelled || r.Error.Details["ended_by"] != "task" {
 		t.Errorf("cancelled: %+v", r.Error)
 	}
-	e := c.want("hold", meta{"timeout_ms": 20}, nil, wire.CodeDeadlineExceeded)
+	e := c.refused("hold", meta{"timeout_ms": 20}, nil, wire.CodeDeadlineExceeded)
 	if e.Details["ended_by"] != "task" {
 		t.Errorf("deadline: %+v", e)
 	}
@@ -118,7 +118,7 @@ func TestQueue(t *testing.T) {
 	<-s.arrived
 	greedy.ask("echo", nil, meta{"value": 1})
 	greedy.ask("echo", nil, meta{"value": 2})
-	e := greedy.want("echo", nil, meta{"value": 3}, wire.CodeQueueFull)
+	e := greedy.refused("echo", nil, meta{"value": 3}, wire.CodeQueueFull)
 	if !e.Retryable || number(e.Details["retry_after_ms"]) == 0 {
 		t.Errorf("queue_full: %+v", e)
 	}
@@ -195,7 +195,7 @@ func TestStreams(t *testing.T) {
 	c := s.connect()
 	id := c.ask("count", meta{"stream": 1000}, meta{"n": 300})
 	for i := range 300 {
-		if m := c.Receive(); m.Kind != wire.KindItem || m.ID != id || number(m.Payload) != uint64(i) { //nolint:gosec // small
+		if m := c.Receive(); m.Kind != wire.KindItem || m.ID != id || number(m.Payload) != uint64(i) {
 			t.Fatalf("item %d: %+v", i, m)
 		}
 	}

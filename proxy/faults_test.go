@@ -67,7 +67,7 @@ func TestBombs(t *testing.T) {
 	} {
 		c := s.connect()
 		n := len(body)
-		c.raw(append([]byte{byte(n >> 24), byte(n >> 16), byte(n >> 8), byte(n)}, body...)) //nolint:gosec // bytes of a length
+		c.raw(append([]byte{byte(n >> 24), byte(n >> 16), byte(n >> 8), byte(n)}, body...))
 		if m := c.Receive(); m.Method != "protocol_error" {
 			t.Fatalf("%s: got %+v", name, m)
 		}
@@ -187,7 +187,7 @@ func TestSocketPaths(t *testing.T) {
 	if err := listenAt(t, path); err != nil {
 		t.Errorf("stale: %v", err)
 	}
-	if err := os.Chmod(dir, 0o777); err != nil { //nolint:gosec // what is tested
+	if err := os.Chmod(dir, 0o777); err != nil {
 		t.Fatal(err)
 	}
 	if err := listenAt(t, path); err == nil || !strings.Contains(err.Error(), "everybody") {

@@ -3,6 +3,7 @@ package proxy_test
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
@@ -51,7 +52,7 @@ type option func(*pool.Settings, *proxy.Config)
 func start(t *testing.T, options ...option) *sidecar {
 	t.Helper()
 	dir := t.TempDir()
-	if err := os.Chmod(dir, 0o700); err != nil { //nolint:gosec // a folder needs its x
+	if err := os.Chmod(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
 	s := &sidecar{
@@ -86,7 +87,7 @@ func start(t *testing.T, options ...option) *sidecar {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), time.Second)
 		defer cancel()
 		close(s.release)
 		s.server.Close(ctx)
@@ -193,7 +194,7 @@ func (s *sidecar) noted(what string) int {
 func number(v any) uint64 {
 	switch n := v.(type) {
 	case int64:
-		return uint64(n) //nolint:gosec // a test's own
+		return uint64(n)
 	case uint64:
 		return n
 	}
@@ -227,12 +228,8 @@ func (s *sidecar) restore(w *pooltest.Worker, params map[string]any) {
 
 func (s *sidecar) put(w *pooltest.Worker, m wiretest.Message, params map[string]any) {
 	state := map[string]any{}
-	for k, v := range s.copyAt(w, m).state {
-		state[k] = v
-	}
-	for k, v := range params {
-		state[k] = v
-	}
+	maps.Copy(state, s.copyAt(w, m).state)
+	maps.Copy(state, params)
 	w.Send(wire.KindChange, m.ID, map[string]any{"set": params})
 	s.set(w, number(m.Meta["key"]), number(m.Meta["next"]), state)
 	w.Answer(m, len(state))
@@ -285,7 +282,13 @@ func (c *client) call(method string, m meta, params any) wiretest.Message {
 	return r
 }
 
-func (c *client) want(method string, m meta, params any, code wire.Code) *wire.Error {
+func (c *client) want(method string, m meta, params any, code wire.Code) {
+	c.t.Helper()
+	_ = c.refused(method, m, params, code)
+}
+
+// refused calls, and returns the error, which has to be of that code.
+func (c *client) refused(method string, m meta, params any, code wire.Code) *wire.Error {
 	c.t.Helper()
 	r := c.call(method, m, params)
 	if r.Error == nil || r.Error.Code != code {

@@ -29,16 +29,16 @@ func listen(path string, mode os.FileMode) (*net.UnixListener, error) {
 	if err := os.MkdirAll(dir, 0o750); err != nil {
 		return nil, fmt.Errorf("listening on %s: its folder cannot be made: %w", path, err)
 	}
-	lock, err := os.Open(dir) //nolint:gosec // the configured folder
+	lock, err := os.Open(dir)
 	if err != nil {
 		return nil, fmt.Errorf("listening on %s: %w", path, err)
 	}
-	defer lock.Close() //nolint:errcheck // releases the lock; nothing was written
+	defer lock.Close()
 	if err := checkFolder(lock); err != nil {
 		return nil, fmt.Errorf("listening on %s: %w", path, err)
 	}
 	// Two sidecars that start at once must not both find the other's file stale.
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil { //nolint:gosec // a descriptor
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
 		return nil, fmt.Errorf("listening on %s: locking its folder: %w", path, err)
 	}
 	if err := removeStale(path); err != nil {
@@ -115,10 +115,10 @@ func prepare(sock *net.UnixConn) (*unix.Ucred, error) {
 	}
 	var cred *unix.Ucred
 	cerr := raw.Control(func(fd uintptr) {
-		cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) //nolint:gosec // a descriptor
+		cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
 		for _, opt := range [][2]int{{unix.SO_SNDBUFFORCE, unix.SO_SNDBUF}, {unix.SO_RCVBUFFORCE, unix.SO_RCVBUF}} {
-			if unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, opt[0], socketBuffer) != nil { //nolint:gosec // a descriptor
-				_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, opt[1], socketBuffer) //nolint:gosec,errcheck // best effort
+			if unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, opt[0], socketBuffer) != nil {
+				_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, opt[1], socketBuffer) //nolint:errcheck // as large as may be
 			}
 		}
 	})

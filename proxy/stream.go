@@ -38,7 +38,7 @@ func (s *stream) begin() uint32 {
 func (k *call) credit(batch *wire.Batch, n uint32) {
 	s := k.stream
 	s.mu.Lock()
-	s.held = uint32(min(uint64(s.held)+uint64(n), wire.MaxCredit)) //nolint:gosec // bounded
+	s.held = uint32(min(uint64(s.held)+uint64(n), wire.MaxCredit))
 	if s.stall != nil {
 		s.stall.Stop()
 	}

@@ -1,5 +1,7 @@
 package wire
 
+import "slices"
+
 import "time"
 
 // Batch collects the outboxes that one goroutine has appended to while it handled what it had read, so that each gets
@@ -13,10 +15,8 @@ type Batch struct {
 const maxWait = 200 * time.Microsecond
 
 func (b *Batch) add(o *Outbox) {
-	for _, d := range b.dirty {
-		if d == o {
-			return
-		}
+	if slices.Contains(b.dirty, o) {
+		return
 	}
 	if len(b.dirty) == 0 {
 		b.since = time.Now()

@@ -161,7 +161,7 @@ func (d *decoder) number(h header, v reflect.Value) {
 	case v.CanFloat() && h.class == classFloat:
 		v.SetFloat(float(d.b[d.pos:]))
 	case v.CanFloat() && h.class == classInt && negative:
-		v.SetFloat(float64(int64(n))) //nolint:gosec // it is in two's complement
+		v.SetFloat(float64(int64(n)))
 	case v.CanFloat() && h.class == classInt:
 		v.SetFloat(float64(n))
 	case v.CanFloat():
@@ -170,8 +170,8 @@ func (d *decoder) number(h header, v reflect.Value) {
 	case h.class != classInt:
 		d.wrong(h, "an integer")
 		return
-	case v.CanInt() && negative == (int64(n) < 0) && !v.OverflowInt(int64(n)): //nolint:gosec // that is what is looked at
-		v.SetInt(int64(n)) //nolint:gosec // looked at above
+	case v.CanInt() && negative == (int64(n) < 0) && !v.OverflowInt(int64(n)):
+		v.SetInt(int64(n))
 	case v.CanUint() && !negative && !v.OverflowUint(n):
 		v.SetUint(n)
 	default:
@@ -189,11 +189,11 @@ func (d *decoder) any() any {
 	case classBool:
 		return value[0] == 0xc3
 	case classInt:
-		if n, negative := integerAt(value); negative || n <= math.MaxInt64 {
-			return int64(n) //nolint:gosec // it fits
-		} else {
+		n, negative := integerAt(value)
+		if !negative && n > math.MaxInt64 {
 			return n
 		}
+		return int64(n) //nolint:gosec // it fits
 	case classFloat:
 		return float(value)
 	case classStr:

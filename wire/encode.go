@@ -183,7 +183,7 @@ func appendStr[T string | []byte](b []byte, s T) []byte {
 	case n <= 0xff:
 		b = append(b, 0xd9, byte(n))
 	case n <= 0xffff:
-		b = binary.BigEndian.AppendUint16(append(b, 0xda), uint16(n)) //nolint:gosec // bounded
+		b = binary.BigEndian.AppendUint16(append(b, 0xda), uint16(n))
 	default:
 		b = binary.BigEndian.AppendUint32(append(b, 0xdb), uint32(n)) //nolint:gosec // bounded by the frame
 	}
@@ -233,9 +233,9 @@ func AppendMap(b []byte, m map[string][]byte) []byte {
 func AppendMapHeader(b []byte, n int) []byte {
 	switch {
 	case n <= 15:
-		return append(b, 0x80|byte(n))
+		return append(b, 0x80|byte(n)) //nolint:gosec // at most 15
 	case n <= 0xffff:
-		return binary.BigEndian.AppendUint16(append(b, 0xde), uint16(n)) //nolint:gosec // bounded
+		return binary.BigEndian.AppendUint16(append(b, 0xde), uint16(n))
 	default:
 		return binary.BigEndian.AppendUint32(append(b, 0xdf), uint32(n)) //nolint:gosec // bounded by the frame
 	}

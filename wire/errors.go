@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"syscall"
 )
@@ -72,7 +73,7 @@ func (e *Error) Error() string { return string(e.Code) + ": " + e.Message }
 
 // Is lets errors.Is match by code: errors.Is(err, &wire.Error{Code: wire.CodeQueueFull}).
 func (e *Error) Is(target error) bool {
-	t, ok := target.(*Error) //nolint:errorlint // Is is called for each error of the chain in turn
+	t, ok := target.(*Error)
 	return ok && t.Code == e.Code && t.Message == ""
 }
 
@@ -80,9 +81,7 @@ func (e *Error) Is(target error) bool {
 func (e *Error) With(key string, value any) *Error {
 	c := *e
 	c.Details = make(map[string]any, len(e.Details)+1)
-	for k, v := range e.Details {
-		c.Details[k] = v
-	}
+	maps.Copy(c.Details, e.Details)
 	c.Details[key] = value
 	return &c
 }

@@ -63,11 +63,11 @@ func ParseRequestMeta(b []byte, m *RequestMeta) error {
 			p.ok = ok && m.RetrySafe
 		case "timeout_ms":
 			v, ok := p.uint()
-			m.TimeoutMS = int64(min(v, uint64(maxTimeoutMS))) //nolint:gosec // bounded
+			m.TimeoutMS = int64(min(v, uint64(maxTimeoutMS)))
 			p.ok = ok
 		case "stream":
 			v, ok := p.uint()
-			m.Stream = uint32(min(v, MaxCredit)) //nolint:gosec // bounded
+			m.Stream = uint32(min(v, MaxCredit))
 			p.ok = ok && v >= 1 && v <= MaxCredit
 		case "app":
 			m.App = p.mapOrNil()
@@ -100,7 +100,7 @@ func ParseResponseMeta(b []byte, m *ResponseMeta) error {
 		switch string(p.key) {
 		case "run_us":
 			v, ok := p.uint()
-			m.RunUS = int64(min(v, MaxID)) //nolint:gosec // bounded
+			m.RunUS = int64(min(v, MaxID))
 			p.ok = ok
 		case "usage":
 			m.Usage = p.mapOrNil()

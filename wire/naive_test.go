@@ -74,11 +74,11 @@ func (n *naive) value(around int) any {
 	case 0xcb:
 		return math.Float64frombits(n.number(8))
 	case 0xcc, 0xcd, 0xce, 0xcf:
-		if v := n.number(1 << (c - 0xcc)); v > math.MaxInt64 {
+		v := n.number(1 << (c - 0xcc))
+		if v > math.MaxInt64 {
 			return v
-		} else {
-			return int64(v)
 		}
+		return int64(v)
 	case 0xd0:
 		return int64(int8(n.number(1)))
 	case 0xd1:

@@ -17,9 +17,10 @@ func writev(fd uintptr, bufs [][]byte) (int, error) {
 		vectors[i].Base = unsafe.SliceData(b)
 		vectors[i].SetLen(len(b))
 	}
-	written, _, errno := syscall.Syscall(syscall.SYS_WRITEV, fd, uintptr(unsafe.Pointer(&vectors)), uintptr(n)) //nolint:gosec // what writev takes
+	//nolint:gosec // what writev takes: a pointer that is used within the call
+	written, _, errno := syscall.Syscall(syscall.SYS_WRITEV, fd, uintptr(unsafe.Pointer(&vectors)), uintptr(n))
 	if errno != 0 {
 		return 0, errno
 	}
-	return int(written), nil //nolint:gosec // no more than was given
+	return int(written), nil
 }

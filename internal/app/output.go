@@ -56,7 +56,7 @@ func (o *output) pipe(stream string) (*os.File, error) {
 }
 
 func (o *output) read(r *os.File, stream string) {
-	defer r.Close() //nolint:errcheck // only read from
+	defer r.Close()
 	buf := bufio.NewReaderSize(r, lineLimit)
 	for {
 		line, prefix, err := buf.ReadLine()

@@ -5,6 +5,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/dspex/dspex-sidecar/internal/admin"
@@ -69,8 +70,8 @@ type sidecar struct {
 func (s *sidecar) atEnd(end func(context.Context)) { s.ends = append(s.ends, end) }
 
 func (s *sidecar) stop(ctx context.Context) {
-	for i := len(s.ends) - 1; i >= 0; i-- {
-		s.ends[i](ctx)
+	for _, v := range slices.Backward(s.ends) {
+		v(ctx)
 	}
 	s.ends = nil
 }

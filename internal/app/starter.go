@@ -108,13 +108,13 @@ func socketpair() (*net.UnixConn, *os.File, error) {
 	for _, fd := range fds {
 		for _, o := range [][2]int{{unix.SO_SNDBUFFORCE, unix.SO_SNDBUF}, {unix.SO_RCVBUFFORCE, unix.SO_RCVBUF}} {
 			if unix.SetsockoptInt(fd, unix.SOL_SOCKET, o[0], channelBuffer) != nil {
-				_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, o[1], channelBuffer) //nolint:errcheck // as large as may be
+				_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, o[1], channelBuffer)
 			}
 		}
 	}
-	theirs := os.NewFile(uintptr(fds[1]), "channel") //nolint:gosec // a descriptor
-	ours := os.NewFile(uintptr(fds[0]), "channel")   //nolint:gosec // a descriptor
-	defer closeFiles(ours)                           // FileConn has its own copy
+	theirs := os.NewFile(uintptr(fds[1]), "channel")
+	ours := os.NewFile(uintptr(fds[0]), "channel")
+	defer closeFiles(ours) // FileConn has its own copy
 	conn, err := net.FileConn(ours)
 	if err != nil {
 		closeFiles(theirs)

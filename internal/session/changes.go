@@ -2,6 +2,7 @@ package session
 
 import (
 	"bytes"
+	"maps"
 	"strings"
 
 	"github.com/dspex/dspex-sidecar/internal/store"
@@ -46,9 +47,7 @@ func mergeMap(to *map[string][]byte, raw []byte) error {
 		*to = m
 		return nil
 	}
-	for k, v := range m {
-		(*to)[k] = v
-	}
+	maps.Copy((*to), m)
 	return nil
 }
 
@@ -118,7 +117,7 @@ func restoreParts(s *session, limit int) [][]byte {
 		b = wire.AppendUint(wire.AppendString(b, "key"), s.number)
 		b = wire.AppendString(wire.AppendString(b, "session"), s.key.ID)
 		b = wire.AppendUint(wire.AppendString(b, "version"), s.version)
-		b = wire.AppendUint(wire.AppendString(b, "part"), uint64(i+1)) //nolint:gosec // a count
+		b = wire.AppendUint(wire.AppendString(b, "part"), uint64(i+1))
 		b = wire.AppendUint(wire.AppendString(b, "parts"), uint64(len(parts)))
 		b = wire.AppendMap(wire.AppendString(b, "state"), state)
 		out[i] = wire.AppendMap(wire.AppendString(b, "secrets"), secrets)

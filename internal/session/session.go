@@ -1,6 +1,7 @@
 package session
 
 import (
+	"maps"
 	"time"
 
 	"github.com/dspex/dspex-sidecar/internal/store"
@@ -76,12 +77,8 @@ func (s *session) grown(c *store.Change) int {
 // apply puts a committed change in force.
 func (s *session) apply(c *store.Change) {
 	s.bytes = s.grown(c)
-	for k, v := range c.Set {
-		s.state[k] = v
-	}
-	for k, v := range c.Secrets {
-		s.secrets[k] = v
-	}
+	maps.Copy(s.state, c.Set)
+	maps.Copy(s.secrets, c.Secrets)
 	for _, k := range c.Delete {
 		delete(s.state, k)
 		delete(s.secrets, k)

@@ -5,6 +5,7 @@ package pooltest
 import (
 	"context"
 	"net"
+	"slices"
 	"sync"
 	"testing"
 
@@ -52,8 +53,8 @@ func (s *Starter) Close() {
 	ends := s.ends
 	s.ends = nil
 	s.mu.Unlock()
-	for i := len(ends) - 1; i >= 0; i-- {
-		ends[i]()
+	for _, end := range slices.Backward(ends) {
+		end()
 	}
 }
 
@@ -96,13 +97,13 @@ func (s *Starter) Start(_ context.Context, id string) (pool.Process, error) {
 	s.workers = append(s.workers, w)
 	s.mu.Unlock()
 	served := w.Serve(func(m wiretest.Message) {
-		switch {
-		case m.Method == "hello":
+		switch m.Method {
+		case "hello":
 			w.Send(wire.KindResponse, m.ID, nil, nil, map[string]any{
 				"protocol": wire.Protocol, "features": []string{}, "worker": map[string]any{"name": "test"}, "pid": 1, "max_frame": wire.DefaultFrame,
 				"methods": s.Methods,
 			})
-		case m.Method == "ping":
+		case "ping":
 			w.Answer(m, map[string]any{})
 		default:
 			s.Handle(w, m)
