@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from dspex_worker.streams import Stream
 
 _MESSAGE_LENGTH = 10_000  # characters of an exception's text that go out
+_RUNTIME = "dspex_worker.runtime"
 
 QUEUED, RUNNING, ENDED = range(3)  # states of a call: its method has not begun; may be running; has stopped
 
@@ -187,10 +188,13 @@ def current_call() -> Call:
 def failure(error: BaseException, tracebacks: bool) -> DspexError:
     """Return what a call that raised ``error`` is answered with."""
     if isinstance(error, DspexError):
-        return error
+        return error.with_traceback(None)  # whose frames would keep the call's objects
     details = {"type": type_name(error)}
     if tracebacks:
-        text = "".join(traceback.format_exception(error))
+        trace = error.__traceback__
+        while trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith(_RUNTIME):
+            trace = trace.tb_next  # the application's own frames are what matters
+        text = "".join(traceback.format_exception(type(error), error, trace))
         details["traceback"] = clean(text[-_MESSAGE_LENGTH:])
     return ProgramError(message_of(error), details=details)
 

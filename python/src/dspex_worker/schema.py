@@ -191,7 +191,7 @@ def _adapter(annotation: Any) -> Any:
         ) from error
     try:
         return pydantic.TypeAdapter(annotation)
-    except pydantic.errors.PydanticSchemaGenerationError as error:
+    except pydantic.errors.PydanticUserError as error:
         raise TypeError(f"values of the annotation {annotation!r} cannot be checked: {error}") from error
 
 

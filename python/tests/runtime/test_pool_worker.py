@@ -357,3 +357,20 @@ def test_it_holds_no_descriptor_of_the_channel_by_another_name(worker: Worker) -
     code = "import os, subprocess; print(len(os.listdir('/proc/self/fd')))"
     assert worker.call("run_child", argv=[sys.executable, "-c", code]) <= 4
     assert os.path.exists(f"/proc/{worker.process.pid}")
+
+
+def test_a_traceback_begins_with_the_application(start: Callable[..., Worker]) -> None:
+    error = start().ready(tracebacks=True).error("boom")
+    lines = error["details"]["traceback"].splitlines()
+    assert lines[0] == "Traceback (most recent call last):"
+    assert "application.py" in lines[1]
+    assert lines[-1] == "KeyError: 'boom'"
+
+
+def test_it_says_where_its_threads_are(worker: Worker) -> None:
+    worker.request(50, "spin")
+    worker.question()
+    worker.process.send_signal(signal.SIGUSR1)
+    worker.line("in spin")
+    worker.send(wire.encode_cancel(50))
+    assert worker.response(50).error is not None
