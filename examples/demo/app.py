@@ -11,19 +11,19 @@ from dspex_worker import App, Session
 app = App()
 
 
-@app.program("digest", signature="text -> names: list[str], places: list[str], summary")
+@app.program("digest", signature="text -> names: list[str], places: list[str], explanation: list[str]")
 class Digest(dspy.Module):
-    """Two LM requests, one after the other: the facts of a text, then its summary."""
+    """Two LM requests, one after the other: the facts of a text, then an explanation."""
 
     def __init__(self) -> None:
         super().__init__()
         self.facts = dspy.Predict("text -> names: list[str], places: list[str]")
-        self.short = dspy.Predict(dspy.Signature("text -> summary", "Summarise the text in one sentence."))
+        self.explain = dspy.Predict(dspy.Signature("text -> explanation: list[str]", "Explain the text to a child."))
 
     def forward(self, text: str) -> dspy.Prediction:
         facts = self.facts(text=text)
-        short = self.short(text=text)
-        return dspy.Prediction(names=facts.names, places=facts.places, summary=short.summary)
+        explained = self.explain(text=text)
+        return dspy.Prediction(names=facts.names, places=facts.places, explanation=explained.explanation)
 
 
 @app.method(retry="safe")

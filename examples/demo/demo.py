@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import machine
-from dspex import Client, DspexError, Reply
+from dspex import Client, Outputs, Program, Session
+from dspex.errors import InvalidParams
 
 TRIAGE = {
     "description": "Sort a customer's message.",
@@ -39,7 +40,7 @@ FACTS = {
 EXPLAIN = {
     "description": "Explain the text to a child.",
     "inputs": [{"name": "text"}],
-    "outputs": [{"name": "explanation", "description": "several long sentences in plain words"}],
+    "outputs": [{"name": "explanation", "type": "list[str]", "description": "sentences"}],
 }
 NAMES = ("ada", "grace", "alan", "edsger")
 _PATIENCE = 120.0  # seconds for one call, on a slow machine
@@ -52,94 +53,95 @@ def main() -> int:
     config = machine.configuration(model)
     say(__doc__ or "")
     with machine.Sidecar(config) as sidecar:
-        start(sidecar, config, model)
-        with Client(machine.SOCKET) as client:
-            programs_at_run_time(client, own)
-            sessions_side_by_side(client, own)
-            a_worker_dies(client, own)
+        sidecar.wait_until_it_listens()
+        with Client(machine.SOCKET, timeout=_PATIENCE, name="demo") as client:
+            ready(client, sidecar, config, model)
+            tour = programs_at_run_time(client, own)
+            sessions = sessions_side_by_side(client, own)
+            a_worker_dies(client, sessions, own)
             the_application(client, own)
-            a_stream(client, own)
-            end(client)
+            a_stream(tour, own)
+            end(client, [tour, *sessions])
         seconds = sidecar.stop()
         left = sidecar.left_running()
     return check(seconds, left, before)
 
 
-def start(sidecar: machine.Sidecar, config: Path, model: str | None) -> None:
+def ready(client: Client, sidecar: machine.Sidecar, config: Path, model: str | None) -> None:
     section("1. The sidecar starts", "One Go process. It keeps four Python workers warm, each with DSPy loaded.")
     begun = time.monotonic()
-    sidecar.wait_until_it_listens()
-    with Client(machine.SOCKET) as client:
-        while (health := client.call("sidecar.health").result)["status"] != "healthy":
-            if time.monotonic() - begun > _PATIENCE:
-                raise SystemExit(f"demo: the workers do not get ready: {health}; see {machine.LOG}")
-            time.sleep(0.05)
-        workers = client.call("sidecar.workers").result["workers"]
+    while (health := client.call("sidecar.health"))["status"] != "healthy":
+        if time.monotonic() - begun > _PATIENCE:
+            raise SystemExit(f"demo: the workers do not get ready: {health}; see {machine.LOG}")
+        time.sleep(0.05)
+    told = ", ".join(
+        f"{worker['worker']} (pid {worker['pid']})" for worker in client.call("sidecar.workers")["workers"]
+    )
     show("configuration", config.relative_to(machine.ROOT))
     show("model", model or "SmolLM2-135M by llama.cpp, on this machine: no key, no download")
-    show("workers ready", ", ".join(f"{w['worker']} (pid {w['pid']})" for w in workers))
-    show("ready after", f"{time.monotonic() - begun:.1f} s; {sidecar.count_processes()} processes in all")
+    show("workers", told)
+    show("ready after", f"{time.monotonic() - sidecar.begun:.1f} s; {sidecar.count_processes()} processes in all")
 
 
-def programs_at_run_time(client: Client, own: str | None) -> None:
+def programs_at_run_time(client: Client, own: str | None) -> Session:
     section(
         "2. Programs made at run time",
         "A client makes a session and, in it, DSPy programs from signatures with typed outputs. No Python file changes."
         " The types always hold; how well a model of 135 million parameters judges is another matter.",
     )
-    client.call("session.create", {"session": "tour"})
-    for id, signature in (("triage", TRIAGE), ("facts", FACTS)):
-        made = client.call("create_program", {"id": id, "signature": signature}, session="tour").result
-        show(f"program {id}", made["signature"])
-    execute(client, "tour", "triage", {"message": own or text("message")})
-    execute(client, "tour", "facts", {"text": own or text("curie")})
+    session = client.create_session("tour")
+    triage = session.create_program("triage", TRIAGE)
+    facts = session.create_program("facts", FACTS)
+    for program in (triage, facts):
+        show(f"program {program.id}", program.info()["signature"])
+    execute(triage, "in session tour", message=own or text("message"))
+    execute(facts, "in session tour", text=own or text("curie"))
     try:
-        client.call("execute_program", {"program": "facts", "inputs": {"txt": 5}}, session="tour")
-    except DspexError as error:
+        facts(txt=5)
+    except InvalidParams as error:
         show("wrong inputs", f"{error} (no LM was asked)")
+    return session
 
 
-def sessions_side_by_side(client: Client, own: str | None) -> None:
+def sessions_side_by_side(client: Client, own: str | None) -> list[Session]:
     section(
         "3. Sessions side by side",
         "Each session is pinned to a worker: its calls go there, one at a time; other sessions run beside it.",
     )
     begun = time.monotonic()
 
-    def begin(name: str) -> Reply:
-        client.call("session.create", {"session": name})
-        client.call("create_program", {"id": "facts", "signature": FACTS}, session=name)
-        client.call("remember", {"note": f"I am {name}."}, session=name)
-        params = {"program": "facts", "inputs": {"text": own or text("curie")}}
-        return client.call("execute_program", params, session=name, timeout=_PATIENCE)
+    def begin(name: str) -> tuple[Session, Outputs]:
+        session = client.create_session(name)
+        session.call("remember", {"note": f"I am {name}."})
+        return session, session.create_program("facts", FACTS)(text=own or text("curie"))
 
     with ThreadPoolExecutor(len(NAMES)) as pool:
-        replies = dict(zip(NAMES, pool.map(begin, NAMES), strict=True))
-    for name, reply in replies.items():
-        show(f"session {name}", f"{reply.meta.get('worker')}: {brief(reply.result)}")
+        begun_sessions = list(pool.map(begin, NAMES))
+    for session, outputs in begun_sessions:
+        show(f"session {session.id}", f"on {session.info()['worker']}: {brief(outputs)}")
     show("all four", f"{time.monotonic() - begun:.1f} s")
-    workers(client)
+    show_workers(client)
+    return [session for session, _ in begun_sessions]
 
 
-def a_worker_dies(client: Client, own: str | None) -> None:
+def a_worker_dies(client: Client, sessions: list[Session], own: str | None) -> None:
     section(
         "4. A worker is killed",
         "kill -9, as when memory runs out. The state of its sessions is in the sidecar: they go on elsewhere.",
     )
-    victim = client.call("session.get", {"session": NAMES[0]}).result["worker"]
-    pids = {w["worker"]: w["pid"] for w in client.call("sidecar.workers").result["workers"]}
-    moved = [name for name in NAMES if client.call("session.get", {"session": name}).result["worker"] == victim]
-    os.kill(pids[victim], signal.SIGKILL)
-    show("killed", f"{victim} (pid {pids[victim]}), with the sessions {', '.join(moved)}")
-    for name in moved:
-        listed = client.call("list_programs", session=name).result["programs"]
-        notes = client.call("remember", {"note": "Still here."}, session=name)
-        kept = [p["program"] for p in listed if p["scope"] == "session"]
-        show(f"session {name}", f"now on {notes.meta.get('worker')}, programs {kept}, {notes.result} notes")
-        if kept != ["facts"] or notes.result != 2:
-            raise SystemExit(f"demo: session {name} lost something")
-        execute(client, name, "facts", {"text": own or text("curie")})
-    workers(client)
+    victim = sessions[0].info()["worker"]
+    pid = next(worker["pid"] for worker in client.call("sidecar.workers")["workers"] if worker["worker"] == victim)
+    moved = [session for session in sessions if session.info()["worker"] == victim]
+    os.kill(pid, signal.SIGKILL)
+    show("killed", f"{victim} (pid {pid}), with the sessions {', '.join(session.id for session in moved)}")
+    for session in moved:
+        programs = [program["program"] for program in session.programs() if program["scope"] == "session"]
+        reply = session.request("remember", {"note": "Still here."})
+        show(f"session {session.id}", f"now on {reply.meta.get('worker')}, programs {programs}, {reply.result} notes")
+        if programs != ["facts"] or reply.result != 2:
+            raise SystemExit(f"demo: session {session.id} lost something")
+        execute(session.program("facts"), f"in session {session.id}", text=own or text("curie"))
+    show_workers(client)
 
 
 def the_application(client: Client, own: str | None) -> None:
@@ -147,36 +149,41 @@ def the_application(client: Client, own: str | None) -> None:
         "5. The application's own",
         "examples/demo/app.py registers a dspy.Module of its own for everybody, and plain Python functions as methods.",
     )
-    info = client.call("get_program_info", {"program": "digest"}).result
+    digest = client.program("digest")
+    info = digest.info()
     show("program digest", f"{info['signature']} ({info['module']}, scope {info['scope']})")
-    execute(client, None, "digest", {"text": own or text("curie")})
-    show("count_words", brief(client.call("count_words", {"text": own or text("story")}).result))
-    show("sentences", "")
+    execute(digest, "without a session", text=own or text("curie"))
+    print("\n  call count_words, then stream sentences")
+    show("count_words", brief(client.call("count_words", {"text": own or text("story")})))
     for sentence in client.stream("sentences", {"text": own or text("story")}):
-        print(f"      · {sentence}")
+        show("sentence", sentence, "·")
 
 
-def a_stream(client: Client, own: str | None) -> None:
-    section("6. A streamed answer", "The text comes as the model writes it; the response brings the typed outputs.")
-    client.call("create_program", {"id": "explain", "signature": EXPLAIN}, session="tour")
+def a_stream(session: Session, own: str | None) -> None:
+    section(
+        "6. A streamed answer",
+        "The text comes as the model writes it (of a list, its JSON); the response brings the typed outputs.",
+    )
+    explain = session.create_program("explain", EXPLAIN)
+    show("program explain", explain.info()["signature"])
     begun, first, pieces = time.monotonic(), 0.0, 0
-    print("      ", end="", flush=True)
-    params = {"program": "explain", "inputs": {"text": own or text("story")}}
-    stream = client.stream("execute_program", params, session="tour", timeout=_PATIENCE)
+    print("\n      ", end="", flush=True)
+    stream = explain.stream(text=own or text("story"))
     for item in stream:
         if item["type"] == "delta":
             first, pieces = first or time.monotonic() - begun, pieces + 1
             print(item["text"].replace("\n", "\n      "), end="", flush=True)
-    print()
+    print("\n")
     show("timing", f"first piece after {first:.2f} s, {pieces} pieces in {time.monotonic() - begun:.2f} s")
-    show("outputs", brief(stream.reply.result))
+    for name, value in stream.result.items():
+        show(name, f"{value!r}  ({type(value).__name__})", "←")
 
 
-def end(client: Client) -> None:
+def end(client: Client, sessions: list[Session]) -> None:
     section("7. The end", "Sessions are ended, and the sidecar says what it did.")
-    for name in ("tour", *NAMES):
-        client.call("session.end", {"session": name})
-    show("statistics", brief(client.call("sidecar.stats").result))
+    for session in sessions:
+        session.end()
+    show("statistics", brief(client.call("sidecar.stats")))
 
 
 def check(seconds: float, left: list[int], before: dict[Path, tuple[int, int]]) -> int:
@@ -189,17 +196,16 @@ def check(seconds: float, left: list[int], before: dict[Path, tuple[int, int]]) 
     return 1 if left or changed else 0
 
 
-def execute(client: Client, session: str | None, program: str, inputs: Mapping[str, Any]) -> None:
+def execute(program: Program, where: str, **inputs: Any) -> None:
     """Execute a program and show all of it."""
-    params = {"program": program, "inputs": dict(inputs)}
     begun = time.monotonic()
-    reply = client.call("execute_program", params, session=session, timeout=_PATIENCE)
+    outputs = program(**inputs)
     milliseconds = (time.monotonic() - begun) * 1000
-    meta, usage = reply.meta, reply.meta.get("usage") or {}
-    print(f"\n  execute {program}" + (f" in session {session}" if session else ""))
+    meta, usage = outputs.meta, outputs.meta.get("usage") or {}
+    print(f"\n  execute {program.id} {where}")
     for name, value in inputs.items():
         show(name, value, "→")
-    for name, value in reply.result.items():
+    for name, value in outputs.items():
         show(name, f"{value!r}  ({type(value).__name__})", "←")
     took = (
         f"{milliseconds:.0f} ms (waited {meta.get('queue_us', 0) / 1000:.1f}, ran {meta.get('run_us', 0) / 1000:.0f})"
@@ -208,9 +214,9 @@ def execute(client: Client, session: str | None, program: str, inputs: Mapping[s
     show("on", f"{meta.get('worker')}, {took}, {usage.get('lm_calls', 0)} LM calls, {tokens}")
 
 
-def workers(client: Client) -> None:
+def show_workers(client: Client) -> None:
     print()
-    for worker in client.call("sidecar.workers").result["workers"]:
+    for worker in client.call("sidecar.workers")["workers"]:
         told = f"{worker['state']}, {worker['sessions']} sessions, {worker['calls']} calls"
         show(worker["worker"], f"pid {worker['pid']}, {told}")
 

@@ -48,6 +48,7 @@ class Sidecar:
     def __enter__(self) -> Sidecar:
         if not SIDECAR.exists():
             raise SystemExit(f"demo: there is no {SIDECAR.relative_to(ROOT)}: run `make build`")
+        self.begun = time.monotonic()
         with LOG.open("wb") as log:
             self._process = subprocess.Popen(self._command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=ROOT)
         return self
