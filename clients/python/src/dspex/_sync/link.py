@@ -100,9 +100,9 @@ class Link:
     ) -> ThreadCall:
         """Send a request. Raises DspexError where it was not sent."""
         call = ThreadCall(method, credit)
-        with self._lock:
-            self.core.request(call, meta, params)
         try:
+            with self._lock:
+                self.core.request(call, meta, params)
             while not self._send():
                 self._wait_writable()
         except BaseException:
@@ -202,16 +202,20 @@ class Link:
             return
         except OSError as failed:
             count, error = 0, failed
-        self._heard = monotonic()
-        with self._lock:
-            if error is not None:
-                core.close(lost(error))
-            elif count == 0:
-                core.end_of_file()
-            elif room is None:
-                core.receive(self._scratch[:count])
-            else:
-                core.handle(core.splitter.filled(count))
+        try:
+            self._heard = monotonic()
+            with self._lock:
+                if error is not None:
+                    core.close(lost(error))
+                elif count == 0:
+                    core.end_of_file()
+                elif room is None:
+                    core.receive(self._scratch[:count])
+                else:
+                    core.handle(core.splitter.filled(count))
+        except BaseException:  # KeyboardInterrupt: what was read is lost
+            self._give_up()
+            raise
         if core.outgoing:
             self._send()
         if core.state is State.CLOSED:
@@ -262,6 +266,9 @@ class Link:
                 with self._lock:  # what it said before it went is still to be read, so calls are settled at end of file
                     self._deaf = True
                     self.core.outgoing.clear()
+            except BaseException:  # KeyboardInterrupt: nobody knows how much was sent
+                self._give_up()
+                raise
             finally:
                 self._writing.release()
             if not self.core.outgoing:
@@ -294,6 +301,12 @@ class Link:
                 self._read()
             if event & select.POLLOUT:
                 self._send()
+
+    def _give_up(self) -> None:
+        """An interrupt came at a moment that leaves the connection in no known state."""
+        with self._lock:
+            self.core.close(ConnectionLost("interrupted while sending or receiving"))
+        self._shut_down()
 
     def _shut_down(self) -> None:
         """Wake whoever reads or writes."""

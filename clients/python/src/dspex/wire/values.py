@@ -19,6 +19,7 @@ from .violations import StructureError
 _BUFFER: Final = 1024
 _SCALARS: Final = frozenset({type(None), bool, int, float, str, bytes, bytearray, datetime, msgpack.Timestamp})
 _TEXT: Final = {str}
+_TOO_DEEP: Final = f"values are nested deeper than {MAX_DEPTH}, or hold themselves"
 _INSIDE_FRAME: Final = MAX_DEPTH - 1  # the frame's own array is around every payload
 
 
@@ -60,15 +61,13 @@ def _is_plain(value: Any, depth: int) -> bool:
     if kind is dict:
         if not value:
             return True
-        if set(map(type, value)) != _TEXT:
+        if not depth or set(map(type, value)) != _TEXT:
             return False
         value = value.values()
-    elif kind is not list and kind is not tuple:
+    elif (kind is not list and kind is not tuple) or (value and not depth):
         return False
     if _SCALARS.issuperset(map(type, value)):
         return True
-    if not depth:
-        return False
     for item in value:
         if type(item) not in _SCALARS and not _is_plain(item, depth - 1):
             return False
@@ -84,14 +83,17 @@ def _convert(value: Any, path: str, depth: int) -> Any:
     if isinstance(value, (int, str, datetime)):
         return _checked(value, path)
     if isinstance(value, (Mapping, list, tuple)):
-        if not depth:
-            raise _failure(path, f"values are nested deeper than {MAX_DEPTH}, or hold themselves")
+        if value and not depth:
+            raise _failure(path, _TOO_DEEP)
         if isinstance(value, Mapping):
             return {_key(key, path): _convert(item, step(path, key), depth - 1) for key, item in value.items()}
         return [_convert(item, f"{path}[{index}]", depth - 1) for index, item in enumerate(value)]
-    if not depth:
-        raise _failure(path, f"values are nested deeper than {MAX_DEPTH}, or hold themselves")
-    return _convert(_unwrapped(value, path), path, depth - 1)
+    inner = _unwrapped(value, path)
+    if not isinstance(inner, (dict, list, tuple)):  # it may hold itself
+        if not depth:
+            raise _failure(path, _TOO_DEEP)
+        depth -= 1
+    return _convert(inner, path, depth)
 
 
 def _unwrapped(value: Any, path: str) -> Any:
