@@ -83,7 +83,7 @@ func (s standIn) kill(t *testing.T) time.Duration {
 	for {
 		if _, err := unix.Wait4(s.keeper, &status, 0, nil); err == nil {
 			break
-		} else if err != unix.EINTR { //nolint:errorlint // a raw errno
+		} else if err != unix.EINTR {
 			t.Fatal(err)
 		}
 	}

@@ -285,6 +285,23 @@ func TestStartOfWhatIsNoKeeper(t *testing.T) {
 	}
 }
 
+// A keeper that does nothing any more is ended by force, and what it had with it.
+func TestCloseOfAStoppedKeeper(t *testing.T) {
+	c, _ := newClient(t)
+	p := start(t, c, "sh", "-c", `setsid sleep 1000 & echo ready; sleep 1000`)
+	p.line(t)
+	if err := unix.Kill(c.PID(), unix.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Close(); err == nil || !strings.Contains(err.Error(), "did not end within") {
+		t.Error(err)
+	}
+	p.rest(t)
+	if got := p.Exit(); !got.Lost {
+		t.Error(got)
+	}
+}
+
 func TestKeeperKilled(t *testing.T) {
 	c, _ := newClient(t)
 	p := start(t, c, "sh", "-c", `trap "" TERM HUP; setsid env -i sleep 1000 & (setsid sleep 1000 &); echo ready; sleep 1000`)

@@ -15,6 +15,12 @@
 // session and whose parents ended (a daemon) becomes the keeper's child and can be told no more from that of another
 // child: if the sidecar does not adopt it within orphanGrace, it is killed. A child that is itself a sub-reaper
 // (PR_SET_CHILD_SUBREAPER) keeps its daemons while it lives.
+//
+// # What the sidecar does
+//
+// It starts every process by its Client. When Client.Lost is closed, the keeper has died, the client has killed what
+// the keeper left, and every Process is done: the sidecar calls Start again. ReapOrphans runs as long as the sidecar:
+// as process 1 of a container it is the parent of strangers too.
 package keeper
 
 import (
@@ -57,7 +63,7 @@ func Main() int {
 		fmt.Fprintf(os.Stderr, "%s is a command that only the sidecar itself starts: %v\n", Subcommand, err)
 		return 2
 	}
-	defer control.conn.Close()
+	defer func() { _ = control.conn.Close() }() // closed by the sidecar, mostly
 	k, err := newKeeper(control, deaths)
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "keeper: %v\n", err)
@@ -249,8 +255,8 @@ func (k *keeper) adopt(id uint64, pid int) {
 		k.answer(id, answer{PID: pid})
 		return
 	}
-	for i := len(k.unclaimed) - 1; i >= 0; i-- {
-		if exited := k.unclaimed[i]; exited.PID == pid {
+	for i, exited := range slices.Backward(k.unclaimed) {
+		if exited.PID == pid {
 			k.unclaimed = slices.Delete(k.unclaimed, i, i+1)
 			k.answer(id, answer{PID: pid})
 			k.send(&message{Exited: &exited})

@@ -166,7 +166,7 @@ func waitGone(t *testing.T, pid int) {
 	defer unix.Close(fd)
 	for {
 		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 20_000)
-		if err == unix.EINTR { //nolint:errorlint // a raw errno
+		if err == unix.EINTR {
 			continue
 		}
 		if n != 1 {

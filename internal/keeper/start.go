@@ -151,8 +151,7 @@ func startFailed(request *startRequest, path string, err error) answer {
 }
 
 func causeOf(err error) error {
-	var errno syscall.Errno
-	if errors.As(err, &errno) {
+	if errno, ok := errors.AsType[syscall.Errno](err); ok {
 		return errno
 	}
 	return err

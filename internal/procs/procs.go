@@ -17,7 +17,7 @@ import (
 // ID names one process for good: a number is used again, a number with its start time is not.
 type ID struct {
 	PID     int
-	Started uint64 // clock ticks since boot
+	Started int // clock ticks since boot
 }
 
 // Proc is one process as /proc/PID/stat shows it.
@@ -108,7 +108,7 @@ func parseStat(line []byte) (Proc, error) {
 		return n
 	}
 	p := Proc{
-		ID:      ID{PID: number(bytes.TrimSpace(line[:open])), Started: uint64(number(fields[started]))},
+		ID:      ID{PID: number(bytes.TrimSpace(line[:open])), Started: number(fields[started])},
 		Parent:  number(fields[parent]),
 		Group:   number(fields[group]),
 		Session: number(fields[session]),
