@@ -18,7 +18,7 @@ from typing import Any
 
 import machine
 from dspex import Client, Outputs, Program, Session
-from dspex.errors import InvalidParams
+from dspex.errors import DspexError, InvalidParams
 
 TRIAGE = {
     "description": "Sort a customer's message.",
@@ -186,14 +186,13 @@ def end(client: Client, sessions: list[Session]) -> None:
     show("statistics", brief(client.call("sidecar.stats")))
 
 
-def check(seconds: float, left: list[int], before: dict[Path, tuple[int, int]]) -> int:
-    after = machine.files()
-    changed = sorted(str(path) for path in before.keys() | after.keys() if before.get(path) != after.get(path))
+def check(seconds: float, left: list[int], before: set[Path]) -> int:
+    made = sorted(str(path) for path in machine.files() - before)
     show("stopped", f"in {seconds:.1f} s")
     show("processes left", ", ".join(map(str, left)) or "none")
-    show("files written outside build/", ", ".join(changed) or "none")
+    show("files left", f"{', '.join(made) or 'none'} (outside build/)")
     print()
-    return 1 if left or changed else 0
+    return 1 if left or made else 0
 
 
 def execute(program: Program, where: str, **inputs: Any) -> None:
@@ -252,4 +251,7 @@ def _width() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except DspexError as error:
+        sys.exit(f"\ndemo: {error}; the sidecar's log is {machine.LOG}")

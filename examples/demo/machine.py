@@ -93,16 +93,13 @@ class Sidecar:
         return left
 
 
-def files() -> dict[Path, tuple[int, int]]:
-    """Size and time of change of every file of the repository outside build/ and .git/."""
-    found = {}
+def files() -> set[Path]:
+    """Every file of the repository outside build/ and .git/."""
+    found = set()
     for folder, folders, names in os.walk(ROOT):
         if Path(folder) == ROOT:
             folders[:] = [name for name in folders if name not in ("build", ".git")]
-        for name in names:
-            path = Path(folder, name)
-            status = path.lstat()
-            found[path.relative_to(ROOT)] = (status.st_size, status.st_mtime_ns)
+        found |= {Path(folder, name).relative_to(ROOT) for name in names}
     return found
 
 
