@@ -22,6 +22,7 @@ func allowed() map[string][]string {
 			"internal/admin", "proxy", "internal/session", "internal/keeper", "pool",
 			"internal/procs", "internal/config", "internal/metrics", "internal/store", "wire",
 		},
+		"bench/load":      {"wire"},
 		"internal/cli":    {"internal/client", "internal/config", "wire"},
 		"internal/client": {"wire"},
 		"internal/admin":  {"proxy", "internal/session", "pool", "internal/metrics", "wire"},
