@@ -32,9 +32,7 @@ DESCRIPTOR = "DSPEX_WORKER_FD"
 async def serve(target: str | None, sock: socket.socket, worker_id: str) -> int:
     """Serve the sidecar at the other end of ``sock`` until it ends the channel; return the exit code."""
     faulthandler.enable()
-    faulthandler.register(
-        signal.SIGUSR1, all_threads=True
-    )  # says on stderr where every thread is, even with the GIL held
+    faulthandler.register(signal.SIGUSR1, all_threads=True)  # says where each thread is, even with the GIL held
     worker = PoolWorker(target, sock, worker_id)
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, worker.channel.close)
