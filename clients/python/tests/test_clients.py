@@ -264,12 +264,15 @@ def test_large_frames_both_ways_at_once(kind: str) -> None:
 
 def test_goaway(kind: str) -> None:
     second_is_there = threading.Event()
+    old_is_read = threading.Event()
 
     def first(peer: Peer) -> None:
         peer.greet()
         request = peer.read()
+        old_is_read.set()
+        other = peer.read()
         peer.send(wire.encode_notification("goaway", {"reason": "test", "drain_ms": 1000}))
-        peer.answer(peer.read(), "now it has heard")
+        peer.answer(other, "now it has heard")
         assert second_is_there.wait(10)
         peer.answer(request, "old")
         assert peer.read() is None  # closed by the client, which needs it no more
@@ -283,15 +286,11 @@ def test_goaway(kind: str) -> None:
     async def scenario(path: str) -> None:
         async with client(kind, path) as c:
             old = asyncio.create_task(c.call("old"))
-            await asyncio.sleep(0)
-            while not await both_sent(c, old):
-                pass
+            await asyncio.to_thread(old_is_read.wait)
+            assert await c.call("m") == "now it has heard"
             assert await c.call("new") == "new"
             assert await old == "old"
             assert await c.call("m", {"n": 1}) == {"n": 1}
-
-    async def both_sent(c: Any, old: asyncio.Task[Any]) -> bool:
-        return bool(await c.call("m") == "now it has heard")
 
     with serving(first, second) as path:
         drive(scenario(path))

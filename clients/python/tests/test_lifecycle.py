@@ -276,8 +276,8 @@ def test_threads_with_different_deadlines_pass_the_lead_on() -> None:
         while not isinstance(peer.read(), wire.Cancel):
             pass
         first_gave_up.set()
-        peer.send(*[wire.encode_response(m.id, None, "good") for m in others])
         peer.fail(short, "cancelled")
+        peer.send(*[wire.encode_response(m.id, None, "good") for m in others])
         peer.echo()
 
     results: list[Any] = []
