@@ -94,6 +94,11 @@ def changes(session: Session) -> Changes | None:
     return session._overlay.changes()
 
 
+def freeze(session: Session) -> None:
+    """Let a read-only method read on, after its session's start hooks have written."""
+    session._overlay.freeze()
+
+
 def close(session: Session) -> None:
     """End a call's use of its session: whatever touches its mappings afterwards is refused."""
     session._overlay.open = False
@@ -112,13 +117,14 @@ def attach(session: Session, updater: Updater) -> None:
 class Overlay:
     """One call's reads and writes over the packed entries of a copy, which it never changes itself."""
 
-    __slots__ = ("_entries", "_read_only", "_removed", "_values", "open")
+    __slots__ = ("_entries", "_frozen", "_read_only", "_removed", "_values", "open")
 
     def __init__(self, entries: dict[str, bytes], read_only: bool) -> None:
         self._entries = entries
         self._read_only = read_only
         self._values: dict[str, Any] = {}  # what the call read or wrote
         self._removed: set[str] = set()
+        self._frozen: Changes | None = None  # what was changed before the overlay became read-only
         self.open = True
 
     def get(self, key: str) -> Any:
@@ -150,6 +156,10 @@ class Overlay:
         kept = [key for key in self._entries if key not in self._removed]
         return kept + [key for key in self._values if key not in self._entries]
 
+    def freeze(self) -> None:
+        self._frozen = self.changes()
+        self._read_only = True
+
     def changes(self) -> Changes | None:
         if not self._values and not self._removed:
             return None
@@ -161,7 +171,7 @@ class Overlay:
                 (found.secrets if secret else found.set)[key] = packed
         if not (found.set or found.delete or found.secrets):
             return None
-        if self._read_only:
+        if self._read_only and found != self._frozen:
             key = next(iter([*found.set, *found.delete, *found.secrets]))
             raise RuntimeError(f"a read-only method changed the value of {key!r} in the session's state in place")
         return found

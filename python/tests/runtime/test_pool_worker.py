@@ -271,6 +271,10 @@ def test_read_only_calls_cannot_write(worker: Worker) -> None:
     assert "read_only" in worker.error("write_although_read_only", meta(5))["message"]
     assert "in place" in worker.error("change_although_read_only", meta(5))["message"]
     assert run(worker, "get", meta(5)) == ({"list": []}, NOTHING)
+    # Where one is the first call, only the start hooks write.
+    assert "read_only" in worker.error("write_although_read_only", meta(0, 11, start=True, key=8))["message"]
+    begun = {"set": {"begun": 1}, "delete": [], "secrets": {}}
+    assert run(worker, "get", meta(0, 12, start=True, key=8)) == ({"begun": 1}, begun)
 
 
 def test_a_restore_replaces_and_comes_ahead_of_the_call(worker: Worker) -> None:
