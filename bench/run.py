@@ -80,7 +80,6 @@ def goals(sidecar: str, direct: str, web: str) -> list[Goal]:
         Goal("512 B, one outstanding: median time, beside the worker called directly", through, beside, "p50_us", 0, 2.5, False),
         Goal("512 B, 8 connections of 8: calls/s, beside FastAPI with 64", [*through, *many], [*http, *wide], "per_second", 0, 8, True),
         Goal("512 B, 64 connections: calls/s, beside FastAPI with 64", [*through, *wide], [*http, *wide], "per_second", 0, 4, True),
-        Goal("512 B, 8 connections of 8, in sessions: calls/s, beside none", [*through, *many, "-session"], [*through, *many], "per_second", 0, 0.5, True),
         Goal("20 ms sleep, 64 outstanding: calls/s, beside what is possible", [*through, *nap], None, "per_second", 3200, 0.95, True),
         Goal("1 MiB each way: median time, beside the worker called directly", [*through, *mib], [*beside, *mib], "p50_us", 0, 2, False),
     ]

@@ -1,8 +1,9 @@
 package wire
 
-import "slices"
-
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // Batch collects the outboxes that one goroutine has appended to while it handled what it had read, so that each gets
 // one write. The zero value is ready.

@@ -56,7 +56,7 @@ def main() -> int:
         sidecar.wait_until_it_listens()
         with Client(machine.SOCKET, timeout=_PATIENCE, name="demo") as client:
             ready(client, sidecar, config, model)
-            tour = programs_at_run_time(client, own)
+            tour = programs_at_run_time(client, own, model)
             sessions = sessions_side_by_side(client, own)
             a_worker_dies(client, sessions, own)
             the_application(client, own)
@@ -83,11 +83,15 @@ def ready(client: Client, sidecar: machine.Sidecar, config: Path, model: str | N
     show("ready after", f"{time.monotonic() - sidecar.begun:.1f} s; {sidecar.count_processes()} processes in all")
 
 
-def programs_at_run_time(client: Client, own: str | None) -> Session:
+def programs_at_run_time(client: Client, own: str | None, model: str | None) -> Session:
     section(
         "2. Programs made at run time",
         "A client makes a session and, in it, DSPy programs from signatures with typed outputs. No Python file changes."
-        " The types always hold; how well a model of 135 million parameters judges is another matter.",
+        + (
+            ""
+            if model
+            else " The types always hold; how well a model of 135 million parameters judges is another matter."
+        ),
     )
     session = client.create_session("tour")
     triage = session.create_program("triage", TRIAGE)

@@ -42,8 +42,11 @@ func busy(row map[string]any) string { return cell(row["in_flight"]) + "/" + cel
 // Run lists the workers.
 func (c *workersListCommand) Run(ctx context.Context, e *Env) error {
 	return c.list(ctx, e, "sidecar.workers", "workers", []column{
-		col("WORKER", "worker"), col("POOL", "pool"), col("STATE", "state"), col("PID", "pid"), {"BUSY", busy}, col("SESSIONS", "sessions"),
-		col("CALLS", "calls"), col("ERRORS", "errors"), since("AGE", "age_ms"), {"LAST FAILURE", lastFailure},
+		col("WORKER", "worker"), col("POOL", "pool"), col("STATE", "state"), col("PID", "pid"),
+		{"BUSY", busy},
+		col("SESSIONS", "sessions"),
+		col("CALLS", "calls"), col("ERRORS", "errors"), since("AGE", "age_ms"),
+		{"LAST FAILURE", lastFailure},
 	})
 }
 
@@ -89,7 +92,9 @@ func (c *workersShowCommand) print(e *Env, row map[string]any) error {
 	}
 	out := record([]column{
 		col("WORKER", "worker"), col("POOL", "pool"), col("GENERATION", "generation"), col("OVERFLOW", "overflow"), col("STATE", "state"),
-		col("PID", "pid"), {"BUSY", busy}, col("SESSIONS", "sessions"), col("CALLS", "calls"), col("ERRORS", "errors"),
+		col("PID", "pid"),
+		{"BUSY", busy},
+		col("SESSIONS", "sessions"), col("CALLS", "calls"), col("ERRORS", "errors"),
 		since("AGE", "age_ms"), col("VERSIONS", "versions"),
 	}, row)
 	if text, _ := row["last_failure"].(string); text != "" {
@@ -188,7 +193,9 @@ func (c *statsCommand) Run(ctx context.Context, e *Env) error {
 	}
 	return e.print(record([]column{
 		col("VERSION", "version"), since("UPTIME", "uptime_ms"), col("CLIENTS", "clients"), col("ACTIVE SESSIONS", "active_sessions"),
-		col("POOL SIZE", "pool_size"), col("HEALTHY WORKERS", "healthy_workers"), {"UTILIZATION", percent}, col("IN FLIGHT", "in_flight"),
+		col("POOL SIZE", "pool_size"), col("HEALTHY WORKERS", "healthy_workers"),
+		{"UTILIZATION", percent},
+		col("IN FLIGHT", "in_flight"),
 		col("QUEUED", "queued"), col("TOTAL CALLS", "total_commands"), col("TOTAL ERRORS", "total_errors"),
 	}, result))
 }

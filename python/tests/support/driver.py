@@ -99,7 +99,7 @@ class Driver:
         if changes is not None and session is not None:
             copy = self.sessions[session]
             copy.commit(changes, copy.version + 1)
-        answer = Answer(result or {})
+        answer = Answer(result if isinstance(result, dict) else {})
         answer.usage = (call.meta() or {}).get("usage", {})
         answer.items = self._items.pop(call.id)
         return answer

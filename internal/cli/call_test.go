@@ -1,0 +1,175 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"io"
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/dspex/dspex-sidecar/wire"
+	"github.com/dspex/dspex-sidecar/wire/wiretest"
+)
+
+func TestParamsKeepTheirTypes(t *testing.T) {
+	seen := make(chan wiretest.Message, 1)
+	s := start(t, func(p *wiretest.Peer, m wiretest.Message) {
+		seen <- m
+		p.Send(1, m.ID, nil, nil, nil)
+	})
+	const text = `{"i": 3, "big": 18446744073709551615, "low": -9223372036854775808, "f": 3.0, "e": 1e2, "b": {"$bytes": "AP8="},
+		"m": {"$bytes": "x", "other": [1, null, true, "é\u0001"]}, "empty": {}, "none": []}`
+	want := map[string]any{
+		"i": int64(3), "big": uint64(1<<64 - 1), "low": int64(-1 << 63), "f": 3.0, "e": 100.0, "b": []byte{0, 255},
+		"m": map[string]any{"$bytes": "x", "other": []any{int64(1), nil, true, "é\x01"}}, "empty": map[string]any{}, "none": []any{},
+	}
+	for _, form := range []string{text, "-"} {
+		e := Env{Stdin: strings.NewReader(text)}
+		runWith(t.Context(), t, e, s, "call", "m", form, "--session", "s 1", "--timeout", "7s").expect(t, exitOK)
+		m := <-seen
+		if !reflect.DeepEqual(m.Payload, want) {
+			t.Errorf("%s: sent %#v, want %#v", form, m.Payload, want)
+		}
+		ms, _ := m.Meta["timeout_ms"].(int64)
+		if m.Method != "m" || m.Meta["session"] != "s 1" || ms <= 5000 || ms > 7000 {
+			t.Errorf("sent %q with %v", m.Method, m.Meta)
+		}
+	}
+	run(t, s, "call", "m").expect(t, exitOK)
+	if m := <-seen; len(m.Meta) != 0 || len(m.Payload.(map[string]any)) != 0 {
+		t.Errorf("without flags: %+v", m)
+	}
+}
+
+func TestBadParams(t *testing.T) {
+	for text, says := range map[string]string{
+		`{"a": `:                      "ends too early",
+		`{"a": 1} x`:                  "at byte",
+		`{"a": 1}{}`:                  "something follows",
+		`{a: 1}`:                      "invalid character 'a'",
+		`[1]`:                         "an object",
+		`{"a": 1, "a": 2}`:            `"a" occurs twice`,
+		`{"a": 18446744073709551616}`: "out of range",
+		`{"a": 1e999}`:                "out of range",
+		`{"a": {"$bytes": "?"}}`:      "base64",
+		"{\"a\": \"\xff\"}":           "UTF-8",
+	} {
+		run(t, nil, "call", "m", text).expect(t, exitUsage, says, "call --help")
+	}
+	runWith(t.Context(), t, Env{Stdin: strings.NewReader("")}, nil, "call", "m", "-").expect(t, exitUsage, "ends too early")
+	runWith(t.Context(), t, Env{Stdin: failing{}}, nil, "call", "m", "-").expect(t, exitFailed, "standard input", errBroken.Error())
+}
+
+var errBroken = errors.New("it is broken")
+
+// failing is a stream that cannot be used.
+type failing struct{}
+
+func (failing) Read([]byte) (int, error)  { return 0, errBroken }
+func (failing) Write([]byte) (int, error) { return 0, errBroken }
+
+// streaming sends n items as credit allows, and then the result.
+func streaming(n int, result any) script {
+	var id uint64
+	var sent, credit int
+	return func(p *wiretest.Peer, m wiretest.Message) {
+		switch m.Kind {
+		case wire.KindRequest:
+			credit, _ = 0, 0
+			sent, id = 0, m.ID
+			c, _ := m.Meta["stream"].(int64)
+			credit = int(c)
+		case wire.KindCredit:
+			credit += int(m.Credit)
+		default:
+			return
+		}
+		for ; sent < n && credit > 0; sent, credit = sent+1, credit-1 {
+			p.Send(3, id, nil, map[string]any{"n": sent})
+		}
+		if sent == n {
+			p.Send(1, id, nil, nil, result)
+			sent++
+		}
+	}
+}
+
+func TestStream(t *testing.T) {
+	o := run(t, start(t, streaming(1000, map[string]any{"done": true})), "call", "count", "--stream", "--json")
+	o.expect(t, exitOK)
+	lines := strings.Split(strings.TrimSpace(o.stdout), "\n")
+	if len(lines) != 1001 || lines[0] != `{"item":{"n":0}}` || lines[999] != `{"item":{"n":999}}` || lines[1000] != `{"result":{"done":true}}` {
+		t.Errorf("%d lines, the last is %s", len(lines), lines[len(lines)-1])
+	}
+	o = run(t, start(t, streaming(2, nil)), "call", "count", "--stream")
+	o.expect(t, exitOK)
+	if o.stdout != "{\"n\":0}\n{\"n\":1}\n" {
+		t.Errorf("for people: %q", o.stdout)
+	}
+}
+
+func TestOutputThatFails(t *testing.T) {
+	cancelled := make(chan struct{})
+	s := start(t, func(p *wiretest.Peer, m wiretest.Message) {
+		switch m.Kind {
+		case wire.KindRequest:
+			p.Send(3, m.ID, nil, 1)
+		case wire.KindCancel:
+			close(cancelled)
+		default:
+		}
+	})
+	runWith(t.Context(), t, Env{Stdout: failing{}}, s, "call", "count", "--stream").expect(t, exitFailed, errBroken.Error())
+	<-cancelled // the sidecar is told that nobody wants more
+	s = start(t, answers(fixtures()))
+	runWith(t.Context(), t, Env{Stdout: failing{}}, s, "health").expect(t, exitFailed, errBroken.Error())
+}
+
+func TestInterruptCancelsTheCall(t *testing.T) {
+	for _, answer := range []string{"cancelled", "never", "a result after all"} {
+		t.Run(answer, func(t *testing.T) {
+			ctx, interrupt := context.WithCancel(t.Context())
+			cancels := make(chan wiretest.Message, 1)
+			s := start(t, func(p *wiretest.Peer, m wiretest.Message) {
+				switch m.Kind {
+				case wire.KindRequest:
+					interrupt()
+				case wire.KindCancel:
+					cancels <- m
+					switch answer {
+					case "cancelled":
+						p.Send(1, m.ID, nil, wire.Errorf(wire.CodeCancelled, "as you wish"), nil)
+					case "a result after all":
+						p.Send(1, m.ID, nil, nil, answer)
+					}
+				default:
+				}
+			})
+			o := runWith(ctx, t, Env{}, s, "call", "sleep")
+			if answer == "a result after all" {
+				o.expect(t, exitOK)
+			} else {
+				o.expect(t, exitInterrupted, "interrupted")
+			}
+			if m := <-cancels; m.ID == 0 || m.Reason == "" {
+				t.Errorf("the cancel was %+v", m)
+			}
+		})
+	}
+}
+
+func TestInterruptWhileReadingStdin(t *testing.T) {
+	ctx, interrupt := context.WithCancel(t.Context())
+	r, w := io.Pipe()
+	defer w.Close()
+	stdin := readFunc(func(b []byte) (int, error) {
+		interrupt()
+		return r.Read(b)
+	})
+	runWith(ctx, t, Env{Stdin: stdin}, nil, "call", "m", "-").expect(t, exitInterrupted, "interrupted")
+}
+
+type readFunc func([]byte) (int, error)
+
+func (f readFunc) Read(b []byte) (int, error) { return f(b) }

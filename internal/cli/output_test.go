@@ -1,0 +1,173 @@
+package cli
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/dspex/dspex-sidecar/wire"
+	"github.com/dspex/dspex-sidecar/wire/wiretest"
+)
+
+func fixtures() map[string]any {
+	worker := func(id string, more map[string]any) map[string]any {
+		w := map[string]any{
+			"worker": id, "pool": "default", "generation": 1, "state": "ready", "pid": 4711, "in_flight": 2, "slots": 64, "sessions": 3,
+			"calls": 1200, "errors": 4, "age_ms": 93_784_000, "overflow": false, "last_failure": nil, "versions": map[string]any{"python": "3.11.9"},
+		}
+		for key, value := range more {
+			w[key] = value
+		}
+		return w
+	}
+	session := map[string]any{
+		"session": "s1", "owner": "uid:0", "worker": "worker_1", "labels": map[string]any{"team": "search"}, "bytes": 120, "age_ms": 65_000,
+		"idle_ms": 1_250, "ttl_ms": 3_600_000, "calls": 1, "waiting": 0,
+	}
+	shown := map[string]any{
+		"session": "s1", "worker": nil, "labels": map[string]any{}, "version": 7, "bytes": 120, "age_ms": 65_000, "idle_ms": 900, "ttl_ms": 3_600_000,
+		"calls": 0, "state": map[string]any{
+			"count": 3, "share": 1.0, "key": []byte{0, 255}, "at": time.Date(2026, 11, 24, 1, 2, 3, 500_000_000, time.UTC), "text": "\x1b[31mred\x9b",
+		},
+	}
+	return map[string]any{
+		"sidecar.workers": map[string]any{"workers": []any{
+			worker("worker_1", nil),
+			worker("worker_2", map[string]any{"state": "dead", "in_flight": 0, "last_failure": "killed by SIGKILL\n\x1b]0;title\aTraceback\n  boom"}),
+		}},
+		"sidecar.clients": map[string]any{"clients": []any{map[string]any{
+			"connection": "c1", "name": "evil\x1b[2J\n\u202ename", "version": "1", "uid": 1000, "pid": 77, "in_flight": 1, "age_ms": 12_345, "total_commands": 9,
+		}}},
+		"sidecar.calls": map[string]any{"calls": []any{map[string]any{
+			"connection": "c1", "id": 12, "method": "execute_program", "session": "s1", "worker": "worker_1", "state": "running", "age_ms": 15,
+		}, map[string]any{"connection": "c2", "id": 1, "method": "echo", "session": nil, "worker": nil, "state": "queued", "age_ms": 4_000_000}}},
+		"sidecar.health": map[string]any{
+			"status": "degraded", "reasons": []any{"1 of 2 workers is ready"},
+			"workers": []any{map[string]any{"worker": "worker_1", "state": "ready", "last_failure": nil}},
+		},
+		"sidecar.stats": map[string]any{
+			"active_sessions": 3, "pool_size": 2, "healthy_workers": 1, "total_commands": 1200, "total_errors": 4, "utilization": 0.256, "queued": 0,
+			"in_flight": 2, "uptime_ms": 93_784_000, "clients": 2, "version": "1.2.3",
+		},
+		"session.list":   map[string]any{"sessions": []any{session}},
+		"session.create": map[string]any{"session": "s1", "token": "t0ken"},
+		"session.get":    shown,
+		"session.end":    map[string]any{"session": "s1"},
+		"everything": map[string]any{
+			"none": nil, "yes": true, "int": -3, "big": uint64(1<<64 - 1), "float": 2.0, "small": 1e-9, "list": []any{1, "two"}, "html": "<a&b>", "wide": "日本",
+		},
+		"text": "two\nlines\x1b[0m",
+	}
+}
+
+func TestOutput(t *testing.T) {
+	s := start(t, answers(fixtures()))
+	for _, c := range []struct {
+		name string
+		code int
+		args string
+	}{
+		{"workers", 0, "workers"},
+		{"workers-show", 0, "workers show worker_2"},
+		{"clients", 0, "clients"},
+		{"calls", 0, "calls"},
+		{"health", exitDegraded, "health"},
+		{"stats", 0, "stats"},
+		{"sessions", 0, "sessions"},
+		{"sessions-all", 0, "sessions list --all"},
+		{"sessions-create", 0, "sessions create s1 --with-token"},
+		{"sessions-show", 0, "sessions show s1"},
+		{"sessions-end", 0, "sessions end s1"},
+		{"call-map", 0, "call everything"},
+		{"call-text", 0, "call text"},
+	} {
+		for _, form := range []string{"", "--json"} {
+			t.Run(c.name+form, func(t *testing.T) {
+				o := run(t, s, strings.Fields(c.args+" "+form)...)
+				o.expect(t, c.code)
+				golden(t, c.name+form, o.stdout)
+				if strings.ContainsAny(o.stdout, "\x1b\x07\x9b\u202e") {
+					t.Errorf("a terminal would act on %q", o.stdout)
+				}
+			})
+		}
+	}
+}
+
+func TestHealthExitCodes(t *testing.T) {
+	for status, code := range map[string]int{"healthy": exitOK, "degraded": exitDegraded, "unhealthy": exitUnhealthy} {
+		s := start(t, answers(map[string]any{"sidecar.health": map[string]any{"status": status, "reasons": []any{}, "workers": []any{}}}))
+		run(t, s, "health").expect(t, code)
+	}
+	s := start(t, answers(map[string]any{"sidecar.health": map[string]any{"status": "dizzy"}}))
+	run(t, s, "health").expect(t, exitFailed, "dizzy")
+}
+
+func TestUnknownWorker(t *testing.T) {
+	s := start(t, answers(fixtures()))
+	run(t, s, "workers", "show", "worker_9").expect(t, exitFailed, `no worker "worker_9"`, "worker_1, worker_2")
+}
+
+func TestSessionsAreListedPageByPage(t *testing.T) {
+	pages := map[string]any{
+		"":      map[string]any{"sessions": []any{map[string]any{"session": "a"}}, "next": "u\x00a"},
+		"u\x00a": map[string]any{"sessions": []any{map[string]any{"session": "b"}}, "next": "u\x00b"},
+		"u\x00b": map[string]any{"sessions": []any{map[string]any{"session": "c"}}},
+	}
+	s := start(t, func(p *wiretest.Peer, m wiretest.Message) {
+		after, _ := m.Payload.(map[string]any)["after"].(string)
+		p.Send(1, m.ID, nil, nil, pages[after])
+	})
+	o := run(t, s, "sessions", "--json", "--all")
+	o.expect(t, exitOK)
+	if want := `{"sessions":[{"session":"a"},{"session":"b"},{"session":"c"}]}` + "\n"; o.stdout != want {
+		t.Errorf("got %s, want %s", o.stdout, want)
+	}
+	o = run(t, s, "sessions", "--limit", "2")
+	o.expect(t, exitOK, "more than these 2 sessions")
+	if strings.Contains(o.stdout, "c") {
+		t.Errorf("got %q: over the limit", o.stdout)
+	}
+}
+
+func TestRequestsSayWhatWasAsked(t *testing.T) {
+	seen := make(chan wiretest.Message, 1)
+	s := start(t, func(p *wiretest.Peer, m wiretest.Message) {
+		seen <- m
+		p.Send(1, m.ID, nil, nil, map[string]any{"session": "s", "sessions": []any{}})
+	})
+	run(t, s, "sessions", "create", "s", "--state", `{"n": 1}`, "--ttl", "90s", "--label", "a=b;c", "--label", "d=e").expect(t, exitOK)
+	golden(t, "request-create", jsonOf(t, (<-seen).Payload))
+	run(t, s, "sessions", "--label", "a=b", "--all", "--limit", "5").expect(t, exitOK)
+	golden(t, "request-list", jsonOf(t, (<-seen).Payload))
+	<-s.hello
+	<-s.hello
+	run(t, s, "sessions", "end", "s", "--token", "t0ken").expect(t, exitOK)
+	golden(t, "request-end", jsonOf(t, (<-seen).Payload))
+	golden(t, "request-hello", jsonOf(t, <-s.hello))
+}
+
+func jsonOf(t *testing.T, v any) string {
+	t.Helper()
+	b, err := encodeJSON(v, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+func TestErrorsOfTheProtocol(t *testing.T) {
+	failed := wire.Errorf(wire.CodeProgramError, "ValueError: \x1b[1mno").With("type", "ValueError").With("traceback", "Traceback:\n  line 1\n")
+	s := start(t, answers(map[string]any{
+		"fail":  failed,
+		"late":  wire.Errorf(wire.CodeDeadlineExceeded, "late").With("ended_by", "cancel"),
+		"queue": wire.Errorf(wire.CodeCheckoutTimeout, "no slot"),
+		"stop":  wire.Errorf(wire.CodeCancelled, "an administrator cancelled"),
+	}))
+	o := run(t, s, "call", "fail")
+	o.expect(t, exitFailed, "program_error: ")
+	golden(t, "call-error", o.stderr)
+	run(t, s, "call", "late").expect(t, exitTimeout, "deadline_exceeded: late\n  ended_by: cancel")
+	run(t, s, "call", "queue").expect(t, exitTimeout, "checkout_timeout: no slot")
+	run(t, s, "call", "stop").expect(t, exitFailed, "cancelled: an administrator")
+}
