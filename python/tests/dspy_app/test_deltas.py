@@ -11,7 +11,7 @@ from dspex_worker.dspy_app.deltas import ChatSplitter, JsonSplitter, Splitter
 from hypothesis import given
 from hypothesis import strategies as st
 
-TEXTS = st.text(st.characters(exclude_categories=("Cs",)), max_size=30)
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 
 
 def pieces(text: str, seed: int) -> Iterator[str]:

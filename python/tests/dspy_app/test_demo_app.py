@@ -33,7 +33,7 @@ def test_the_demo_s_application() -> None:
                 assert got.usage["lm_calls"] == 2
                 assert await driver.call("count_words", text="A a b.") == {"words": 3, "different": 2}
                 streamed = await driver.stream("sentences", text="One. Two!  Three?")
-                assert streamed.items == ["One.", "Two!", "Three?"]
+                assert streamed.streamed == ["One.", "Two!", "Three?"]
                 for count in (1, 2):
                     _, answered = driver.begin("remember", "s", note="n")
                     await answered

@@ -179,7 +179,7 @@ def test_cancelling_a_module_on_a_thread_ends_its_request() -> None:
     app = App()
 
     @app.program("slow")
-    class Slow(dspy.Module):  # type: ignore[misc]
+    class Slow(dspy.Module):
         def __init__(self) -> None:
             super().__init__()
             self.inner = dspy.Predict("a -> b")

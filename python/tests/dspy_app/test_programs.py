@@ -114,7 +114,7 @@ def test_state_methods() -> None:
     run(scenario)
 
 
-class TwoSteps(dspy.Module):  # type: ignore[misc]
+class TwoSteps(dspy.Module):
     """Facts, then a title."""
 
     def __init__(self) -> None:
@@ -135,7 +135,7 @@ def test_programs_of_the_application() -> None:
     app.program("told", signature="text -> title, seen: list[str]")(TwoSteps())
     app.program("plain")(dspy.Predict("a: int -> answer"))
 
-    class Custom(dspy.Module):  # type: ignore[misc]
+    class Custom(dspy.Module):
         def __init__(self, signature: Any) -> None:
             super().__init__()
             self.inner = dspy.Predict(signature)
@@ -146,7 +146,7 @@ def test_programs_of_the_application() -> None:
     app.program("custom")(Custom)
 
     @app.program("wrong")
-    class Wrong(dspy.Module):  # type: ignore[misc]
+    class Wrong(dspy.Module):
         def forward(self) -> Any:
             return 5
 
@@ -154,7 +154,7 @@ def test_programs_of_the_application() -> None:
         for _ in range(3):  # what one call does to the module is not there for the next
             got = await driver.call("execute_program", program="steps", inputs={"text": "t"})
             assert got == {"title": "T", "seen": ["t"], "times": 1}
-        assert got.usage["lm_calls"] == 2
+            assert got.usage["lm_calls"] == 2
         with pytest.raises(InvalidParams) as caught:
             await driver.call("execute_program", program="steps", inputs={"text": 5, "times": "x", "lm": 1})
         assert {p["path"] for p in caught.value.details["errors"]} == {"inputs.text", "inputs.times", "inputs.lm"}
@@ -198,7 +198,7 @@ def test_a_copy_shares_what_is_no_module_or_container() -> None:
 
 
 def test_overriding_forward_alone_makes_a_module_sync() -> None:
-    class Override(dspy.ChainOfThought):  # type: ignore[misc]
+    class Override(dspy.ChainOfThought):
         def forward(self, **kwargs: Any) -> Any:
             return super().forward(**kwargs)
 
@@ -213,7 +213,12 @@ def test_state_is_loaded_once_from_known_keys_only() -> None:
     assert loaded.predict.signature.instructions == "New."
     assert [dict(demo) for demo in loaded.predict.demos] == [{"a": "1", "b": "2"}]
     assert base.predict.demos == []
-    for wrong in ({"other": {}}, {"predict": {"lm": {"model": "x"}}}, {"predict": {"demos": [{"c": 1}]}}):
+    states: tuple[dict[str, Any], ...] = (
+        {"other": {}},
+        {"predict": {"lm": {"model": "x"}}},
+        {"predict": {"demos": [{"c": 1}]}},
+    )
+    for wrong in states:
         with pytest.raises(InvalidParams):
             load_state(base, wrong)
 

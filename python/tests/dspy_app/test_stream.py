@@ -48,8 +48,8 @@ def test_pieces_make_up_the_outputs(adapter: str, answer: Callable[..., str]) ->
     async def scenario(driver: Driver, server: OpenAIServer) -> None:
         got = await driver.stream("execute_program", "s", **ASK)
         assert got == {"story": STORY.strip() if adapter == "chat" else STORY, "tags": ["x", "y"]}
-        assert texts(got.items)["story"] == got["story"]
-        assert len(got.items) > 20
+        assert texts(got.streamed)["story"] == got["story"]
+        assert len(got.streamed) > 20
         assert got.usage["completion_tokens"] == 5
         assert server.requests[0].body["stream"] is True
 
@@ -104,7 +104,7 @@ def test_a_module_of_several_steps_on_a_thread() -> None:
     app = App()
 
     @app.program("steps")
-    class Steps(dspy.Module):  # type: ignore[misc]
+    class Steps(dspy.Module):
         def __init__(self) -> None:
             super().__init__()
             self.draft = dspy.Predict("a -> text, note")
@@ -117,8 +117,8 @@ def test_a_module_of_several_steps_on_a_thread() -> None:
     async def scenario(driver: Driver, server: OpenAIServer) -> None:
         got = await driver.stream("execute_program", program="steps", inputs={"a": "x"})
         assert got == {"better": "two words", "note": "n2"}
-        assert [i["message"] for i in got.items if i["type"] == "status"] == ["draft started", "final started"]
-        assert texts(got.items) == {"text": "one", "draft.note": "n1", "better": "two words", "final.note": "n2"}
+        assert [i["message"] for i in got.streamed if i["type"] == "status"] == ["draft started", "final started"]
+        assert texts(got.streamed) == {"text": "one", "draft.note": "n1", "better": "two words", "final.note": "n2"}
 
     first, second = chat_answer(text="one", note="n1"), chat_answer(better="two words", note="n2")
     run(scenario, Reply(first), Reply(second), app=app)
@@ -130,7 +130,7 @@ def test_streams_at_once_do_not_mix() -> None:
 
         async def one(number: int) -> None:
             got = await driver.stream("execute_program", "s", program="p", inputs={"a": "y" * number})
-            assert texts(got.items)["story"] == got["story"]
+            assert texts(got.streamed)["story"] == got["story"]
 
         await asyncio.gather(*(one(number) for number in range(1, 20)))
 

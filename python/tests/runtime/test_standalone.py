@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import socket
 import stat
 import time
@@ -294,6 +295,20 @@ def memory(server: Server) -> int:
     """Resident bytes."""
     with open(f"/proc/{server.process.pid}/statm") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_without_descriptors_it_waits_and_goes_on(serve: Serve) -> None:
+    server = serve()
+    first = server.connect()
+    used = len(os.listdir(f"/proc/{server.process.pid}/fd"))
+    resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (used + 3, used + 3))
+    crowd = [raw(server) for _ in range(6)]
+    server.line("no connection can be accepted")
+    assert first.call("echo", value=1) == 1
+    for connection in crowd[:4]:
+        connection.close()
+    for connection in crowd[4:]:
+        connection.call("hello", None, protocols=[1])
 
 
 # Deadlines and leaving.

@@ -25,7 +25,7 @@ class Answer(dict[str, Any]):
     """A call's result, with what else it came with."""
 
     usage: dict[str, Any]
-    items: list[Any]
+    streamed: list[Any]
 
 
 class Driver:
@@ -57,7 +57,7 @@ class Driver:
         return await self.begin(method, session, **params)[1]
 
     async def stream(self, method: str, session: str | None = None, **params: Any) -> Answer:
-        """The same for a stream; ``items`` of the answer has what was streamed."""
+        """The same for a stream; ``streamed`` of the answer has what was streamed."""
         return await self.begin(method, session, streamed=True, **params)[1]
 
     def begin(
@@ -101,7 +101,7 @@ class Driver:
             copy.commit(changes, copy.version + 1)
         answer = Answer(result if isinstance(result, dict) else {})
         answer.usage = (call.meta() or {}).get("usage", {})
-        answer.items = self._items.pop(call.id)
+        answer.streamed = self._items.pop(call.id)
         return answer
 
     # As the runtime's port.

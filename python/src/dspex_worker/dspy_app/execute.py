@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from dspex_worker.calls import Call
 
 
-class MissingLM(dspy.BaseLM):  # type: ignore[misc]
+class MissingLM(dspy.BaseLM):
     """Stands in where no LM is configured: a program that asks it fails with the reason, one that does not may run."""
 
     def __init__(self, reason: DspexError) -> None:

@@ -67,7 +67,7 @@ class CallLimits:
                 self._requests.discard(request)
 
 
-class CallLM(dspy.LM):  # type: ignore[misc]
+class CallLM(dspy.LM):
     """A ``dspy.LM`` that counts for a call, retries within its time, and can be told what its model supports.
 
     DSPy's own retries sleep as long as the provider says, past the call's deadline: they are off.

@@ -122,8 +122,8 @@ def _takes_signature(target: Any) -> bool:
     if isinstance(target, dspy.Module) or not callable(target):
         return False
     # DSPy's metaclass hides what a class takes.
-    parameters = list(inspect.signature(target.__init__ if isinstance(target, type) else target).parameters.values())
-    parameters = parameters[1:] if isinstance(target, type) else parameters
+    made = isinstance(target, type)
+    parameters = list(inspect.signature(target.__init__ if made else target).parameters.values())[int(made) :]
     needed = [p for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     return len(needed) == 1
 

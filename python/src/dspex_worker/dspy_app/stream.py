@@ -22,7 +22,7 @@ from dspex_worker.dspy_app.settings import Adapter
 Item = dict[str, Any]
 
 
-class Sink(BaseCallback):  # type: ignore[misc]
+class Sink(BaseCallback):
     """Where one call's program streams to: DSPy's ``send_stream`` and a callback for status messages."""
 
     def __init__(self) -> None:
