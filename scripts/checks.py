@@ -76,7 +76,7 @@ def python_lint() -> list[Step]:
     ]
     # One run a tree: each has a conftest.py of its own.
     trees = (("clients/python/src", "clients/python/tests"), ("python/src", "python/tests"))
-    for tree in (*trees, ("scripts",), ("examples",), ("bench",), ("tests",)):
+    for tree in (*trees, ("scripts",), ("examples/demo",), ("bench",), ("tests",)):
         if folders := present(*tree):
             # Tests import helpers from beside them by plain name, and the project's packages from where they lie.
             path = ":".join(("clients/python/src", "python/src", tree[-1]))
