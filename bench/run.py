@@ -1,7 +1,7 @@
 """`make bench`: what a call costs through the sidecar, beside what one could use in its place.
 
-Everything runs on this machine, two workers each, in rounds in which the sides take turns; what counts is the ratio of the
-medians over the rounds. Results: a table, and bench/results/latest.json.
+Everything runs on this machine, two workers each, in rounds in which the sides take turns; what counts is the ratio of
+the medians over the rounds. Results: a table, and bench/results/latest.json.
 """
 
 from __future__ import annotations

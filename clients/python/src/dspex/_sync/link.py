@@ -73,7 +73,7 @@ class Link:
         try:
             link._socket.settimeout(timeout)
             link._socket.connect(path)
-            link._socket.setblocking(False)
+            link._socket.settimeout(None)  # what must not wait says so, by MSG_DONTWAIT or by polling first
         except OSError as error:
             link._socket.close()
             raise no_sidecar(path, error) from None
@@ -185,19 +185,21 @@ class Link:
                         return
                 if self._unsent:
                     self._wait_both(left)
+                elif left is None:
+                    self._read(0)
                 elif self._readable.poll(left):
                     self._read()
         finally:
             with self._lock:
                 self._leading = False
 
-    def _read(self) -> None:
-        """Take what has arrived. Only for who leads."""
+    def _read(self, flags: int = socket.MSG_DONTWAIT) -> None:
+        """Take what has arrived; without flags, wait for it. Only for who leads."""
         core = self.core
         room = core.splitter.room()
         error: OSError | None = None
         try:
-            count = self._socket.recv_into(self._scratch if room is None else room)
+            count = self._socket.recv_into(self._scratch if room is None else room, 0, flags)
         except BlockingIOError:
             return
         except OSError as failed:
@@ -258,7 +260,7 @@ class Link:
                     if not self._unsent:
                         with self._lock:
                             self._unsent = memoryview(self.core.take_outgoing())
-                    self._unsent = self._unsent[self._socket.send(self._unsent) :]
+                    self._unsent = self._unsent[self._socket.send(self._unsent, socket.MSG_DONTWAIT) :]
             except BlockingIOError:
                 return False
             except OSError:
