@@ -11,8 +11,8 @@ import dspy
 import pytest
 from dspex.errors import DeadlineExceeded, InvalidParams, LMError
 from dspex_worker import App
-from dspex_worker.dspy_app.models import LmCache
-from dspex_worker.dspy_app.settings import LmSettings
+from dspex_worker.dspy_app.models import LmCache, make_lm
+from dspex_worker.dspy_app.settings import CLIENT_PROVIDERS, LmSettings, Models
 from dspy.clients.base_lm import GLOBAL_HISTORY
 from support.driver import Driver, driving
 from support.openai_server import OpenAIServer, Reply, json_answer
@@ -161,6 +161,24 @@ def test_retries_stay_within_the_deadline() -> None:
         assert len(server.requests) == 3
 
     run(scenario, Reply(status=429, message="slow", headers={"Retry-After": "0"}), num_retries=2)
+
+
+def test_a_provider_that_says_nothing_is_given_up_after_the_models_timeout() -> None:
+    async def scenario(driver: Driver, server: OpenAIServer) -> None:
+        with pytest.raises(LMError) as caught:
+            await driver.call("execute_program", "s", **ASK)
+        assert caught.value.retryable
+        assert caught.value.details["type"] in ("LMTransportError", "LMTimeoutError")
+        assert await asyncio.to_thread(server.wait_for, lambda s: s.disconnects == 1)
+
+    run(scenario, Reply(hang_after=0), timeout=0.2)
+
+
+def test_clients_providers_go_dspys_own_way() -> None:
+    for provider in CLIENT_PROVIDERS:  # not through LiteLLM, which looks for keys and addresses itself
+        settings = Models({}).from_client({"model": f"{provider}/some-model"}, "key")
+        assert make_lm(settings).engine == "lm15"
+        assert "temperature" in make_lm(settings).supported_params
 
 
 def test_cancelling_ends_the_request() -> None:
