@@ -259,3 +259,5 @@ if __name__ == "__main__":
         sys.exit(main())
     except DspexError as error:
         sys.exit(f"\ndemo: {error}; the sidecar's log is {machine.LOG}")
+    except KeyboardInterrupt:
+        sys.exit(130)

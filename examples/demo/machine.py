@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -48,6 +49,8 @@ class Sidecar:
     def __enter__(self) -> Sidecar:
         if not SIDECAR.exists():
             raise SystemExit(f"demo: there is no {SIDECAR.relative_to(ROOT)}: run `make build`")
+        if _somebody_listens():
+            raise SystemExit(f"demo: {SOCKET.relative_to(ROOT)} is in use (by `make run`?): stop that first")
         self.begun = time.monotonic()
         with LOG.open("wb") as log:
             self._process = subprocess.Popen(self._command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=ROOT)
@@ -57,9 +60,9 @@ class Sidecar:
         self.stop()
 
     def wait_until_it_listens(self) -> None:
-        """Wait for the socket; say why where the sidecar ends instead."""
+        """Wait until the socket takes connections; say why where the sidecar ends instead."""
         until = time.monotonic() + _STARTING
-        while not SOCKET.exists():
+        while not _somebody_listens():
             if self._process.poll() is not None or time.monotonic() > until:
                 raise SystemExit(f"demo: the sidecar did not start:\n{_last_lines(LOG)}")
             time.sleep(0.05)
@@ -101,6 +104,15 @@ def files() -> set[Path]:
             folders[:] = [name for name in folders if name not in ("build", ".git")]
         found |= {Path(folder, name).relative_to(ROOT) for name in names}
     return found
+
+
+def _somebody_listens() -> bool:
+    with socket.socket(socket.AF_UNIX) as tried:
+        try:
+            tried.connect(str(SOCKET))
+        except OSError:
+            return False
+        return True
 
 
 def _descendants(root: int) -> set[int]:
