@@ -7,6 +7,7 @@ import gc
 import os
 import signal
 import socket
+import tempfile
 import threading
 from pathlib import Path
 from typing import Any
@@ -159,6 +160,44 @@ def test_an_abandoned_stream_is_cancelled_with_the_next_call(kind: str) -> None:
             assert await c.call("m") == "next"
 
     with serving(script) as path:
+        drive(scenario(path))
+
+
+@BOTH
+def test_a_lost_sidecar_is_waited_for_no_longer_than_the_call_may_take(kind: str) -> None:
+    def once(peer: Peer) -> None:
+        peer.greet()
+        peer.answer(peer.read(), "first")
+
+    async def scenario() -> None:
+        c = client(kind, path, reconnect=600)
+        with serving(once) as real:
+            os.symlink(real, path)
+            assert await c.call("m") == "first"
+        await asyncio.sleep(0.1)
+        with pytest.raises(errors.ConnectionLost):
+            await c.call("m", timeout=0.2)
+        await c.close()
+
+    with tempfile.TemporaryDirectory(prefix="dspex") as folder:
+        path = f"{folder}/s"
+        drive(scenario())
+
+
+@BOTH
+def test_an_error_in_a_sessions_block_is_not_hidden(kind: str) -> None:
+    def once(peer: Peer) -> None:
+        peer.greet()
+        peer.answer(peer.read(), {"session": "s"})
+
+    async def scenario(path: str) -> None:
+        async with client(kind, path, reconnect=0) as c:
+            session = await c.create_session()
+            with pytest.raises(ZeroDivisionError):
+                async with session:
+                    raise ZeroDivisionError
+
+    with serving(once) as path:
         drive(scenario(path))
 
 

@@ -40,6 +40,8 @@ def no_sidecar(path: str, error: OSError) -> ConnectionLost:
         reason = "there is no such socket"
     elif error.errno == errno.ECONNREFUSED:
         reason = "nobody listens there"
+    elif isinstance(error, TimeoutError):
+        reason, advice = "it did not take the connection in time", "see its log"
     else:
         reason = error.strerror or str(error)
     return ConnectionLost(f"no sidecar at {path}: {reason}; {advice}", details={"path": path})

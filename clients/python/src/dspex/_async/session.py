@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Self
 
 from dspex.core import Reply
-from dspex.errors import SessionNotFound
+from dspex.errors import DspexError, SessionNotFound
 
 from .program import AsyncProgram
 from .stream import AsyncStream
@@ -136,8 +136,12 @@ class AsyncSession:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(self, *_: object) -> None:
-        await self.end()
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            await self.end()
+        except DspexError:
+            if kind is None:  # else what happened in the block is what matters
+                raise
 
 
 def _present(params: Mapping[str, Any]) -> dict[str, Any]:

@@ -92,7 +92,7 @@ class AsyncStream(Generic[T]):
 
     async def _start(self) -> None:
         method, params, meta = self._request
-        self._link = await self._client._connected()
+        self._link = await self._client._connected(self._timeout)
         self._call = await self._link.start(method, params, meta, self._window)
 
     def _reply(self) -> Reply:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from time import monotonic
 from typing import Any, Literal, Self
 
@@ -220,11 +219,11 @@ class Client:
     ) -> Reply:
         link = self._link
         if link is None or not link.usable:
-            link = self._connected()
+            link = self._connected(timeout)
         call = link.start(method, params, meta)
         self._settled(link, call, timeout, cancel)
         if call.error is not None and self._may_go_again(link, call.error):
-            link = self._connected()
+            link = self._connected(timeout)
             call = link.start(method, params, meta)
             self._settled(link, call, timeout, cancel)
         return call.outcome()
@@ -240,8 +239,8 @@ class Client:
         """A request that came after the sidecar's goaway was not executed: it goes over a new connection."""
         return isinstance(error, Draining) and not link.usable and not self._closed
 
-    def _connected(self) -> Link:
-        """A connection that takes calls; made where there is none. Raises DspexError."""
+    def _connected(self, timeout: float | None = None) -> Link:
+        """A connection that takes calls; made where there is none, within `timeout` seconds. Raises DspexError."""
         link = self._link
         if link is not None and link.usable:
             return link
@@ -253,6 +252,8 @@ class Client:
                 self._leaving.append(link)
             self._leaving = [old for old in self._leaving if not old.finish()]
             patience = self._wait if link is None else self._reconnect
+            if timeout is not None:
+                patience = min(patience, timeout)
             if self._closed:
                 raise ConnectionLost("the client was closed")
             self._link = self._reach(patience)
@@ -272,6 +273,8 @@ class Client:
 
 
 def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version  # workers import this package, and need no clients
+
     try:
         return version("dspex")
     except PackageNotFoundError:  # used from a source tree

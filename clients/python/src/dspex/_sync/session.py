@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Self
 
 from dspex.core import Reply
-from dspex.errors import SessionNotFound
+from dspex.errors import DspexError, SessionNotFound
 
 from .program import Program
 from .stream import Stream
@@ -136,8 +136,12 @@ class Session:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.end()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            self.end()
+        except DspexError:
+            if kind is None:  # else what happened in the block is what matters
+                raise
 
 
 def _present(params: Mapping[str, Any]) -> dict[str, Any]:

@@ -93,7 +93,7 @@ class Stream(Generic[T]):
 
     def _start(self) -> None:
         method, params, meta = self._request
-        self._link = self._client._connected()
+        self._link = self._client._connected(self._timeout)
         self._call = self._link.start(method, params, meta, self._window)
 
     def _reply(self) -> Reply:
