@@ -102,6 +102,13 @@ def test_inputs_must_be_a_map() -> None:
     assert problems(checker("a -> b"), ["a"]) == {"inputs": "must be a map, is list"}
 
 
+def test_an_error_stays_short() -> None:
+    with pytest.raises(InvalidParams) as caught:
+        checker("a -> b").check({f"{'x' * 1000}{number}": 1 for number in range(10_000)})
+    assert "and 9981 more" in caught.value.message
+    assert len(str(caught.value.to_wire())) < 200_000
+
+
 class Person(BaseModel):
     name: str
     age: int

@@ -7,6 +7,11 @@ from dataclasses import dataclass
 
 from dspex.errors import DspexError, InvalidParams, InvalidSignature, ProgramExists, ProgramNotFound
 
+# A client's mistakes, however many and long, do not make an error that is too long to be sent.
+_IN_TEXT = 20
+_IN_DETAILS = 200
+_PATH = 200  # characters
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -43,8 +48,14 @@ def program_exists(program: str, message: str) -> DspexError:
 
 
 def _text(problems: Sequence[Problem]) -> str:
-    return "; ".join(f"{problem.path}: {problem.message}" for problem in problems)
+    told = "; ".join(f"{_short(problem.path)}: {problem.message}" for problem in problems[:_IN_TEXT])
+    return told if len(problems) <= _IN_TEXT else f"{told}; and {len(problems) - _IN_TEXT} more"
 
 
 def _details(problems: Sequence[Problem]) -> dict[str, object]:
-    return {"errors": [{"path": problem.path, "message": problem.message} for problem in problems]}
+    named = problems[:_IN_DETAILS]
+    return {"errors": [{"path": _short(problem.path), "message": problem.message} for problem in named]}
+
+
+def _short(path: str) -> str:
+    return path if len(path) <= _PATH else f"{path[:_PATH]}…"

@@ -71,12 +71,11 @@ class _FieldChecker:
         self._type = field.type
         self._has_union = _has_union(field.type)
         try:
-            self._adapter: TypeAdapter[Any] | None = TypeAdapter(strict_type(field.type))
+            self._adapter: TypeAdapter[Any] = TypeAdapter(strict_type(field.type))
         except PydanticSchemaGenerationError:  # a class of the application's that is not pydantic's
             self._adapter = TypeAdapter(field.type, config=ConfigDict(arbitrary_types_allowed=True))
 
     def check(self, value: Any, problems: list[Problem]) -> Any:
-        assert self._adapter is not None
         try:
             return self._adapter.validate_python(value)
         except ValidationError as error:

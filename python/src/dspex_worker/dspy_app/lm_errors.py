@@ -32,8 +32,6 @@ def lm_error(error: BaseException, settings: LmSettings | None) -> DspexError | 
         details["status"] = error.status
     if error.retry_after is not None:
         details["retry_after_ms"] = round(error.retry_after * 1000)
-    if error.code:
-        details["reason"] = error.code
     return _made(type(error).__name__, _text(error), is_retryable_lm_error(error), settings, details)
 
 

@@ -55,9 +55,6 @@ class Models:
         only = list(configured) if len(configured) == 1 else []
         self.default: str | None = next(iter(marked or only), None)
 
-    def __iter__(self) -> Any:
-        return iter(self._settings.values())
-
     def get(self, name: str) -> LmSettings:
         """The settings of a configured model.
 

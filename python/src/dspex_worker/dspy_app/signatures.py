@@ -19,7 +19,7 @@ from pydantic import TypeAdapter
 from pydantic.errors import PydanticInvalidForJsonSchema, PydanticSchemaGenerationError
 
 from dspex_worker.dspy_app.errors import invalid_signature
-from dspex_worker.dspy_app.field_types import Tokens, TypeTextError, read_type, type_text
+from dspex_worker.dspy_app.field_types import Tokens, TypeTextError, parse_type, read_type, type_text
 from dspex_worker.dspy_app.names import problem_of_name
 
 MAX_FIELDS = 64  # of inputs and of outputs
@@ -140,10 +140,7 @@ def _read_field(path: str, given: object) -> Field:
     if not isinstance(type_given, str) or len(type_given) > MAX_TEXT:
         raise invalid_signature(f"{path}.type", f"must be the text of a type, of at most {MAX_TEXT} characters")
     try:
-        tokens = Tokens(type_given)
-        parsed = read_type(tokens)
-        if tokens.kind != "end":
-            raise tokens.error(f"{tokens.describe()} is left over")
+        parsed = parse_type(type_given)
     except TypeTextError as error:
         raise invalid_signature(f"{path}.type", f"{error} (at character {error.position + 1})") from None
     return Field(name, parsed, _optional_text("description", given, f"{path}."))
@@ -255,8 +252,8 @@ def _schema_of(annotation: Any) -> dict[str, Any]:
 
 def allows_none(annotation: Any) -> bool:
     """Whether None is a value of the type, so that an input of it may be left out."""
-    if annotation is None or annotation is type(None) or annotation is Any:
-        return annotation is not Any
+    if annotation is Any:
+        return False
     try:
         TypeAdapter(annotation).validate_python(None)
     except (DspexError, ValueError, PydanticSchemaGenerationError):
