@@ -14,7 +14,7 @@ import (
 )
 
 // version is set when the binary is linked.
-var version = "dev" //nolint:gochecknoglobals // the linker sets nothing else
+var version = "dev"
 
 func main() { os.Exit(run()) }
 

@@ -85,7 +85,9 @@ func TestRefusedHandshake(t *testing.T) {
 func TestConnectionEndsInACall(t *testing.T) {
 	s := start(t, func(p *wiretest.Peer, _ wiretest.Message) { _ = p.Conn.Close() })
 	run(t, s, "call", "m").expect(t, exitFailed, "connection_lost: ")
-	s = start(t, func(p *wiretest.Peer, _ wiretest.Message) { p.Send(2, "protocol_error", nil, map[string]any{"id": nil, "code": "invalid_frame", "message": "bad head"}) })
+	s = start(t, func(p *wiretest.Peer, _ wiretest.Message) {
+		p.Send(2, "protocol_error", nil, map[string]any{"id": nil, "code": "invalid_frame", "message": "bad head"})
+	})
 	run(t, s, "call", "m").expect(t, exitFailed, "connection_lost: ", "invalid_frame: bad head")
 }
 

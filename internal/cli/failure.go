@@ -65,7 +65,7 @@ func (e *Env) report(ctx context.Context, err error) int {
 		e.complain(wrong.Error())
 		return exitUsage
 	case errors.As(err, &settings):
-		fmt.Fprintln(e.Stderr, escapeLines(settings.Error()))
+		e.say(settings.Error())
 		return exitUsage
 	case errors.As(err, &unreachable):
 		e.complain(unreachable.Error())
@@ -74,7 +74,7 @@ func (e *Env) report(ctx context.Context, err error) int {
 		}
 		return exitUnreachable
 	case errors.As(err, &remote):
-		writeError(e.Stderr, remote)
+		e.say(describe(remote))
 		if remote.Code == wire.CodeDeadlineExceeded || remote.Code == wire.CodeCheckoutTimeout {
 			return exitTimeout
 		}
@@ -85,20 +85,21 @@ func (e *Env) report(ctx context.Context, err error) int {
 	}
 }
 
-func (e *Env) complain(message string) {
-	fmt.Fprintf(e.Stderr, "%s: %s\n", program, escapeLines(message))
-}
+func (e *Env) complain(message string) { e.say(program + ": " + message) }
 
-// writeError prints the protocol's error: code and message, and a line or more for each detail.
-func writeError(w io.Writer, err *wire.Error) {
+// say writes to standard error; where that fails there is nowhere left to complain.
+func (e *Env) say(message string) { _, _ = io.WriteString(e.Stderr, escapeLines(message)+"\n") }
+
+// describe is the protocol's error for people: code and message, and a line or more for each detail.
+func describe(err *wire.Error) string {
 	var b strings.Builder
-	b.WriteString(escapeLines(err.Error()) + "\n")
+	b.WriteString(err.Error())
 	for _, key := range slices.Sorted(maps.Keys(err.Details)) {
-		text := textOf(err.Details[key])
+		text := " " + textOf(err.Details[key])
 		if strings.Contains(text, "\n") {
-			text = "\n    " + strings.ReplaceAll(strings.TrimRight(text, "\n"), "\n", "\n    ")
+			text = "\n    " + strings.ReplaceAll(strings.TrimSpace(text), "\n", "\n    ")
 		}
-		b.WriteString("  " + escape(key) + ": " + text + "\n")
+		b.WriteString("\n  " + escape(key) + ":" + text)
 	}
-	_, _ = io.WriteString(w, b.String()) // standard error: there is nowhere left to complain
+	return b.String()
 }

@@ -41,7 +41,7 @@ func start(t *testing.T, handle script) *sidecar {
 // serve is start without a handshake of its own.
 func serve(t *testing.T, handle script) *sidecar {
 	t.Helper()
-	s := &sidecar{path: filepath.Join(shortDir(t), "s"), hello: make(chan map[string]any, 8)}
+	s := &sidecar{path: filepath.Join(shortDir(t), "s"), hello: make(chan map[string]any, 64)}
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: s.path})
 	if err != nil {
 		t.Fatal(err)
@@ -109,8 +109,9 @@ func run(t *testing.T, s *sidecar, args ...string) outcome {
 
 func runWith(ctx context.Context, t *testing.T, e Env, s *sidecar, args ...string) outcome {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	ctx, cancel := context.WithCancel(ctx) // no deadline: it would go to the sidecar
 	defer cancel()
+	defer time.AfterFunc(30*time.Second, cancel).Stop()
 	var stdout, stderr bytes.Buffer
 	e.Version = "1.2.3"
 	e.Stderr = &stderr

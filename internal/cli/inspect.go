@@ -157,16 +157,17 @@ func (c *healthCommand) Run(ctx context.Context, e *Env) error {
 }
 
 func healthText(result map[string]any) []byte {
-	text := cell(result["status"]) + "\n"
+	var b strings.Builder
+	b.WriteString(cell(result["status"]) + "\n")
 	reasons, _ := result["reasons"].([]any)
 	for _, reason := range reasons {
-		text += "  " + strings.ReplaceAll(textOf(reason), "\n", "\n    ") + "\n"
+		b.WriteString("  " + strings.ReplaceAll(textOf(reason), "\n", "\n    ") + "\n")
 	}
 	columns := []column{col("WORKER", "worker"), col("STATE", "state"), {"LAST FAILURE", lastFailure}}
 	if workers := rows(result["workers"]); len(workers) > 0 {
-		text += "\n" + string(table(columns, workers))
+		b.WriteString("\n" + string(table(columns, workers)))
 	}
-	return []byte(text)
+	return []byte(b.String())
 }
 
 type statsCommand struct{ question }

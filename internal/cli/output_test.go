@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"maps"
 	"strings"
 	"testing"
 	"time"
@@ -15,9 +16,7 @@ func fixtures() map[string]any {
 			"worker": id, "pool": "default", "generation": 1, "state": "ready", "pid": 4711, "in_flight": 2, "slots": 64, "sessions": 3,
 			"calls": 1200, "errors": 4, "age_ms": 93_784_000, "overflow": false, "last_failure": nil, "versions": map[string]any{"python": "3.11.9"},
 		}
-		for key, value := range more {
-			w[key] = value
-		}
+		maps.Copy(w, more)
 		return w
 	}
 	session := map[string]any{
@@ -27,7 +26,7 @@ func fixtures() map[string]any {
 	shown := map[string]any{
 		"session": "s1", "worker": nil, "labels": map[string]any{}, "version": 7, "bytes": 120, "age_ms": 65_000, "idle_ms": 900, "ttl_ms": 3_600_000,
 		"calls": 0, "state": map[string]any{
-			"count": 3, "share": 1.0, "key": []byte{0, 255}, "at": time.Date(2026, 11, 24, 1, 2, 3, 500_000_000, time.UTC), "text": "\x1b[31mred\x9b",
+			"count": 3, "share": 1.0, "key": []byte{0, 255}, "at": time.Date(2026, 11, 24, 1, 2, 3, 500_000_000, time.UTC), "text": "\x1b[31mred\u009b",
 		},
 	}
 	return map[string]any{
@@ -86,7 +85,7 @@ func TestOutput(t *testing.T) {
 				o := run(t, s, strings.Fields(c.args+" "+form)...)
 				o.expect(t, c.code)
 				golden(t, c.name+form, o.stdout)
-				if strings.ContainsAny(o.stdout, "\x1b\x07\x9b\u202e") {
+				if strings.ContainsAny(o.stdout, "\x1b\x07\u009b\u202e") {
 					t.Errorf("a terminal would act on %q", o.stdout)
 				}
 			})
@@ -110,7 +109,7 @@ func TestUnknownWorker(t *testing.T) {
 
 func TestSessionsAreListedPageByPage(t *testing.T) {
 	pages := map[string]any{
-		"":      map[string]any{"sessions": []any{map[string]any{"session": "a"}}, "next": "u\x00a"},
+		"":       map[string]any{"sessions": []any{map[string]any{"session": "a"}}, "next": "u\x00a"},
 		"u\x00a": map[string]any{"sessions": []any{map[string]any{"session": "b"}}, "next": "u\x00b"},
 		"u\x00b": map[string]any{"sessions": []any{map[string]any{"session": "c"}}},
 	}

@@ -55,9 +55,9 @@ func align(lines [][]string) []byte {
 	var b bytes.Buffer
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
 	for _, line := range lines {
-		fmt.Fprintln(w, strings.Join(line, "\t"))
+		_, _ = fmt.Fprintln(w, strings.Join(line, "\t")) // to a buffer
 	}
-	_ = w.Flush() // to a buffer
+	_ = w.Flush() // likewise
 	return b.Bytes()
 }
 

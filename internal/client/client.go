@@ -68,8 +68,7 @@ func Dial(ctx context.Context, cfg Config) (*Conn, error) {
 		c.outbox, err = wire.NewOutbox(conn, 0, stall, nil)
 	}
 	if err != nil {
-		conn.Close()
-		return nil, err
+		return nil, errors.Join(err, conn.Close())
 	}
 	c.reading.Go(func() { c.read(reader) })
 	if err := c.hello(ctx, cfg); err != nil {
