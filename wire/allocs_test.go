@@ -104,17 +104,4 @@ func TestStreamsAllocateNothing(t *testing.T) {
 			}
 		}
 	})
-	half := len(stream) / 2
-	allocs(t, "reading frames in two portions", func() {
-		for _, part := range [][]byte{stream[:half], stream[half:]} {
-			if _, err := peer.Write(part); err != nil {
-				t.Fatal(err)
-			}
-			for range map[bool]int{true: 2, false: 1}[len(part) == half] {
-				if _, _, err := r.Next(); err != nil {
-					t.Fatal(err)
-				}
-			}
-		}
-	})
 }
