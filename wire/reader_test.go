@@ -278,8 +278,7 @@ func TestReaderFrameTimeout(t *testing.T) {
 			}
 			began := time.Now()
 			_, _, err := r.Next()
-			var tooLong *wire.TooLongError
-			if errors.As(err, &tooLong) {
+			if _, tooLong := errors.AsType[*wire.TooLongError](err); tooLong {
 				_, _, err = r.Next()
 			}
 			if took := time.Since(began); !errors.Is(err, wire.ErrFrameTimeout) || took < timeout/2 {

@@ -14,7 +14,7 @@ func writev(fd uintptr, bufs [][]byte) (int, error) {
 	var vectors [writeSegments]syscall.Iovec
 	n := min(len(bufs), writeSegments)
 	for i, b := range bufs[:n] {
-		vectors[i].Base = unsafe.SliceData(b)
+		vectors[i].Base = unsafe.SliceData(b) //nolint:gosec // it lives until the call returns: bufs holds it
 		vectors[i].SetLen(len(b))
 	}
 	//nolint:gosec // what writev takes: a pointer that is used within the call
