@@ -184,7 +184,7 @@ def test_a_port_in_use_is_an_error_with_the_address(tmp_path: Path) -> None:
             _command(), env=_environment(address), cwd=tmp_path, capture_output=True, text=True, timeout=READY_SECONDS
         )
     assert result.returncode == 1
-    assert address in result.stderr.splitlines()[-1]
+    assert address in result.stderr  # llama.cpp logs from a thread of its own: the order of lines is not ours
     assert KEY not in result.stderr + result.stdout
 
 
