@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import io
 import logging
 import os
@@ -13,7 +12,7 @@ import threading
 from collections.abc import Coroutine, Sequence
 from typing import Any
 
-from dspex_worker import pool_worker
+from dspex_worker import loop, pool_worker
 from dspex_worker.threads import CALL_THREAD
 from dspex_worker.worker import version_of
 
@@ -113,7 +112,7 @@ def _run_standalone(options: argparse.Namespace) -> int:
 
 def _run(body: Coroutine[Any, Any, int]) -> int:
     """Run to the end on a loop of its own; leave threads behind that do not stop."""
-    code = asyncio.run(body)
+    code = loop.run(body)
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     if any(thread.name.startswith(CALL_THREAD) for thread in threading.enumerate()):
