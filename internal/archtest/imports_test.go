@@ -28,13 +28,14 @@ func allowed() map[string][]string {
 		"internal/admin":  {"proxy", "internal/session", "pool", "internal/metrics", "wire"},
 
 		"proxy":            {"internal/session", "pool", "internal/metrics", "wire"},
-		"internal/session": {"pool", "internal/store", "internal/metrics", "wire"},
-		"pool":             {"internal/metrics", "wire"},
+		"internal/session": {"pool", "internal/store", "internal/heap", "internal/metrics", "wire"},
+		"pool":             {"internal/heap", "internal/metrics", "wire"},
 
 		"internal/keeper": {"internal/procs", "wire"},
 
 		"internal/archtest": {},
 		"internal/config":   {},
+		"internal/heap":     {},
 		"internal/metrics":  {},
 		"internal/procs":    {},
 		"internal/store":    {},

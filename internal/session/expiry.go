@@ -1,42 +1,22 @@
 package session
 
 import (
-	"container/heap"
 	"time"
 
+	"github.com/dspex/dspex-sidecar/internal/heap"
 	"github.com/dspex/dspex-sidecar/wire"
 )
 
-// expiries orders sessions by an instant at which they have to be looked at. A use does not move a session: it is put
+// newExpiries orders sessions by an instant at which they have to be looked at. A use does not move a session: it is put
 // back when its instant comes and it turns out to have been used.
-type expiries []*session
-
-func (e expiries) Len() int           { return len(e) }
-func (e expiries) Less(i, j int) bool { return e[i].expires.Before(e[j].expires) }
-func (e expiries) Swap(i, j int) {
-	e[i], e[j] = e[j], e[i]
-	e[i].expiry, e[j].expiry = i+1, j+1
-}
-
-func (e *expiries) Push(x any) {
-	s, _ := x.(*session)
-	*e = append(*e, s)
-	s.expiry = len(*e)
-}
-
-func (e *expiries) Pop() any {
-	old := *e
-	s := old[len(old)-1]
-	old[len(old)-1] = nil
-	*e = old[:len(old)-1]
-	s.expiry = 0
-	return s
+func newExpiries() heap.Heap[*session] {
+	return heap.New(func(a, b *session) bool { return a.expires.Before(b.expires) }, func(s *session) *int { return &s.expiry })
 }
 
 func (t *Table) scheduleLocked(s *session) {
 	s.expires = s.used.Add(s.ttl)
-	heap.Push(&t.expiries, s)
-	if s.expiry == 1 {
+	t.expiries.Put(s)
+	if t.expiries.First() == s {
 		select {
 		case t.wake <- struct{}{}:
 		default:
@@ -73,8 +53,7 @@ func (t *Table) expire() {
 func (t *Table) takeExpired(now time.Time) (expired []*session, next time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for len(t.expiries) > 0 {
-		s := t.expiries[0]
+	for s := t.expiries.First(); s != nil; s = t.expiries.First() {
 		if wait := s.expires.Sub(now); wait > 0 {
 			return expired, wait
 		}
@@ -82,7 +61,7 @@ func (t *Table) takeExpired(now time.Time) (expired []*session, next time.Durati
 			s.used = now
 		}
 		if s.expires = s.used.Add(s.ttl); s.active > 0 || s.expires.After(now) {
-			heap.Fix(&t.expiries, 0)
+			t.expiries.Put(s)
 			continue
 		}
 		t.removeLocked(s)

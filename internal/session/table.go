@@ -1,12 +1,12 @@
 package session
 
 import (
-	"container/heap"
 	"log/slog"
 	"slices"
 	"sync"
 	"time"
 
+	"github.com/dspex/dspex-sidecar/internal/heap"
 	"github.com/dspex/dspex-sidecar/internal/store"
 	"github.com/dspex/dspex-sidecar/pool"
 	"github.com/dspex/dspex-sidecar/wire"
@@ -33,7 +33,7 @@ type Table struct {
 	mu          sync.Mutex // guards what follows, and the sessions
 	sessions    map[Key]*session
 	byNumber    map[uint64]*session
-	expiries    expiries
+	expiries    heap.Heap[*session]
 	lastNumber  uint64
 	lastVersion uint64
 }
@@ -45,7 +45,7 @@ func New(cfg Config) *Table {
 	}
 	t := &Table{
 		cfg: cfg, wake: make(chan struct{}, 1), stopped: make(chan struct{}),
-		sessions: make(map[Key]*session), byNumber: make(map[uint64]*session),
+		sessions: make(map[Key]*session), byNumber: make(map[uint64]*session), expiries: newExpiries(),
 	}
 	t.tasks.Go(t.expire)
 	return t
@@ -152,9 +152,7 @@ func (t *Table) removeLocked(s *session) {
 	if t.sessions[s.key] == s {
 		delete(t.sessions, s.key)
 	}
-	if s.expiry > 0 {
-		heap.Remove(&t.expiries, s.expiry-1)
-	}
+	t.expiries.Remove(s)
 }
 
 // Submit hands a call in the session to the pool.
