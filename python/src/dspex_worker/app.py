@@ -16,6 +16,7 @@ from dspex.errors import InvalidParams
 from dspex_worker.calls import Call
 from dspex_worker.schema import Annotation, Check, Problems
 from dspex_worker.session import Session
+from dspex_worker.worker import Worker
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Anything = TypeVar("Anything")
@@ -162,7 +163,14 @@ class Program:
 
 
 class App:
-    """What a worker serves. ``use_dspy``: None installs the DSPy application where dspy can be imported."""
+    """What a worker serves. ``use_dspy``: None installs the DSPy application where dspy can be imported.
+
+    Attributes:
+        worker: the process that serves the application; None while it is only loaded, in the process that workers are
+            forked from.
+    """
+
+    worker: Worker | None = None
 
     def __init__(self, *, use_dspy: bool | None = None) -> None:
         self.use_dspy = use_dspy
@@ -172,8 +180,19 @@ class App:
         self.worker_stop_hooks: list[Callable[[], Any]] = []
         self.session_start_hooks: list[Callable[[Session], Any]] = []
         self.session_end_hooks: list[Callable[[Session], Any]] = []
+        self.parts: list[Callable[[Worker], None]] = []  # what else has to know the worker
         self.kept_tasks: set[str] = set()
         self.spawn: Callable[[Coroutine[Any, Any, Any]], Any] | None = None  # set by the worker that serves the app
+
+    def init_worker(self, worker: Worker) -> None:
+        """Make the application this worker's: called once in each worker process, before the hooks on its start.
+
+        A subclass that keeps something for each worker (a connection, a counter, a random generator) overrides this,
+        and calls it: what ``__init__`` and the module make is shared, or copied, by all workers of a pool.
+        """
+        self.worker = worker
+        for part in self.parts:
+            part(worker)
 
     @typing.overload
     def method(self, function: Function, /) -> Function: ...

@@ -9,10 +9,11 @@ import os
 import socket
 import sys
 import threading
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
-from dspex_worker import loop, pool_worker
+from dspex_worker import loading, loop, pool_worker, zygote
+from dspex_worker.app import App
 from dspex_worker.threads import CALL_THREAD
 from dspex_worker.worker import version_of
 
@@ -31,7 +32,10 @@ def main(arguments: Sequence[str] | None = None, program: str = "python -m dspex
     _prepare_output(options.log_level)
     try:
         if options.mode == "pool-worker":
-            return _run(pool_worker.serve(options.app, _inherited_socket(), options.worker_id))
+            channel = _inherited_socket(pool_worker.DESCRIPTOR)
+            return _run(pool_worker.serve(_load(options.app), channel, options.worker_id))
+        if options.mode == "zygote":
+            return _run_zygote(options.app)
         return _run_standalone(options)
     except UsageError as error:
         parser.exit(USAGE, f"{parser.prog}: {error}\n")
@@ -56,10 +60,11 @@ def _parser(program: str) -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--mode",
-        choices=("standalone", "pool-worker"),
+        choices=("standalone", "pool-worker", "zygote"),
         default="standalone",
         help="standalone (the default): listen on a socket; pool-worker: serve the sidecar that started this process, "
-        f"on the socket whose descriptor is in {pool_worker.DESCRIPTOR}",
+        f"on the socket whose descriptor is in {pool_worker.DESCRIPTOR}; zygote: load the application and fork pool "
+        f"workers for the sidecar, on the socket whose descriptor is in {zygote.DESCRIPTOR}",
     )
     parser.add_argument(
         "--worker-id", default="worker_1", metavar="ID", help="the worker's name (default: %(default)s)"
@@ -107,7 +112,31 @@ def _run_standalone(options: argparse.Namespace) -> int:
         found.concurrency = options.concurrency
     if options.tracebacks:
         found.tracebacks = True
-    return _run(server.serve(found, options.worker_id))
+    return _run(server.serve(_load(found.app or None), found, options.worker_id))
+
+
+def _load(target: str | None) -> Callable[[], App]:
+    """Load the application before a loop runs; what fails is raised to whoever asks for it."""
+    try:
+        app = loading.load(target)
+    except BaseException as caught:  # noqa: BLE001 - importing an application may raise anything
+        error = caught
+
+        def fail() -> App:
+            raise error
+
+        return fail
+    return lambda: app
+
+
+def _run_zygote(target: str | None) -> int:
+    """Fork workers to the end; in a worker, be one, and never return."""
+    served = zygote.serve(target, _inherited_socket(zygote.DESCRIPTOR))
+    if isinstance(served, int):
+        return served
+    forked = served
+    zygote.run_forked(lambda: loop.run(pool_worker.serve(lambda: forked.app, forked.channel, forked.worker_id)))
+    return 0
 
 
 def _run(body: Coroutine[Any, Any, int]) -> int:
@@ -127,15 +156,13 @@ def _prepare_output(level: str) -> None:
     logging.basicConfig(stream=sys.stderr, level=level.upper(), format="%(levelname)s %(name)s: %(message)s")
 
 
-def _inherited_socket() -> socket.socket:
-    text = os.environ.pop(pool_worker.DESCRIPTOR, None)
+def _inherited_socket(variable: str) -> socket.socket:
+    text = os.environ.pop(variable, None)
     if text is None:
-        raise UsageError(
-            f"pool-worker mode is for workers that the sidecar starts: {pool_worker.DESCRIPTOR} is not set"
-        )
+        raise UsageError(f"this mode is for processes that the sidecar starts: {variable} is not set")
     try:
         sock = socket.socket(fileno=int(text))
         sock.set_inheritable(False)  # a child of the application must not keep the channel open
     except (ValueError, OSError) as error:
-        raise UsageError(f"{pool_worker.DESCRIPTOR}={text!r} is not the descriptor of a socket: {error}") from None
+        raise UsageError(f"{variable}={text!r} is not the descriptor of a socket: {error}") from None
     return sock

@@ -14,7 +14,6 @@ from dspex.errors import ProgramError
 
 from dspex_worker.app import App
 from dspex_worker.calls import clean, message_of, type_name
-from dspex_worker.worker import Worker
 
 _LAST_LINES = 20  # of the traceback, in the error that says why an application cannot be loaded
 
@@ -23,9 +22,10 @@ class LoadError(Exception):
     """The application cannot be loaded; the message says why and what to do."""
 
 
-def load(target: str | None, worker: Worker) -> App:
+def load(target: str | None) -> App:
     """Import ``module:attribute``, install the DSPy application where it is wanted, and warm it up.
 
+    What is done here may be shared by the workers that are forked afterwards; ``App.init_worker`` is each one's own.
     ``target`` None means an empty application, which then serves the DSPy one. Modules are found from the current
     folder first. Raises LoadError for what is wrong with the target, and whatever the application's modules raise.
     """
@@ -34,10 +34,19 @@ def load(target: str | None, worker: Worker) -> App:
     app = App(use_dspy=True) if target is None else _imported(target)
     dspy_app = _dspy_app(app)
     if dspy_app is not None:
-        dspy_app.install(app, worker)
+        dspy_app.install(app)
     elif app.programs:
         raise LoadError(f"the application registers programs ({', '.join(app.programs)}), which need dspy: install it")
     return app
+
+
+def close_lms() -> None:
+    """Close the connections of every LM there is: processes that are forked from here must not share them."""
+    if (dspy := sys.modules.get("dspy")) is None:
+        return
+    for found in gc.get_objects():
+        if issubclass(type(found), dspy.LM):
+            found.close()
 
 
 def settle_memory() -> None:

@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import socket
+from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
@@ -29,11 +30,11 @@ log = logging.getLogger("dspex_worker")
 DESCRIPTOR = "DSPEX_WORKER_FD"
 
 
-async def serve(target: str | None, sock: socket.socket, worker_id: str) -> int:
+async def serve(load: Callable[[], App], sock: socket.socket, worker_id: str) -> int:
     """Serve the sidecar at the other end of ``sock`` until it ends the channel; return the exit code."""
     faulthandler.enable()
     faulthandler.register(signal.SIGUSR1, all_threads=True)  # says where each thread is, even with the GIL held
-    worker = PoolWorker(target, sock, worker_id)
+    worker = PoolWorker(load, sock, worker_id)
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, worker.channel.close)
     loop.add_signal_handler(signal.SIGINT, lambda: None)  # Ctrl-C in a terminal is for the sidecar, which drains
@@ -46,11 +47,11 @@ async def serve(target: str | None, sock: socket.socket, worker_id: str) -> int:
 class PoolWorker(Peer):
     """A worker of a pool. ``ended`` has the exit code once the channel is closed."""
 
-    def __init__(self, target: str | None, sock: socket.socket, worker_id: str) -> None:
+    def __init__(self, load: Callable[[], App], sock: socket.socket, worker_id: str) -> None:
         self._batch = Batch(asyncio.get_running_loop())
         super().__init__(sock, self._batch, scanned=True)
         self.ended: asyncio.Future[int] = self.loop.create_future()
-        self._target = target
+        self._load = load
         self._worker_id = worker_id
         self._app: App | None = None
         self._methods: dict[str, Method] = {}
@@ -169,7 +170,8 @@ class PoolWorker(Peer):
             tracebacks=hello.get("tracebacks", False),
         )
         try:
-            self._app = app = loading.load(self._target, worker)
+            self._app = app = self._load()
+            app.init_worker(worker)
         except BaseException as error:  # noqa: BLE001 - importing an application may raise anything
             self._load_failed(request.id, error)
             return

@@ -11,7 +11,6 @@ import json, os, sys, threading
 import dspex_worker
 lazy = "dspy" not in sys.modules
 from dspex_worker import App, dspy_app
-from dspex_worker.worker import Worker
 sockets = lambda: [t for t in map(_link, os.listdir("/proc/self/fd")) if t.startswith("socket")]
 def _link(fd):
     try:
@@ -19,7 +18,7 @@ def _link(fd):
     except OSError:
         return ""
 before = sockets()
-dspy_app.install(App(), Worker("worker_1"))
+dspy_app.install(App())
 import dspy
 print(json.dumps({
     "lazy": lazy,

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextvars
+import os
 import subprocess
 import sys
 import threading
@@ -60,6 +61,11 @@ def echo_sync(value: Any) -> Any:
 def typed(a: int, b: list[float], c: Literal["x", "y"] = "x", d: str | None = None) -> dict[str, Any]:
     """Has checked parameters."""
     return {"a": a, "b": b, "c": c, "d": d}
+
+
+@app.method
+def pid() -> int:
+    return os.getpid()
 
 
 @app.method

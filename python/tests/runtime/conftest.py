@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from runtime.harness import Connection, Server, Worker
+from runtime.harness import Connection, Server, Worker, Zygote
 
 
 @pytest.fixture
@@ -31,13 +31,24 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Server]]:
         server.close()
 
 
-@pytest.fixture(params=["pool-worker", "standalone"])
+@pytest.fixture(scope="session")
+def zygote() -> Iterator[Zygote]:
+    zygote = Zygote()
+    yield zygote
+    zygote.close()
+
+
+@pytest.fixture(params=["pool-worker", "forked", "standalone"])
 def connection(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Connection]:
-    """A connection to the test application, once over a worker channel, once to a stand-alone server."""
+    """A connection to the test application: over a worker channel, started or forked, and to a stand-alone server."""
     if request.param == "pool-worker":
         worker = Worker().ready()
         yield worker
         worker.close()
+    elif request.param == "forked":
+        forked = request.getfixturevalue("zygote").fork().ready()
+        yield forked
+        forked.end()
     else:
         server = Server(tmp_path, "--concurrency", "8")
         yield server.connect()

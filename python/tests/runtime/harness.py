@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgpack
 from dspex import wire
 
 HERE = Path(__file__).parent
@@ -201,6 +202,66 @@ class Worker(Process, Connection):
     def close(self) -> None:
         Connection.close(self)
         self.kill()
+
+
+class Zygote(Process):
+    """A process that forks workers."""
+
+    def __init__(self, app: str = "application:app", **options: Any) -> None:
+        self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.control.settimeout(TIMEOUT)
+        arguments = ("-m", "dspex_worker", *([app] if app else []), "--mode", "zygote")
+        super().__init__(*arguments, fd=theirs.fileno(), DSPEX_ZYGOTE_FD=str(theirs.fileno()), **options)
+        theirs.close()
+        self.first = self.receive()  # what it says of itself when it has loaded
+        self._count = 0
+
+    def receive(self) -> dict[str, Any]:
+        packet = self.control.recv(1 << 16)
+        assert packet, f"the zygote ended: {self.lines}"
+        found: dict[str, Any] = msgpack.unpackb(packet)
+        return found
+
+    def ask(self, worker_id: str, *files: int) -> dict[str, Any]:
+        """The answer to a request for a worker."""
+        self._count += 1
+        socket.send_fds(self.control, [msgpack.packb({"id": self._count, "worker": worker_id})], list(files))
+        answer = self.receive()
+        assert answer["id"] == self._count
+        return answer
+
+    def fork(self, worker_id: str = "worker_7") -> Forked:
+        ours, theirs = socket.socketpair()
+        read, write = os.pipe()
+        answer = self.ask(worker_id, theirs.fileno(), write, write)
+        theirs.close()
+        os.close(write)
+        return Forked(answer["pid"], ours, read)
+
+    def close(self) -> None:
+        self.control.close()
+        self.kill()
+
+
+class Forked(Connection):
+    """A worker that a zygote forked: no child of this process."""
+
+    def __init__(self, pid: int, channel: socket.socket, output: int) -> None:
+        super().__init__(channel)
+        self.pid = pid
+        self._output = output
+
+    def ready(self, **changes: Any) -> Forked:
+        self.request(1, "hello", None, **{**HELLO, **changes})
+        response = self.response(1)
+        assert response.error is None, response.error
+        return self
+
+    def end(self) -> str:
+        """Close the channel, and return all that the worker printed. The pipe's end is the worker's."""
+        self.socket.close()
+        with os.fdopen(self._output) as output:
+            return output.read()
 
 
 class Server(Process):

@@ -136,7 +136,8 @@ async def driving(app: App, models: dict[str, dict[str, Any]] | None = None) -> 
     """Install the DSPy application, run the hooks, and clean up as a worker does."""
     from dspex_worker import dspy_app
 
-    dspy_app.install(app, Worker("worker_1", concurrency=8, models=models or {}))
+    await asyncio.to_thread(dspy_app.install, app)  # as before the loop of a worker runs
+    app.init_worker(Worker("worker_1", concurrency=8, models=models or {}))
     driver = Driver(app)
     await driver.runtime.start_worker()
     try:

@@ -5,19 +5,19 @@ Importing this imports dspy; `dspex_worker` itself does not.
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from dspex_worker.dspy_app.methods import DspyApp
-from dspex_worker.dspy_app.warm import keep_to_this_process, warm
+from dspex_worker.dspy_app.warm import keep_to_this_process, warm, warm_executor
 
 if TYPE_CHECKING:
     from dspex_worker.app import App
-    from dspex_worker.worker import Worker
 
 __all__ = ["install"]
 
 
-def install(app: App, worker: Worker) -> None:
+def install(app: App) -> None:
     """Register the DSPy application's methods with ``app``, build its programs, and warm DSPy up.
 
     No thread, socket or LM is left behind, so that a process may be forked from this one.
@@ -26,5 +26,6 @@ def install(app: App, worker: Worker) -> None:
         Exception: what a registered program's class or factory raises; ValueError where a method's name is taken.
     """
     keep_to_this_process()
-    DspyApp(app, worker).register(app)
+    DspyApp(app).register(app)
     warm()
+    asyncio.run(warm_executor())

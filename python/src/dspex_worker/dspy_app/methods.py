@@ -26,14 +26,20 @@ _LM = "lm"  # key of the session's LM settings, and with ".ID" of a program's, i
 class DspyApp:
     """The DSPy application in one worker. Its methods' docstrings are what ``sidecar.methods`` shows."""
 
-    def __init__(self, app: App, worker: Worker) -> None:
+    _models: Models
+    _executor: Executor
+
+    def __init__(self, app: App) -> None:
         self._application = ApplicationPrograms(app)
-        self._models = Models(worker.models)
         self._signatures = SignatureCache()
+
+    def init_worker(self, worker: Worker) -> None:
+        """Take over what a worker has of its own: the models' settings, with their keys, and the limit on threads."""
+        self._models = Models(worker.models)
         self._executor = Executor(worker.concurrency)
 
     def register(self, app: App) -> None:
-        """Add the methods to the application, and the clean-up to the worker's end."""
+        """Add the methods to the application, and what is done at the worker's start and end."""
         # A program of a client's asks the LM and does nothing else. One of the application's may do anything.
         retry: Literal["safe"] | None = None if app.programs else "safe"
         app.method(name="execute_program", read_only=True, retry=retry, stream=self.stream_program)(
@@ -45,7 +51,11 @@ class DspyApp:
             app.method(name=method.__name__, read_only=True, retry="safe", inline=True)(method)
         for method in (*writers, self.reset_state, self.update_session_state):
             app.method(name=method.__name__, retry="safe", inline=True)(method)
-        app.on_worker_stop(self._executor.lms.close)
+        app.parts.append(self.init_worker)
+        app.on_worker_stop(self._close_lms)
+
+    async def _close_lms(self) -> None:
+        await self._executor.lms.close()
 
     def configure_lm(
         self,

@@ -7,11 +7,21 @@ import os
 import socket
 import urllib.request
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import dspy
+from dspex.errors import DspexError
 from dspy.lm15 import Message, Request, Response, Usage
 from dspy.utils.exceptions import LMError
+
+from dspex_worker.dspy_app.execute import Executor
+from dspex_worker.dspy_app.models import CallLM
+from dspex_worker.dspy_app.programs import Program
+from dspex_worker.dspy_app.settings import LmSettings
+from dspex_worker.dspy_app.signatures import SignatureCache, parse_signature
+
+if TYPE_CHECKING:
+    from dspex_worker.calls import Call
 
 _ANSWERS = {
     "chat": '[[ ## label ## ]]\na\n\n[[ ## tags ## ]]\n["x"]\n\n[[ ## completed ## ]]',
@@ -34,6 +44,20 @@ class _Engine:
         usage = Usage(input_tokens=1, output_tokens=1, total_tokens=2)
         message = Message.assistant(self._answer)
         return Response(id="warm", model=request.model, message=message, finish_reason="stop", usage=usage)
+
+
+class _AsyncEngine(_Engine):
+    async def complete(self, request: Request) -> Response:
+        return super().complete(request)
+
+
+class _WarmCall:
+    """What the executor wants of a call."""
+
+    deadline = None
+
+    def __init__(self) -> None:
+        self.usage: dict[str, Any] = {}
 
 
 def keep_to_this_process() -> None:
@@ -74,6 +98,25 @@ def warm() -> None:
         with contextlib.suppress(LMError):
             lm("a")
         lm.close()
+
+
+async def warm_executor() -> None:
+    """Make the first call's work on a loop: a client's signature, an LM's request, and its failure."""
+    spec = parse_signature("text, context: list[str] -> label: Literal['a', 'b'], tags: list[str]")
+    signature = SignatureCache().build(spec, None)
+    program = Program("warm", "session", "predict", dspy.Predict(signature), spec.inputs, spec.outputs)
+    inputs = program.checker.check({"text": "a text", "context": ["b"]})
+    for adapter, kind in ((dspy.ChatAdapter(), "chat"), (dspy.JSONAdapter(), "json")):
+        engine = _AsyncEngine(_ANSWERS[kind])
+        lm = CallLM("warm/up", engine=_Engine(_ANSWERS[kind]), async_engine=engine, cache=False)
+        with dspy.context(lm=lm, adapter=adapter, trace=None, disable_history=True):
+            await program.for_call().acall(**inputs)
+    executor = Executor(1)
+    with _refusing_address() as address:
+        settings = LmSettings("warm", "openai/gpt-4o-mini", api_key="none", api_base=address)
+        with contextlib.suppress(DspexError):
+            await executor.run(program, inputs, settings, cast("Call", _WarmCall()))
+    await executor.lms.close()
 
 
 def _fields() -> dict[str, Any]:

@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import socket
+from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
@@ -35,13 +36,14 @@ _ACCEPTED_AT_ONCE = 64
 _NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
-async def serve(settings: Settings, worker_id: str) -> int:
-    """Load the application, listen, serve until SIGTERM or SIGINT, drain; return the exit code."""
+async def serve(load: Callable[[], App], settings: Settings, worker_id: str) -> int:
+    """Listen, serve until SIGTERM or SIGINT, drain; return the exit code."""
     worker = Worker(
         id=worker_id, concurrency=settings.concurrency, models=settings.models, tracebacks=settings.tracebacks
     )
     try:
-        app = loading.load(settings.app or None, worker)
+        app = load()
+        app.init_worker(worker)
         server = Server(app, settings, worker)
         await server.runtime.start_worker()
     except Exception as error:
