@@ -17,6 +17,7 @@ import (
 
 	"github.com/dspex/dspex-sidecar/internal/config"
 	"github.com/dspex/dspex-sidecar/internal/keeper"
+	"github.com/dspex/dspex-sidecar/internal/launch"
 )
 
 // models holds the settings of [models.*] for the workers, and keeps the model servers that have a command: one process each for
@@ -29,7 +30,7 @@ type models struct {
 	servers map[string]*modelServer
 }
 
-func newModels(cfg *config.Config, environ []string, p *processes, log *slog.Logger) (*models, error) {
+func newModels(cfg *config.Config, environ []string, p *launch.Processes, log *slog.Logger) (*models, error) {
 	ctx, end := context.WithCancel(context.Background())
 	m := &models{cfg: cfg, environ: environ, end: end, servers: make(map[string]*modelServer)}
 	for _, name := range slices.Sorted(maps.Keys(cfg.Models)) {
@@ -108,14 +109,14 @@ type modelServer struct {
 	dir       string
 	listen    string
 	key       string
-	processes *processes
+	processes *launch.Processes
 	log       *slog.Logger
 
 	mu      sync.Mutex // guards failure
 	failure string
 }
 
-func newModelServer(name string, model *config.Model, cfg *config.Config, environ []string, p *processes, log *slog.Logger) (*modelServer, error) {
+func newModelServer(name string, model *config.Model, cfg *config.Config, environ []string, p *launch.Processes, log *slog.Logger) (*modelServer, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // immediate
 	if err != nil {
 		return nil, fmt.Errorf("models.%s: choosing a port: %w", name, err)
@@ -178,15 +179,15 @@ func (s *modelServer) keep(ctx context.Context) {
 
 // runOnce runs one process until it ends, and says why it did.
 func (s *modelServer) runOnce(ctx context.Context) string {
-	out := newOutput(s.log)
-	process, err := s.processes.start(ctx, keeper.Spec{Argv: s.argv, Env: s.env, Dir: s.dir}, out)
+	out := launch.NewOutput(s.log)
+	process, err := s.processes.Start(ctx, keeper.Spec{Argv: s.argv, Env: s.env, Dir: s.dir}, out)
 	if err != nil {
 		return err.Error()
 	}
 	defer func() {
 		_ = process.Kill() // one that has ended needs none
 		<-process.Done()
-		out.close()
+		out.Close()
 	}()
 	ready, stop := context.WithTimeout(ctx, s.model.StartTimeout)
 	defer stop()
@@ -203,8 +204,8 @@ func (s *modelServer) runOnce(ctx context.Context) string {
 	}
 }
 
-func last(out *output) string {
-	if lines := out.last(); len(lines) > 0 {
+func last(out *launch.Output) string {
+	if lines := out.Last(); len(lines) > 0 {
 		return "; it printed: " + strings.Join(lines, "\n")
 	}
 	return ""

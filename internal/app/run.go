@@ -10,6 +10,7 @@ import (
 
 	"github.com/dspex/dspex-sidecar/internal/admin"
 	"github.com/dspex/dspex-sidecar/internal/config"
+	"github.com/dspex/dspex-sidecar/internal/launch"
 	"github.com/dspex/dspex-sidecar/internal/session"
 	"github.com/dspex/dspex-sidecar/internal/store"
 	"github.com/dspex/dspex-sidecar/pool"
@@ -77,11 +78,11 @@ func (s *sidecar) stop(ctx context.Context) {
 }
 
 func (s *sidecar) start() error {
-	processes, err := newProcesses(s.log)
+	processes, err := launch.NewProcesses(s.log)
 	if err != nil {
 		return err
 	}
-	s.atEnd(func(context.Context) { processes.close() })
+	s.atEnd(func(context.Context) { processes.Close() })
 
 	models, err := newModels(s.cfg, s.options.Environ, processes, s.log)
 	if err != nil {
@@ -90,14 +91,15 @@ func (s *sidecar) start() error {
 	s.atEnd(func(context.Context) { models.close() })
 
 	var sessions *session.Table
-	starter, err := newStarter(s.cfg, s.options.Environ, processes, s.log)
+	workers, err := newWorkers(s.cfg, s.options.Environ, processes, s.log)
 	if err != nil {
 		return err
 	}
+	s.atEnd(func(context.Context) { workers.Close() })
 	s.pool, err = pool.New(pool.Config{
 		Name:     "default",
 		Settings: poolSettings(s.cfg),
-		Starter:  starter,
+		Starter:  workers,
 		Hello:    func(id string) ([]byte, error) { return s.hello(id, models) },
 		Background: func(method, params []byte, answer func(*wire.Batch, []byte, error)) {
 			background(sessions, method, params, answer)

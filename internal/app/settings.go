@@ -1,11 +1,13 @@
 package app
 
 import (
+	"log/slog"
 	"os"
 
 	"github.com/vmihailenco/msgpack/v5"
 
 	"github.com/dspex/dspex-sidecar/internal/config"
+	"github.com/dspex/dspex-sidecar/internal/launch"
 	"github.com/dspex/dspex-sidecar/internal/session"
 	"github.com/dspex/dspex-sidecar/pool"
 	"github.com/dspex/dspex-sidecar/proxy"
@@ -13,6 +15,17 @@ import (
 )
 
 type rawMessage = msgpack.RawMessage
+
+func newWorkers(cfg *config.Config, environ []string, p *launch.Processes, log *slog.Logger) (*launch.Workers, error) {
+	env, err := cfg.Pool.Environ(environ)
+	if err != nil {
+		return nil, err
+	}
+	return launch.NewWorkers(launch.WorkersConfig{
+		Python: cfg.Pool.Python, App: cfg.Pool.App, Dir: cfg.Dir, Env: env, Zygote: cfg.Pool.Start == "zygote",
+		StartTimeout: cfg.Pool.StartTimeout, Log: log,
+	}, p), nil
+}
 
 func poolSettings(cfg *config.Config) pool.Settings {
 	p, s := &cfg.Pool, &cfg.Sessions
@@ -26,13 +39,13 @@ func poolSettings(cfg *config.Config) pool.Settings {
 	}
 }
 
-func (s *sidecar) proxyConfig(sessions *session.Table) proxy.Config {
+func (s *sidecar) proxyConfig(socket *proxy.Socket, sessions *session.Table) proxy.Config {
 	l := &s.cfg.Listen
 	self := uint32(os.Getuid()) //nolint:gosec // a uid
 	return proxy.Config{
-		Socket: l.Socket, Mode: l.Mode, AllowUIDs: ints(l.Allowed(self)), AdminUIDs: ints(l.Admins(self)),
-		MaxConnections: l.MaxConnections, MaxInFlight: l.MaxInFlight, MaxFrame: l.MaxFrame, HandshakeTimeout: l.HandshakeTimeout,
-		FrameTimeout: l.FrameTimeout, WriteTimeout: l.WriteTimeout, WriteBuffer: l.WriteBuffer, DefaultTimeout: l.DefaultTimeout,
+		Socket: socket, AllowUIDs: ints(l.Allowed(self)), AdminUIDs: ints(l.Admins(self)),
+		MaxConnections: l.MaxConnections, MaxInFlight: l.MaxInFlight, MaxInFlightBytes: l.MaxInFlightBytes,
+		MaxFrame: l.MaxFrame, HandshakeTimeout: l.HandshakeTimeout, FrameTimeout: l.FrameTimeout, WriteTimeout: l.WriteTimeout, WriteBuffer: l.WriteBuffer, DefaultTimeout: l.DefaultTimeout,
 		StreamStall: s.cfg.Pool.StreamStall, Version: s.options.Version, Pool: s.pool, Sessions: sessions, Log: s.log,
 	}
 }

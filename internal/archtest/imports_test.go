@@ -19,7 +19,7 @@ func allowed() map[string][]string {
 		"cmd/dspex-sidecar": {"internal/app", "internal/cli", "internal/keeper", "internal/config", "wire"},
 
 		"internal/app": {
-			"internal/admin", "proxy", "internal/session", "internal/keeper", "internal/packet", "pool",
+			"internal/admin", "proxy", "internal/session", "internal/launch", "internal/keeper", "pool",
 			"internal/procs", "internal/config", "internal/metrics", "internal/store", "wire",
 		},
 		"bench/load":      {"wire"},
@@ -31,6 +31,7 @@ func allowed() map[string][]string {
 		"internal/session": {"pool", "internal/store", "internal/heap", "internal/metrics", "wire"},
 		"pool":             {"internal/heap", "internal/metrics", "wire"},
 
+		"internal/launch": {"internal/keeper", "internal/packet", "pool", "wire"},
 		"internal/keeper": {"internal/packet", "internal/procs", "wire"},
 
 		"internal/archtest": {},

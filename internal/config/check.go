@@ -13,15 +13,21 @@ func (l *loader) check(c *Config) {
 	if n := len(c.Listen.Socket); n > longestSocket {
 		l.failKey(c, "listen.socket", "is a path of %d bytes, and a Unix socket's has at most %d: %s", n, longestSocket, c.Listen.Socket)
 	}
-	if c.Listen.MaxFrame > c.Listen.WriteBuffer {
-		key := "listen.max_frame"
-		if c.Origin(key) == "default" {
-			key = "listen.write_buffer"
-		}
-		l.failKey(c, key, "does not fit: max_frame is %s and write_buffer, which must hold a frame, only %s",
-			showBytes(c.Listen.MaxFrame), showBytes(c.Listen.WriteBuffer))
-	}
+	l.checkFits(c, "write_buffer", c.Listen.WriteBuffer)
+	l.checkFits(c, "max_in_flight_bytes", c.Listen.MaxInFlightBytes)
 	l.checkModels(c)
+}
+
+// checkFits notes a limit of [listen] that a single frame may exceed, at the one of the two settings that was written.
+func (l *loader) checkFits(c *Config, limit string, bytes int) {
+	if c.Listen.MaxFrame <= bytes {
+		return
+	}
+	key := "listen.max_frame"
+	if c.Origin(key) == "default" {
+		key = "listen." + limit
+	}
+	l.failKey(c, key, "does not fit: max_frame is %s and %s, which must hold a frame, only %s", showBytes(c.Listen.MaxFrame), limit, showBytes(bytes))
 }
 
 func (l *loader) checkModels(c *Config) {

@@ -35,6 +35,7 @@ type Listen struct {
 	AdminUIDs        []uint32 // as written; see [Listen.Admins]
 	MaxConnections   int
 	MaxInFlight      int // calls of one connection
+	MaxInFlightBytes int // of their requests
 	MaxFrame         int // bytes
 	HandshakeTimeout time.Duration
 	FrameTimeout     time.Duration
@@ -71,7 +72,7 @@ type Pool struct {
 	Concurrency         int
 	CheckoutTimeout     time.Duration
 	QueueLimit          int
-	Start               string // "spawn"
+	Start               string // "zygote" or "spawn"
 	Lazy                bool
 	HealthCheckInterval time.Duration
 	HealthCheckTimeout  time.Duration

@@ -43,6 +43,9 @@ func listenFields() []field {
 			in(integer(1, manyCalls), func(c *Config) *int { return &l(c).MaxConnections })),
 		setting("listen.max_in_flight", "1024", "", Live, "Calls in flight on one connection; more are answered queue_full.",
 			in(integer(1, manyCalls), func(c *Config) *int { return &l(c).MaxInFlight })),
+		setting("listen.max_in_flight_bytes", `"256MiB"`, "", Live,
+			"Bytes that the requests of those calls hold; more are answered queue_full. At least max_frame.",
+			in(byteSize(64<<10, 64<<30), func(c *Config) *int { return &l(c).MaxInFlightBytes })),
 		setting("listen.max_frame", `"16MiB"`, "", Live,
 			"Largest frame that is received; a larger one is answered frame_too_large.",
 			in(byteSize(64<<10, 1<<30), func(c *Config) *int { return &l(c).MaxFrame })),
@@ -69,7 +72,6 @@ func poolFields() []field {
 // poolProcessFields are what a worker process is made from.
 func poolProcessFields() []field {
 	p := func(c *Config) *Pool { return &c.Pool }
-	zygote := map[string]string{"zygote": `forking from a zygote is not in this version; use "spawn"`}
 	return []field{
 		setting("pools.default.app", `""`, "", Generation,
 			`The application, "module:attribute", found from this file's folder; "" serves the DSPy application alone.`,
@@ -77,8 +79,9 @@ func poolProcessFields() []field {
 		setting("pools.default.python", `"python3"`, "", Generation,
 			"Python of the environment that dspex_worker is installed in: a name to find in PATH, or a path.",
 			in(program("the name of a program, or a path"), func(c *Config) *string { return &p(c).Python })),
-		setting("pools.default.start", `"spawn"`, "", Generation, `How workers are started: "spawn", each a new process.`,
-			in(oneOf(zygote, "spawn"), func(c *Config) *string { return &p(c).Start })),
+		setting("pools.default.start", `"zygote"`, "", Generation,
+			`How workers are started: "zygote", forked from a process that has loaded the application; "spawn", each a new one.`,
+			in(oneOf(nil, "zygote", "spawn"), func(c *Config) *string { return &p(c).Start })),
 		setting("pools.default.lazy", "false", "", Live, "Start the workers with the first call and not at once.",
 			in(boolean(), func(c *Config) *bool { return &p(c).Lazy })),
 		setting("pools.default.tracebacks", "false", "", Generation,

@@ -45,7 +45,7 @@ func TestDefaults(t *testing.T) {
 	}
 	wantListen := Listen{
 		Socket: "/run/dspex/dspex.sock", Mode: 0o660, AllowUIDs: []uint32{}, AdminUIDs: []uint32{},
-		MaxConnections: 10000, MaxInFlight: 1024, MaxFrame: 16 << 20, HandshakeTimeout: 5 * time.Second,
+		MaxConnections: 10000, MaxInFlight: 1024, MaxInFlightBytes: 256 << 20, MaxFrame: 16 << 20, HandshakeTimeout: 5 * time.Second,
 		FrameTimeout: 30 * time.Second, WriteTimeout: 30 * time.Second, WriteBuffer: 64 << 20, DefaultTimeout: 10 * time.Minute,
 	}
 	if !reflect.DeepEqual(c.Listen, wantListen) {
@@ -53,7 +53,7 @@ func TestDefaults(t *testing.T) {
 	}
 	wantPool := Pool{
 		Python: "python3", Size: Size{"8", 8}, MaxOverflow: Size{"4", 4}, OverflowIdle: time.Minute, Concurrency: 64,
-		CheckoutTimeout: 5 * time.Second, QueueLimit: 4096, Start: "spawn", HealthCheckInterval: 30 * time.Second,
+		CheckoutTimeout: 5 * time.Second, QueueLimit: 4096, Start: "zygote", HealthCheckInterval: 30 * time.Second,
 		HealthCheckTimeout: 10 * time.Second, StartTimeout: time.Minute, ShutdownTimeout: 30 * time.Second,
 		CancelGrace: 5 * time.Second, StreamStall: 30 * time.Second, PassEnv: c.Pool.PassEnv, Env: map[string]Secret{},
 	}
@@ -151,7 +151,7 @@ func TestMistakes(t *testing.T) {
 		{"[pools.default]\nsize = 'cpu*900'", `:2:1: pools.default.size must be a whole number from 1 to 1024, or "cpu", "cpu*1.5", "cpu*2" and so on: with 2.5 CPUs that is 2250`},
 		{"[pools.default]\nchceckout_timeout = 5", `did you mean checkout_timeout? (`},
 		{"[pools.default]\ncheckout_timeout = 5", `:2:1: pools.default.checkout_timeout must be a duration of at least 1ms, such as "500ms", "5s", "10m" or "1h", not 5`},
-		{"[pools.default]\nstart = 'zygote'", `:2:1: pools.default.start must be "spawn": forking from a zygote is not in this version; use "spawn"`},
+		{"[pools.default]\nstart = 'fork'", `:2:1: pools.default.start must be "zygote" or "spawn", not "fork"`},
 		{"[pools.default]\napp = 'app.py'", `:2:1: pools.default.app must be "module:attribute", such as "app:app", or "", not "app.py"`},
 		{"[pools.default]\npass_env = ['PATH', '*']", `: its item 2 is "*"`},
 		{"[pools.default.env]\n'A=B' = 'x'", `:2:1: pools.default.env."A=B" is no name of an environment variable`},

@@ -1,4 +1,4 @@
-package app
+package launch
 
 import (
 	"context"
@@ -10,8 +10,8 @@ import (
 	"github.com/dspex/dspex-sidecar/internal/keeper"
 )
 
-// processes starts all processes of the sidecar by way of the keeper, and starts a new keeper where the last one died.
-type processes struct {
+// Processes starts all processes of the sidecar by way of the keeper, and starts a new keeper where the last one died.
+type Processes struct {
 	log *slog.Logger
 
 	mu     sync.Mutex // guards what follows
@@ -19,37 +19,46 @@ type processes struct {
 	closed bool
 }
 
-func newProcesses(log *slog.Logger) (*processes, error) {
+func NewProcesses(log *slog.Logger) (*Processes, error) {
 	client, err := keeper.Start(keeper.Config{Logger: log})
 	if err != nil {
 		return nil, err
 	}
-	return &processes{log: log, client: client}, nil
+	return &Processes{log: log, client: client}, nil
 }
 
-// start starts a process. What it prints becomes log lines; name says whose.
-func (p *processes) start(ctx context.Context, spec keeper.Spec, out *output) (*keeper.Process, error) {
+// Start starts a process, whose output goes to out.
+func (p *Processes) Start(ctx context.Context, spec keeper.Spec, out *Output) (*keeper.Process, error) {
 	client, err := p.keeper()
 	if err != nil {
-		out.close()
+		out.Close()
 		return nil, err
 	}
 	stdout, stderr, err := out.pipes()
 	if err != nil {
-		out.close()
+		out.Close()
 		return nil, err
 	}
 	spec.Stdout, spec.Stderr = stdout, stderr
 	process, err := client.StartProcess(ctx, spec)
 	_, _ = stdout.Close(), stderr.Close() // the process has its own
 	if err != nil {
-		out.close()
+		out.Close()
 	}
 	return process, err
 }
 
+// adopt takes over a process that one of the keeper's has forked.
+func (p *Processes) adopt(ctx context.Context, pid int) (*keeper.Process, error) {
+	client, err := p.keeper()
+	if err != nil {
+		return nil, err
+	}
+	return client.Adopt(ctx, pid)
+}
+
 // keeper returns the keeper, a new one where the last has died.
-func (p *processes) keeper() (*keeper.Client, error) {
+func (p *Processes) keeper() (*keeper.Client, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
@@ -72,7 +81,7 @@ func (p *processes) keeper() (*keeper.Client, error) {
 	return client, nil
 }
 
-func (p *processes) close() {
+func (p *Processes) Close() {
 	p.mu.Lock()
 	p.closed = true
 	client := p.client

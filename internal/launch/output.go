@@ -1,14 +1,17 @@
-package app
+package launch
 
 import (
 	"bufio"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"os"
 	"strconv"
 	"strings"
 	"sync"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -16,8 +19,8 @@ const (
 	lineLimit = 4096 // bytes of a line; the rest is cut
 )
 
-// output turns what a process prints into log lines, and keeps the last ones.
-type output struct {
+// Output turns what a process prints into log lines, and keeps the last ones.
+type Output struct {
 	log     *slog.Logger
 	readers sync.WaitGroup
 
@@ -26,11 +29,11 @@ type output struct {
 	ends  []*os.File
 }
 
-// newOutput logs to log, which says whose output it is.
-func newOutput(log *slog.Logger) *output { return &output{log: log} }
+// NewOutput logs to log, which says whose output it is.
+func NewOutput(log *slog.Logger) *Output { return &Output{log: log} }
 
 // pipes makes the two ends that the process writes to; the caller closes them when the process has them.
-func (o *output) pipes() (stdout, stderr *os.File, err error) {
+func (o *Output) pipes() (stdout, stderr *os.File, err error) {
 	stdout, err = o.pipe("stdout")
 	if err != nil {
 		return nil, nil, err
@@ -43,11 +46,17 @@ func (o *output) pipes() (stdout, stderr *os.File, err error) {
 	return stdout, stderr, nil
 }
 
-func (o *output) pipe(stream string) (*os.File, error) {
-	r, w, err := os.Pipe()
-	if err != nil {
-		return nil, err
+// pipe is no os.Pipe, which makes the writer's end non-blocking, too: a process that prints faster than it is read would
+// lose what it prints.
+func (o *Output) pipe(stream string) (*os.File, error) {
+	var fds [2]int
+	if err := unix.Pipe2(fds[:], unix.O_CLOEXEC); err != nil {
+		return nil, fmt.Errorf("making a pipe for a process's output: %w", err)
 	}
+	if err := unix.SetNonblock(fds[0], true); err != nil {
+		return nil, fmt.Errorf("making a pipe for a process's output: %w", err)
+	}
+	r, w := os.NewFile(uintptr(fds[0]), stream), os.NewFile(uintptr(fds[1]), stream)
 	o.mu.Lock()
 	o.ends = append(o.ends, r)
 	o.mu.Unlock()
@@ -55,7 +64,7 @@ func (o *output) pipe(stream string) (*os.File, error) {
 	return w, nil
 }
 
-func (o *output) read(r *os.File, stream string) {
+func (o *Output) read(r *os.File, stream string) {
 	defer r.Close()
 	buf := bufio.NewReaderSize(r, lineLimit)
 	for {
@@ -75,7 +84,7 @@ func (o *output) read(r *os.File, stream string) {
 	}
 }
 
-func (o *output) add(line, stream string) {
+func (o *Output) add(line, stream string) {
 	line = printable(line)
 	o.mu.Lock()
 	if len(o.lines) == keptLines {
@@ -95,15 +104,15 @@ func printable(line string) string {
 	return q[1 : len(q)-1]
 }
 
-// last are the lines printed last.
-func (o *output) last() []string {
+// Last are the lines printed last.
+func (o *Output) Last() []string {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return append([]string(nil), o.lines...)
 }
 
-// close gives up on output whose process has gone and whose pipes somebody may still hold.
-func (o *output) close() {
+// Close gives up on output whose process has gone and whose pipes somebody may still hold.
+func (o *Output) Close() {
 	o.mu.Lock()
 	ends := o.ends
 	o.ends = nil

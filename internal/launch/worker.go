@@ -1,0 +1,52 @@
+package launch
+
+import (
+	"net"
+	"time"
+
+	"github.com/dspex/dspex-sidecar/internal/keeper"
+)
+
+// outputWait is how long output is read on after its process ended, for what is still in the pipe.
+const outputWait = 200 * time.Millisecond
+
+// worker is a pool.Process.
+type worker struct {
+	process *keeper.Process
+	channel *net.UnixConn
+	out     *Output
+	done    chan struct{}
+}
+
+func newWorker(process *keeper.Process, channel *net.UnixConn, out *Output) *worker {
+	w := &worker{process: process, channel: channel, out: out, done: make(chan struct{})}
+	go w.wait() // ends with the process
+	return w
+}
+
+// wait lets the output be complete before the process counts as done.
+func (w *worker) wait() {
+	<-w.process.Done()
+	read := make(chan struct{})
+	go func() { // ends with the pipes
+		w.out.readers.Wait()
+		close(read)
+	}()
+	select {
+	case <-read:
+	case <-time.After(outputWait):
+		w.out.Close() // something that the worker left behind holds them
+		<-read
+	}
+	close(w.done)
+}
+
+func (w *worker) PID() int               { return w.process.PID() }
+func (w *worker) Channel() *net.UnixConn { return w.channel }
+func (w *worker) Done() <-chan struct{}  { return w.done }
+func (w *worker) Exit() string           { return w.process.Exit().String() }
+func (w *worker) Output() []string       { return w.out.Last() }
+
+func (w *worker) Kill() {
+	_ = w.process.Kill() // one that has ended needs none
+}

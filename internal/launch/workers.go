@@ -1,0 +1,217 @@
+package launch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/dspex/dspex-sidecar/internal/keeper"
+	"github.com/dspex/dspex-sidecar/pool"
+	"github.com/dspex/dspex-sidecar/wire"
+)
+
+const (
+	// forkAttempts is how many zygotes are asked in turn for one worker.
+	forkAttempts = 3
+	// zygotePause is waited before a zygote that had just been made, and ended, is made again.
+	zygotePause = time.Second
+)
+
+// WorkersConfig says what workers are started as.
+type WorkersConfig struct {
+	Python       string
+	App          string // "module:attribute"; empty: the DSPy application alone
+	Dir          string
+	Env          []string
+	Zygote       bool          // fork them; else each is a fresh process
+	StartTimeout time.Duration // for the application to be loaded
+	Log          *slog.Logger
+}
+
+// Workers is a pool.Starter. Make it with NewWorkers, end it with Close.
+type Workers struct {
+	cfg       WorkersConfig
+	processes *Processes
+	tasks     sync.WaitGroup
+	life      context.Context //nolint:containedctx // its own: zygotes end with it
+	end       context.CancelFunc
+
+	mu      sync.Mutex // guards what follows
+	current *zygote    // nil before the first worker is wanted
+	fresh   bool       // workers cannot be forked from this application
+}
+
+// NewWorkers makes a starter. Where workers are to be forked, it starts to load the application at once.
+func NewWorkers(cfg WorkersConfig, p *Processes) *Workers {
+	w := &Workers{cfg: cfg, processes: p}
+	w.life, w.end = context.WithCancel(context.Background())
+	return w
+}
+
+// Close ends the zygote; workers are the pool's to end.
+func (w *Workers) Close() {
+	w.end()
+	w.tasks.Wait()
+}
+
+// Start starts a worker.
+func (w *Workers) Start(ctx context.Context, workerID string) (pool.Process, error) {
+	for attempt := 1; ; attempt++ {
+		z, err := w.zygote(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if z == nil {
+			return w.spawn(ctx, workerID)
+		}
+		p, err := w.fork(ctx, z, workerID)
+		if err == nil || attempt == forkAttempts || !errors.Is(err, errZygoteEnded) {
+			return p, err
+		}
+		w.cfg.Log.Warn("zygote lost; asking another one", "worker_id", workerID, "error", err.Error())
+	}
+}
+
+// zygote returns one that forks workers, waiting until it has loaded the application; nil where workers cannot be forked.
+func (w *Workers) zygote(ctx context.Context) (*zygote, error) {
+	w.mu.Lock()
+	if !w.cfg.Zygote || w.fresh {
+		w.mu.Unlock()
+		return nil, nil //nolint:nilnil // there is none, and that is no error
+	}
+	if w.current == nil || isClosed(w.current.ended) {
+		w.makeLocked()
+	}
+	z := w.current
+	w.mu.Unlock()
+	select {
+	case <-z.known:
+	case <-ctx.Done():
+		return nil, &StartError{Reason: "the application is still being loaded: " + context.Cause(ctx).Error(), Output: z.out.Last()}
+	}
+	if z.failure != nil {
+		return nil, z.failure
+	}
+	if len(z.unfit) == 0 {
+		return z, nil
+	}
+	w.mu.Lock()
+	first := !w.fresh
+	w.fresh = true
+	w.mu.Unlock()
+	if first {
+		w.cfg.Log.Warn("workers cannot be forked from this application: each is started as a fresh process, which is slower and takes more memory",
+			"reasons", strings.Join(z.unfit, "; "))
+	}
+	return nil, nil //nolint:nilnil // as above
+}
+
+// makeLocked starts a zygote. When it ends by itself after it had been ready, another one takes its place, to be there when a
+// worker is wanted.
+func (w *Workers) makeLocked() {
+	z := newZygote(NewOutput(w.cfg.Log.With("process", "zygote")))
+	w.current = z
+	argv := append(w.argv(), "--mode", "zygote")
+	env := append(w.environ(), fmt.Sprintf("DSPEX_ZYGOTE_FD=%d", controlFD))
+	w.tasks.Go(func() {
+		began := time.Now()
+		z.run(w.life, w.processes, keeper.Spec{Argv: argv, Env: env, Dir: w.cfg.Dir}, w.cfg.StartTimeout)
+		if z.failure != nil || len(z.unfit) > 0 || w.life.Err() != nil {
+			return
+		}
+		w.cfg.Log.Error("zygote ended; making another one", "reason", z.process.Exit().String())
+		if time.Since(began) < zygotePause {
+			select {
+			case <-time.After(zygotePause):
+			case <-w.life.Done():
+			}
+		}
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if w.current == z && w.life.Err() == nil {
+			w.makeLocked()
+		}
+	})
+}
+
+// fork has a zygote fork a worker, and the keeper take it over.
+func (w *Workers) fork(ctx context.Context, z *zygote, workerID string) (pool.Process, error) {
+	channel, theirs, err := socketpair()
+	if err != nil {
+		return nil, err
+	}
+	out := NewOutput(w.cfg.Log.With("worker_id", workerID))
+	stdout, stderr, err := out.pipes()
+	if err != nil {
+		closeFiles(theirs)
+		return nil, errors.Join(err, channel.Close())
+	}
+	pid, err := z.fork(ctx, workerID, theirs, stdout, stderr)
+	closeFiles(theirs, stdout, stderr) // the worker has its own
+	var process *keeper.Process
+	if err == nil {
+		process, err = w.processes.adopt(ctx, pid)
+	}
+	if err != nil {
+		out.Close()
+		return nil, errors.Join(err, channel.Close())
+	}
+	return newWorker(process, channel, out), nil
+}
+
+// spawn starts a worker as a fresh process.
+func (w *Workers) spawn(ctx context.Context, workerID string) (pool.Process, error) {
+	channel, theirs, err := socketpair()
+	if err != nil {
+		return nil, err
+	}
+	defer closeFiles(theirs)
+	argv := append(w.argv(), "--mode", "pool-worker", "--worker-id", workerID)
+	env := append(w.environ(), fmt.Sprintf("DSPEX_WORKER_FD=%d", controlFD))
+	out := NewOutput(w.cfg.Log.With("worker_id", workerID))
+	process, err := w.processes.Start(ctx, keeper.Spec{Argv: argv, Env: env, Dir: w.cfg.Dir, Files: []*os.File{theirs}}, out)
+	if err != nil {
+		return nil, errors.Join(err, channel.Close())
+	}
+	return newWorker(process, channel, out), nil
+}
+
+func (w *Workers) argv() []string {
+	argv := []string{w.cfg.Python, "-m", "dspex_worker"}
+	if w.cfg.App != "" {
+		argv = append(argv, w.cfg.App)
+	}
+	return argv
+}
+
+func (w *Workers) environ() []string {
+	return append([]string{"PYTHONUNBUFFERED=1"}, w.cfg.Env...)
+}
+
+// socketpair makes a worker's channel: the sidecar's end, and the file that the worker inherits.
+func socketpair() (*net.UnixConn, *os.File, error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("making a worker's channel: %w", err)
+	}
+	ours, theirs := os.NewFile(uintptr(fds[0]), "channel"), os.NewFile(uintptr(fds[1]), "channel")
+	defer closeFiles(ours) // FileConn has its own copy
+	conn, err := net.FileConn(ours)
+	if err == nil {
+		err = errors.Join(wire.WidenBuffers(ours), wire.WidenBuffers(theirs))
+	}
+	channel, ok := conn.(*net.UnixConn)
+	if err != nil || !ok {
+		closeFiles(theirs)
+		return nil, nil, fmt.Errorf("making a worker's channel, a %T: %w", conn, err)
+	}
+	return channel, theirs, nil
+}

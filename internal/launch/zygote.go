@@ -1,0 +1,219 @@
+package launch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/dspex/dspex-sidecar/internal/keeper"
+	"github.com/dspex/dspex-sidecar/internal/packet"
+)
+
+const (
+	// controlFD is where a zygote finds its control socket: the first descriptor after the standard ones.
+	controlFD = 3
+	// forkTimeout is how long a zygote may take to fork. It does nothing else: one that takes longer is stuck and is killed.
+	forkTimeout = 5 * time.Second
+	// dismissWait is how long a zygote may take to end by itself when it is not needed any more.
+	dismissWait = time.Second
+)
+
+// errZygoteEnded means that a zygote ended before it had forked what it was asked for: another one can be asked.
+var errZygoteEnded = errors.New("the zygote ended")
+
+// zygote is one process that has loaded, or is loading, the application, and forks workers. What is said on its control
+// socket is in the worker's own text (zygote.py).
+type zygote struct {
+	out   *Output
+	known chan struct{} // closed when it has said what it is, or has ended
+	ended chan struct{}
+
+	// Set before known is closed.
+	unfit   []string // why workers cannot be forked from it; then it is not an error
+	failure error    // why it forks nothing
+	control *packet.Socket
+	process *keeper.Process
+
+	mu      sync.Mutex // guards what follows
+	lastID  uint64
+	waiting map[uint64]chan zygoteMessage // nil when it has ended
+}
+
+// zygoteMessage is a packet in either direction.
+type zygoteMessage struct {
+	ID     uint64   `msgpack:"id,omitempty"`
+	Worker string   `msgpack:"worker,omitempty"`
+	PID    int      `msgpack:"pid,omitempty"`
+	Error  string   `msgpack:"error,omitempty"`
+	Unfit  []string `msgpack:"unfit,omitempty"`
+	Ready  *struct {
+		PID int `msgpack:"pid"`
+	} `msgpack:"ready,omitempty"`
+	Failed *struct {
+		Message string `msgpack:"message"`
+	} `msgpack:"failed,omitempty"`
+}
+
+func newZygote(out *Output) *zygote {
+	return &zygote{out: out, known: make(chan struct{}), ended: make(chan struct{}), waiting: make(map[uint64]chan zygoteMessage)}
+}
+
+// run is the zygote's life: it returns when the process has ended. Cancelling ctx dismisses it.
+func (z *zygote) run(ctx context.Context, p *Processes, spec keeper.Spec, limit time.Duration) {
+	defer close(z.ended)
+	began := time.Now()
+	err := z.start(ctx, p, spec)
+	if err == nil {
+		dismiss := context.AfterFunc(ctx, z.dismiss)
+		late := time.AfterFunc(limit, func() { z.kill() })
+		err = z.receive(func() { late.Stop() })
+		late.Stop()
+		dismiss()
+		z.kill() // one that closed its end and lives on
+		<-z.process.Done()
+		if errors.Is(err, errZygoteEnded) {
+			err = fmt.Errorf("%w: %s", err, z.process.Exit())
+		}
+		if !z.isKnown() && time.Since(began) >= limit {
+			err = fmt.Errorf("the application was not loaded within %s (start_timeout)", limit)
+		}
+		_ = z.control.Close() // nobody uses it any more
+	}
+	z.mu.Lock()
+	waiting := z.waiting
+	z.waiting = nil
+	z.mu.Unlock()
+	for _, answered := range waiting {
+		close(answered)
+	}
+	if !z.isKnown() {
+		z.failure = &StartError{Reason: err.Error(), Output: z.out.Last()}
+		close(z.known)
+	}
+}
+
+func (z *zygote) start(ctx context.Context, p *Processes, spec keeper.Spec) error {
+	control, theirs, err := packet.Pair(forkTimeout)
+	if err != nil {
+		return err
+	}
+	defer closeFiles(theirs)
+	spec.Files = []*os.File{theirs}
+	z.control = control
+	if z.process, err = p.Start(ctx, spec, z.out); err != nil {
+		return errors.Join(fmt.Errorf("the zygote was not started: %w", err), control.Close())
+	}
+	return nil
+}
+
+// receive handles what the zygote says until its end, and says why it ended.
+func (z *zygote) receive(first func()) error {
+	for {
+		var m zygoteMessage
+		files, err := z.control.Receive(&m)
+		packet.CloseFiles(files) // a zygote sends none
+		switch {
+		case errors.Is(err, io.EOF):
+			return errZygoteEnded
+		case err != nil:
+			return err
+		case m.Failed != nil:
+			return errors.New(m.Failed.Message)
+		case m.Ready != nil, len(m.Unfit) > 0:
+			first()
+			if !z.isKnown() {
+				z.unfit = m.Unfit
+				close(z.known)
+			}
+		default:
+			z.answered(m)
+		}
+	}
+}
+
+func (z *zygote) answered(m zygoteMessage) {
+	z.mu.Lock()
+	answered := z.waiting[m.ID]
+	delete(z.waiting, m.ID)
+	z.mu.Unlock()
+	if answered != nil {
+		answered <- m // has room for it
+	}
+}
+
+// fork asks for a worker and returns its process number. The files stay the caller's. Errors: errZygoteEnded, or why it could not
+// fork.
+func (z *zygote) fork(ctx context.Context, workerID string, channel, stdout, stderr *os.File) (int, error) {
+	answered := make(chan zygoteMessage, 1)
+	z.mu.Lock()
+	if z.waiting == nil {
+		z.mu.Unlock()
+		return 0, errZygoteEnded
+	}
+	z.lastID++
+	id := z.lastID
+	z.waiting[id] = answered
+	z.mu.Unlock()
+	// Fd puts the files into blocking mode, which is what a worker wants of its standard output.
+	err := z.control.Send(&zygoteMessage{ID: id, Worker: workerID}, int(channel.Fd()), int(stdout.Fd()), int(stderr.Fd()))
+	if err != nil {
+		z.kill() // it reads nothing, or is gone
+		return 0, fmt.Errorf("%w: %w", errZygoteEnded, err)
+	}
+	late := time.NewTimer(forkTimeout)
+	defer late.Stop()
+	select {
+	case m, ok := <-answered:
+		switch {
+		case !ok:
+			return 0, errZygoteEnded
+		case m.Error != "":
+			return 0, errors.New("the zygote: " + m.Error)
+		}
+		return m.PID, nil
+	case <-late.C:
+		z.kill()
+		return 0, fmt.Errorf("%w: it did not fork within %s", errZygoteEnded, forkTimeout)
+	case <-ctx.Done():
+		return 0, ctx.Err() // a worker that it forks all the same finds its channel closed, and ends
+	}
+}
+
+// dismiss asks the zygote to end by itself, which runs its exit functions, and kills it where it does not.
+func (z *zygote) dismiss() {
+	_ = z.control.CloseWrite() // gone already, if anything
+	select {
+	case <-z.process.Done():
+	case <-time.After(dismissWait):
+		z.kill()
+	}
+}
+
+func (z *zygote) kill() { _ = z.process.Kill() } // one that has ended needs none
+
+func (z *zygote) isKnown() bool { return isClosed(z.known) }
+
+func isClosed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}
+
+// StartError is a process that did not start, with the last lines that it printed.
+type StartError struct {
+	Reason string
+	Output []string
+}
+
+func (e *StartError) Error() string { return e.Reason }
+
+// LastOutput is what the process printed last, one string.
+func (e *StartError) LastOutput() string { return strings.Join(e.Output, "\n") }
