@@ -43,7 +43,7 @@ class Copies:
         try:
             key, id, version = params["key"], params["session"], params["version"]
             part, parts = params.get("part", 1), params.get("parts", 1)
-            state = {**params["state"], **params.get("secrets", {})}
+            state, gone = {**params["state"], **params.get("secrets", {})}, params.get("delete", ())
         except (KeyError, TypeError) as error:
             raise InvalidParams(f"session.restore: {error}") from None
         if part == 1:
@@ -52,6 +52,8 @@ class Copies:
         if restore is None or restore.version != version or restore.next_part != part:
             self._restores.pop(key, None)
             raise InvalidParams(f"session.restore: part {part} of version {version} is out of order")
+        for name in gone:
+            restore.entries.pop(name, None)
         for name, value in state.items():
             restore.entries[name] = wire.pack_value(value)
         restore.next_part += 1

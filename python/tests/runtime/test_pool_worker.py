@@ -299,6 +299,8 @@ def test_a_restore_in_parts(worker: Worker) -> None:
     assert worker.call("get", meta(5)) == {"k1": 1, "k2": 2, "k3": 3}
     assert restore(worker, 6, {"k4": 4}, base=5).error is None
     assert worker.call("get", meta(6)) == {"k1": 1, "k2": 2, "k3": 3, "k4": 4}
+    assert restore(worker, 7, {"k1": 9}, base=6, delete=["k2", "none"]).error is None
+    assert worker.call("get", meta(7)) == {"k1": 9, "k3": 3, "k4": 4}
     error = restore(worker, 9, {}, base=5).error
     assert error is not None
     assert error["code"] == "stale_session"
