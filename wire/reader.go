@@ -80,6 +80,7 @@ type Reader struct {
 	buf   *[bufferSize]byte // nil while idle
 	r, w  int               // buf[r:w] has been read and not yet returned
 	skip  int               // bytes of an overlong frame still to be passed over
+	until time.Time         // of Until; zero: none
 	timed bool              // a deadline is set, for a frame that has begun
 
 	readOnce func(fd uintptr) bool // made once: a closure a read would be an allocation a read
@@ -97,6 +98,20 @@ func NewReader(conn *net.UnixConn, limit int, timeout time.Duration) (*Reader, e
 	r := &Reader{conn: conn, raw: raw, max: uint32(limit), timeout: timeout} //nolint:gosec // configured, below 4 GiB
 	r.readOnce = r.tryRead
 	return r, nil
+}
+
+// Until bounds all reading from now on by an instant, whatever the time limit of a frame would allow; the zero time takes
+// that back. It is called between frames.
+func (r *Reader) Until(t time.Time) error {
+	r.until, r.timed = t, false
+	return r.setDeadline(t)
+}
+
+func (r *Reader) setDeadline(t time.Time) error {
+	if err := r.conn.SetReadDeadline(t); err != nil {
+		return fmt.Errorf("setting a read deadline: %w", err)
+	}
+	return nil
 }
 
 // Next returns the next body. Where owned is false, the body is valid until the next call. Errors: io.EOF between frames,
@@ -216,8 +231,12 @@ func (r *Reader) read(dst []byte) (int, error) {
 	begun := dst != nil || r.skip > 0
 	if begun && !r.timed && r.timeout > 0 {
 		r.timed = true
-		if err := r.conn.SetReadDeadline(time.Now().Add(r.timeout)); err != nil {
-			return 0, fmt.Errorf("setting a read deadline: %w", err)
+		limit := time.Now().Add(r.timeout)
+		if !r.until.IsZero() && r.until.Before(limit) {
+			limit = r.until
+		}
+		if err := r.setDeadline(limit); err != nil {
+			return 0, err
 		}
 	}
 	r.dst, r.n, r.err = dst, 0, nil
@@ -266,7 +285,7 @@ func (r *Reader) tryRead(fd uintptr) bool {
 func (r *Reader) settled() {
 	if r.timed {
 		r.timed = false
-		_ = r.conn.SetReadDeadline(time.Time{}) // a closed connection says so at the next read
+		_ = r.setDeadline(r.until) // a closed connection says so at the next read
 	}
 }
 

@@ -309,3 +309,69 @@ func TestReaderClosed(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+func TestReaderUntil(t *testing.T) {
+	const limit = 50 * time.Millisecond
+	for name, sent := range map[string][]byte{"nothing": nil, "half a frame": {0, 0, 1, 0, 0x95}} {
+		t.Run(name, func(t *testing.T) {
+			r, peer := reader(t, 1000, patience)
+			if err := r.Until(time.Now().Add(limit)); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := peer.Write(sent); err != nil {
+				t.Fatal(err)
+			}
+			began := time.Now()
+			if _, _, err := r.Next(); !errors.Is(err, wire.ErrFrameTimeout) || time.Since(began) > patience/2 {
+				t.Errorf("after %v: %v", time.Since(began), err)
+			}
+		})
+	}
+	r, peer := reader(t, 1000, patience)
+	if err := r.Until(time.Now().Add(limit)); err != nil {
+		t.Fatal(err)
+	}
+	write := func(b []byte) {
+		if _, err := peer.Write(b); err != nil {
+			t.Error(err)
+		}
+	}
+	write(framed([]byte{0x90}))
+	if _, _, err := r.Next(); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Until(time.Time{}); err != nil {
+		t.Fatal(err)
+	}
+	time.AfterFunc(2*limit, func() { write(framed([]byte{0x90})) })
+	if _, _, err := r.Next(); err != nil {
+		t.Errorf("an instant that was taken back: %v", err)
+	}
+}
+
+func TestWidenBuffers(t *testing.T) {
+	mine, _ := wiretest.Pair(t)
+	raw, err := mine.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	size := func(option int) (n int) {
+		if err := raw.Control(func(fd uintptr) { n, _ = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, option) }); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	before := [2]int{size(unix.SO_SNDBUF), size(unix.SO_RCVBUF)}
+	if err := wire.WidenBuffers(mine); err != nil {
+		t.Fatal(err)
+	}
+	if after := [2]int{size(unix.SO_SNDBUF), size(unix.SO_RCVBUF)}; after[0] <= before[0] || after[1] <= before[1] {
+		t.Errorf("from %d to %d", before, after)
+	}
+	if err := mine.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := wire.WidenBuffers(mine); err == nil {
+		t.Error("a closed socket has no buffers")
+	}
+}

@@ -3,7 +3,8 @@ package wire
 // segments are bytes that wait to be written, in order. What is copied in lies in pooled buffers, large payloads lie where they were.
 type segments struct {
 	list [][]byte
-	tail *[bufferSize]byte   // the buffer under the last of list, which may be appended to; nil where that is a payload
+	room []byte              // what is free of the last buffer
+	open bool                // the last of list ends where room begins
 	used []*[bufferSize]byte // all the buffers under list
 }
 
@@ -12,21 +13,24 @@ const keptSegments = 64
 
 func (s *segments) copy(b []byte) {
 	for len(b) > 0 {
-		if s.tail == nil || len(s.list[len(s.list)-1]) == bufferSize {
-			s.tail, _ = buffers.Get().(*[bufferSize]byte)
-			s.used = append(s.used, s.tail)
-			s.list = append(s.list, s.tail[:0])
+		if len(s.room) == 0 {
+			buf, _ := buffers.Get().(*[bufferSize]byte)
+			s.used = append(s.used, buf)
+			s.room, s.open = buf[:], false
 		}
+		if !s.open {
+			s.list, s.open = append(s.list, s.room[:0]), true
+		}
+		n := copy(s.room, b)
 		last := &s.list[len(s.list)-1]
-		n := min(len(b), bufferSize-len(*last))
-		*last = append(*last, b[:n]...)
-		b = b[n:]
+		*last = (*last)[:len(*last)+n]
+		s.room, b = s.room[n:], b[n:]
 	}
 }
 
+// add takes a payload as it is; what is copied in after it goes on in the same buffer.
 func (s *segments) add(payload []byte) {
-	s.list = append(s.list, payload)
-	s.tail = nil
+	s.list, s.open = append(s.list, payload), false
 }
 
 // reset empties s and gives its buffers back. Nothing may be using them.
@@ -40,7 +44,7 @@ func (s *segments) reset() {
 	}
 	clear(s.list)
 	clear(s.used)
-	s.list, s.used, s.tail = s.list[:0], s.used[:0], nil
+	s.list, s.used, s.room, s.open = s.list[:0], s.used[:0], nil, false
 }
 
 // consume takes the first n bytes off bufs, whose items it changes.

@@ -145,7 +145,7 @@ func connectDspex(s *settings, params map[string]any) (peer, error) {
 		return nil, err
 	}
 	p := &dspexPeer{conn: conn, method: []byte(s.method), meta: wire.RequestMeta{TimeoutMS: -1}}
-	if err := errors.Join(conn.SetWriteBuffer(2<<20), conn.SetReadBuffer(2<<20)); err != nil {
+	if err := wire.WidenBuffers(conn); err != nil {
 		return nil, err
 	}
 	if p.payload, err = wire.Marshal(params); err != nil {
