@@ -13,27 +13,33 @@ type asking struct {
 
 // Ask sends a worker's request to the client.
 func (k *call) Ask(batch *wire.Batch, ask *pool.Ask) {
-	c := k.conn
+	if err := k.conn.ask(batch, k, ask); err != nil {
+		ask.Answer(batch, nil, true, err)
+	}
+}
+
+// ask notes the request and sends it in one step, so that it never follows its own cancel.
+func (c *conn) ask(batch *wire.Batch, k *call, ask *pool.Ask) *wire.Error {
 	c.mu.Lock()
-	gone := c.closed || c.calls[k.id] != k
-	var id uint64
-	if !gone {
-		c.lastAsk++
-		id = c.lastAsk
-		if c.asks == nil {
-			c.asks = make(map[uint64]*asking)
-		}
-		c.asks[id] = &asking{call: k, ask: ask}
+	defer c.mu.Unlock()
+	if c.closed || c.calls[k.id] != k {
+		return wire.Errorf(wire.CodeCancelled, "the call that asks has ended")
 	}
-	c.mu.Unlock()
-	if gone {
-		ask.Answer(batch, nil, true, wire.Errorf(wire.CodeCancelled, "the call that asks has ended"))
-		return
-	}
-	ask.Cancelled = func(b *wire.Batch) { c.cancelAsks(b, []uint64{id}) }
+	id := c.lastAsk + 1
 	var scratch [256]byte
-	meta := wire.RequestMeta{TimeoutMS: ask.TimeoutMS, Call: k.id}
-	c.outbox.Append(batch, wire.AppendRequest(scratch[:0], id, ask.Method, &meta), ask.Params, false)
+	head := wire.AppendRequest(scratch[:0], id, ask.Method, &wire.RequestMeta{TimeoutMS: ask.TimeoutMS, Call: k.id})
+	if n := len(head) + len(ask.Params); n > c.maxFrame {
+		return wire.Errorf(wire.CodeFrameTooLarge, "the request takes %d bytes, the client receives at most %d", n, c.maxFrame).
+			With("limit", c.maxFrame).With("length", n)
+	}
+	c.lastAsk = id
+	if c.asks == nil {
+		c.asks = make(map[uint64]*asking)
+	}
+	c.asks[id] = &asking{call: k, ask: ask}
+	ask.Cancelled = func(b *wire.Batch) { c.cancelAsk(b, id) }
+	c.outbox.Append(batch, head, ask.Params, false)
+	return nil
 }
 
 // answered takes the client's response to a worker's request back.
@@ -59,20 +65,24 @@ func (c *conn) answered(batch *wire.Batch, f *wire.Frame, owned bool) {
 	a.ask.Answer(batch, nil, true, &e)
 }
 
-// asksOfLocked are the requests that serve a call. They stay in flight until the client answers.
-func (c *conn) asksOfLocked(k *call) []uint64 {
-	var ids []uint64
+// takeAsksLocked takes out the requests that serve a call which has ended: no answer to them means anything any more. Their ids
+// are not used again.
+func (c *conn) takeAsksLocked(k *call) map[uint64]*pool.Ask {
+	var taken map[uint64]*pool.Ask
 	for id, a := range c.asks {
-		if a.call == k {
-			ids = append(ids, id)
+		if a.call != k {
+			continue
 		}
+		if taken == nil {
+			taken = make(map[uint64]*pool.Ask)
+		}
+		taken[id] = a.ask
+		delete(c.asks, id)
 	}
-	return ids
+	return taken
 }
 
-func (c *conn) cancelAsks(batch *wire.Batch, ids []uint64) {
-	for _, id := range ids {
-		var scratch [64]byte
-		c.outbox.Append(batch, wire.AppendCancel(scratch[:0], id, "the call that asks has ended"), nil, false)
-	}
+func (c *conn) cancelAsk(batch *wire.Batch, id uint64) {
+	var scratch [64]byte
+	c.outbox.Append(batch, wire.AppendCancel(scratch[:0], id, "the call that asks has ended"), nil, false)
 }

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"bytes"
 	"time"
 
 	"github.com/dspex/dspex-sidecar/internal/session"
@@ -17,20 +18,28 @@ type call struct {
 	key    session.Key // of its session; no ID: none
 	parent *call       // the call whose request the client answers while it makes this one
 	stream *stream     // nil: no stream
+	size   int         // of its request; guarded by conn.mu, 0 once the call is finished
 }
+
+// maxApp is how long meta.app may be: with what the sidecar adds, the head that a worker gets has to stay within its limit.
+const maxApp = wire.MaxHead - 2<<10
 
 // request admits a request, or answers it.
 func (c *conn) request(batch *wire.Batch, f *wire.Frame, owned bool) {
 	var m wire.RequestMeta
-	if err := wire.ParseRequestMeta(f.Meta, &m); err != nil {
-		if c.taken(f.ID) {
-			c.protocolError(batch, f.ID, wire.CodeInvalidFrame, err.Error())
-			return
-		}
+	err := wire.ParseRequestMeta(f.Meta, &m)
+	if err == nil && len(m.App) > maxApp {
+		err = wire.Errorf(wire.CodeInvalidFrame, "\"app\" in meta takes %d bytes, and may take %d", len(m.App), maxApp)
+	}
+	if err != nil && c.taken(f.ID) {
+		c.protocolError(batch, f.ID, wire.CodeInvalidFrame, err.Error())
+		return
+	}
+	if err != nil {
 		c.refuse(batch, f.ID, wire.FromError(err))
 		return
 	}
-	k := &call{conn: c, id: f.ID, since: time.Now()}
+	k := &call{conn: c, id: f.ID, since: time.Now(), size: len(f.Method) + len(f.Meta) + len(f.Payload)}
 	if m.TimeoutMS >= 0 {
 		k.Deadline = k.since.Add(time.Duration(m.TimeoutMS) * time.Millisecond)
 	} else if d := c.server.cfg.DefaultTimeout; d > 0 {
@@ -46,8 +55,12 @@ func (c *conn) request(batch *wire.Batch, f *wire.Frame, owned bool) {
 		c.protocolError(batch, f.ID, wire.CodeInvalidFrame, "a request with this id is in flight")
 	case refused != nil:
 		c.refuse(batch, f.ID, refused)
+	case own != nil && m.Stream > 0:
+		k.end(batch, wire.Errorf(wire.CodeInvalidParams, "%s does not stream: call it without meta.stream", f.Method))
 	case own != nil:
 		c.callOwn(batch, own, k, f.Payload)
+	case reserved(f.Method):
+		k.end(batch, wire.Errorf(wire.CodeUnknownMethod, "no method %q", f.Method))
 	default:
 		c.submit(batch, k, f, &m, owned)
 	}
@@ -64,6 +77,10 @@ func (c *conn) enter(k *call, m *wire.RequestMeta) (refused *wire.Error, again b
 		return wire.Errorf(wire.CodeQueueFull, "%d calls of this connection are in flight", len(c.calls)).
 			With("retry_after_ms", 10).With("limit", c.server.cfg.MaxInFlight), false
 	}
+	if limit := c.server.cfg.MaxInFlightBytes; c.bytes+k.size > limit {
+		return wire.Errorf(wire.CodeQueueFull, "calls of this connection hold %d bytes; with this one's %d there are more than %d (listen.max_in_flight_bytes)",
+			c.bytes, k.size, limit).With("retry_after_ms", 10).With("limit", limit), false
+	}
 	if m.Parent != 0 {
 		a := c.asks[m.Parent]
 		if a == nil {
@@ -77,14 +94,26 @@ func (c *conn) enter(k *call, m *wire.RequestMeta) (refused *wire.Error, again b
 		}
 	}
 	c.calls[k.id] = k
+	c.bytes += k.size
 	c.commands++
 	return nil, false
+}
+
+// reserved says whether a name belongs to the sidecar: no worker is asked for such a method.
+func reserved(method []byte) bool {
+	prefix, _, dotted := bytes.Cut(method, []byte("."))
+	switch string(prefix) {
+	case "session", "sidecar", "admin":
+		return dotted
+	default:
+		return false
+	}
 }
 
 // submit hands the call to its session or to the pool.
 func (c *conn) submit(batch *wire.Batch, k *call, f *wire.Frame, m *wire.RequestMeta, owned bool) {
 	if m.Pool != nil && string(m.Pool) != "default" {
-		k.Settle(batch, &pool.Result{Err: wire.Errorf(wire.CodeInvalidParams, "no pool %q", m.Pool), Meta: wire.ResponseMeta{QueueUS: -1, RunUS: -1}})
+		k.end(batch, wire.Errorf(wire.CodeInvalidParams, "no pool %q", m.Pool))
 		return
 	}
 	k.Method, k.Params, k.Owned, k.Handler = f.Method, f.Payload, owned, k
@@ -98,8 +127,14 @@ func (c *conn) submit(batch *wire.Batch, k *call, f *wire.Frame, m *wire.Request
 		return
 	}
 	if err := c.server.cfg.Sessions.Submit(batch, k.key, &k.Call); err != nil {
-		k.Settle(batch, &pool.Result{Err: wire.FromError(err), Meta: wire.ResponseMeta{QueueUS: -1, RunUS: -1}})
+		k.end(batch, wire.FromError(err))
 	}
+}
+
+// end settles and finishes a call that never came to the pool.
+func (k *call) end(batch *wire.Batch, err *wire.Error) {
+	k.Settle(batch, &pool.Result{Err: err, Meta: wire.ResponseMeta{QueueUS: -1, RunUS: -1}})
+	k.Finish(batch)
 }
 
 // Dispatch has nothing to add.
@@ -122,8 +157,7 @@ func (k *call) Item(batch *wire.Batch, payload []byte, owned bool) {
 			"an item takes %d bytes, the client receives at most %d", n, k.conn.maxFrame).With("limit", k.conn.maxFrame).With("length", n))
 		return
 	}
-	k.conn.outbox.Append(batch, head, payload, owned)
-	k.stream.sent(batch)
+	k.stream.pass(batch, head, payload, owned)
 }
 
 // Settle answers the client.
@@ -134,11 +168,20 @@ func (k *call) Settle(batch *wire.Batch, r *pool.Result) {
 	}
 	c.mu.Lock()
 	delete(c.calls, k.id)
-	cancels := c.asksOfLocked(k)
+	asks := c.takeAsksLocked(k)
 	c.mu.Unlock()
-	c.cancelAsks(batch, cancels)
+	for id, ask := range asks {
+		c.cancelAsk(batch, id)
+		ask.Answer(batch, nil, true, wire.Errorf(wire.CodeCancelled, "the call that asks has ended"))
+	}
 	c.respond(batch, k.id, r)
 }
 
-// Finish has nothing left to do.
-func (k *call) Finish(*wire.Batch) {}
+// Finish gives back what the call held: until now a worker may have been working on it, settled or not.
+func (k *call) Finish(*wire.Batch) {
+	c := k.conn
+	c.mu.Lock()
+	c.bytes -= k.size
+	k.size = 0
+	c.mu.Unlock()
+}

@@ -1,6 +1,7 @@
 package proxy_test
 
 import (
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -25,6 +26,25 @@ func TestCalls(t *testing.T) {
 	c.want("echo", meta{"pool": "other"}, nil, wire.CodeInvalidParams)
 	c.want("echo", meta{"stream": 1}, nil, wire.CodeInvalidParams)
 	c.want("count", nil, meta{"n": 1}, wire.CodeInvalidParams)
+	c.want("ping", meta{"stream": 1}, nil, wire.CodeInvalidParams)
+	c.want("admin.reload", nil, nil, wire.CodeUnknownMethod)
+	// The head that a worker gets has to fit, too.
+	c.want("echo", meta{"app": meta{"x": strings.Repeat("x", 65_000)}}, nil, wire.CodeInvalidFrame)
+	c.ok("echo", meta{"app": meta{"x": strings.Repeat("x", 63_000)}}, nil)
+	if e := c.refused("lament", nil, nil, wire.CodeProgramError); len(e.Message) > 8<<10 || e.Details["type"] != "Error" {
+		t.Errorf("a long error came with %d bytes and %v", len(e.Message), e.Details)
+	}
+}
+
+func TestReservedNamesWakeNoWorker(t *testing.T) {
+	s := start(t, func(p *pool.Settings, _ *proxy.Config) { p.Lazy = true })
+	c := s.connect()
+	for _, name := range []string{"session.restore", "session.drop", "sidecar.x", "admin."} {
+		c.want(name, nil, nil, wire.CodeUnknownMethod)
+	}
+	if n := len(s.starter.Workers()); n != 0 {
+		t.Errorf("%d workers were started", n)
+	}
 }
 
 func TestAnswersComeInAnyOrder(t *testing.T) {
@@ -72,6 +92,27 @@ func TestCancelAndDeadline(t *testing.T) {
 	c.Send(wire.KindCancel, 4711, "unknown")
 	c.Send(wire.KindCredit, 4711, 1)
 	c.Send(99, "of another time")
+	c.ok("ping", nil, nil)
+}
+
+// An id is free when its response has come, whatever its worker still does; what that answers reaches no other call.
+func TestIDUsedAgainWhileItsCallStops(t *testing.T) {
+	s := start(t)
+	c := s.connect()
+	c.last = 6
+	e := c.refused("stubborn", meta{"timeout_ms": 1}, nil, wire.CodeDeadlineExceeded)
+	if e.Details["ended_by"] != "pending" {
+		t.Errorf("deadline: %+v", e)
+	}
+	c.last = 6
+	id := c.ask("hold", nil, nil) // the same one
+	<-s.arrived
+	<-s.arrived
+	s.release <- struct{}{}
+	s.release <- struct{}{}
+	if r := c.Receive(); r.ID != id || r.Error != nil || r.Payload == "late" {
+		t.Errorf("got %+v", r)
+	}
 	c.ok("ping", nil, nil)
 }
 
@@ -135,6 +176,87 @@ func TestQueue(t *testing.T) {
 	if r := greedy.Receive(); r.ID != first {
 		t.Errorf("greedy: %+v", r)
 	}
+}
+
+func TestBytesInFlight(t *testing.T) {
+	s := start(t, func(_ *pool.Settings, p *proxy.Config) { p.MaxInFlightBytes = 1 << 20 })
+	c, other := s.connect(), s.connect()
+	large := meta{"value": "x", "more": make([]byte, 600<<10)}
+	c.ask("stubborn", meta{"timeout_ms": 1}, large)
+	<-s.arrived
+	e := c.refused("echo", nil, large, wire.CodeQueueFull)
+	if !e.Retryable || number(e.Details["limit"]) != 1<<20 || number(e.Details["retry_after_ms"]) == 0 {
+		t.Errorf("queue_full: %+v", e)
+	}
+	c.ok("echo", nil, meta{"value": 1})
+	other.ok("echo", nil, large)
+	// Its client has been told; the worker still holds it.
+	if r := c.Receive(); r.Error == nil || r.Error.Code != wire.CodeDeadlineExceeded {
+		t.Fatalf("got %+v", r)
+	}
+	c.want("echo", nil, large, wire.CodeQueueFull)
+	s.release <- struct{}{}
+	await(t, func() bool { return s.pool.Snapshot().InFlight == 0 })
+	c.ok("echo", nil, large)
+	for range 3 { // refused, answered by the sidecar, and failed: all give it back
+		c.want("nothing", nil, large, wire.CodeUnknownMethod)
+		c.want("ping.pong", meta{"pool": "other"}, large, wire.CodeInvalidParams)
+		c.want("echo", meta{"session": "nowhere"}, large, wire.CodeSessionNotFound)
+		c.want("echo", meta{"timeout_ms": 0}, large, wire.CodeDeadlineExceeded)
+		c.want("ping", nil, large, wire.CodeInvalidParams)
+	}
+}
+
+// Calls that are opened and cancelled without end cost their client its queue, and the sidecar no memory.
+func TestFloodOfCancels(t *testing.T) {
+	s := start(t, func(p *pool.Settings, _ *proxy.Config) { p.Size, p.Concurrency, p.QueueLimit = 1, 2, 8 })
+	c := s.connect()
+	flood := func(n int) {
+		settled := make(chan struct{})
+		first := c.last
+		go func() {
+			defer close(settled)
+			for range n {
+				if r := c.Receive(); r.Error == nil {
+					t.Errorf("got %+v", r)
+				}
+			}
+		}()
+		for i := range uint64(n) {
+			c.Send(wire.KindRequest, first+1+i, "stubborn", nil, nil)
+			c.Send(wire.KindCancel, first+1+i, "enough")
+			c.Send(wire.KindCancel, first+1+i, "twice")
+		}
+		<-settled
+		c.last = first + uint64(n)
+	}
+	flood(200)
+	before := heapInUse()
+	flood(3000)
+	if grown := int64(heapInUse()) - int64(before); grown > 2<<20 {
+		t.Errorf("the heap grew by %d KiB", grown>>10)
+	}
+	if snapshot := s.pool.Snapshot(); snapshot.InFlight > 2 || snapshot.Waiting > 8 {
+		t.Errorf("%d calls in flight, %d wait", snapshot.InFlight, snapshot.Waiting)
+	}
+	if n := s.server.Clients()[0].InFlight; n != 0 {
+		t.Errorf("%d calls of the client are not settled", n)
+	}
+	await(t, func() bool { // those that run, and those that came after them
+		select {
+		case <-s.arrived:
+			s.release <- struct{}{}
+		default:
+		}
+		return s.pool.Snapshot().InFlight == 0
+	})
+}
+
+func heapInUse() uint64 {
+	var m runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
 }
 
 func TestCheckoutTimeout(t *testing.T) {
@@ -220,5 +342,15 @@ func TestWorkerAsksClient(t *testing.T) {
 		t.Errorf("the call: %+v", r)
 	}
 	c.Send(wire.KindResponse, m.ID, nil, nil, 3) // late
+	c.ok("ping", nil, nil)
+	await(t, func() bool { return s.noted("refused cancelled") == 1 }) // the worker waits for no answer any more
+}
+
+func TestWorkerAsksTooMuch(t *testing.T) {
+	s := start(t)
+	c := s.dial()
+	c.ok("hello", nil, meta{"protocols": []int{1}, "max_frame": 65536})
+	c.ask("ask", nil, meta{"a": make([]byte, 70_000)})
+	await(t, func() bool { return s.noted("refused frame_too_large") == 1 })
 	c.ok("ping", nil, nil)
 }

@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"log/slog"
-	"os"
 	"time"
 
 	"github.com/dspex/dspex-sidecar/internal/session"
@@ -11,12 +10,12 @@ import (
 
 // Config is what New takes.
 type Config struct {
-	Socket           string
-	Mode             os.FileMode
-	AllowUIDs        []int // besides AdminUIDs
+	Socket           *Socket // the Server closes it
+	AllowUIDs        []int   // besides AdminUIDs
 	AdminUIDs        []int
 	MaxConnections   int
 	MaxInFlight      int // calls of one connection
+	MaxInFlightBytes int // what their requests take; at least MaxFrame
 	MaxFrame         int
 	HandshakeTimeout time.Duration
 	FrameTimeout     time.Duration // from a frame's first byte to its last

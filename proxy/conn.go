@@ -4,11 +4,11 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -21,8 +21,9 @@ import (
 // outbox.
 type conn struct {
 	server  *Server
+	number  uint64 // in the order of coming
 	id      string
-	sock    *net.UnixConn
+	reader  *wire.Reader
 	outbox  *wire.Outbox
 	uid     int
 	pid     int
@@ -31,6 +32,7 @@ type conn struct {
 	since   time.Time
 	refusal *wire.Error // what it is told at its handshake
 	flow    *pool.Flow  // its calls without a session
+	greeted bool        // guarded by Server.mu: its handshake is done
 
 	// Set by the handshake.
 	name, version string
@@ -39,45 +41,59 @@ type conn struct {
 
 	mu       sync.Mutex // guards what follows
 	calls    map[uint64]*call
+	bytes    int // what calls hold that no worker is done with
 	asks     map[uint64]*asking
 	lastAsk  uint64
 	commands uint64
-	ignored  uint64 // frames of unknown kinds, cancels and credits for nothing in flight
-	stalled  []*call
+	ignored  uint64             // frames of unknown kinds, cancels and credits for nothing in flight
+	stalled  map[*call]struct{} // streams that get credit when the outbox is empty
 	closed   bool
+}
+
+// newConn makes the connection of a client's socket.
+func (s *Server) newConn(sock *net.UnixConn) (*conn, error) {
+	cred, err := peerOf(sock)
+	if err != nil {
+		return nil, fmt.Errorf("no peer credentials: %w", err)
+	}
+	if err := wire.WidenBuffers(sock); err != nil {
+		return nil, err
+	}
+	c := &conn{
+		server: s, uid: int(cred.Uid), pid: int(cred.Pid), since: time.Now(), owner: "uid:" + strconv.Itoa(int(cred.Uid)),
+		admin: slices.Contains(s.cfg.AdminUIDs, int(cred.Uid)), maxFrame: wire.DefaultFrame,
+		calls: make(map[uint64]*call), stalled: make(map[*call]struct{}),
+	}
+	if c.reader, err = wire.NewReader(sock, s.cfg.MaxFrame, s.cfg.FrameTimeout); err != nil {
+		return nil, err
+	}
+	c.outbox, err = wire.NewOutbox(sock, s.cfg.WriteBuffer, s.cfg.WriteTimeout, c.drained)
+	return c, err
 }
 
 // run is the connection's life.
 func (c *conn) run() {
-	s := c.server
-	defer s.left(c)
-	defer c.sock.Close() //nolint:errcheck // nothing waits any more
-	reader, err := wire.NewReader(c.sock, s.cfg.MaxFrame, s.cfg.FrameTimeout)
-	if err != nil {
-		return
-	}
-	defer reader.Release()
-	if c.outbox, err = wire.NewOutbox(c.sock, s.cfg.WriteBuffer, s.cfg.WriteTimeout, c.drained); err != nil {
-		return
-	}
+	defer c.server.left(c)
+	defer c.reader.Release()
 	var batch wire.Batch
-	defer c.leave(&batch)
-	if !c.handshake(reader, &batch) {
+	if !c.handshake(&batch) {
 		c.outbox.End()
 		c.outbox.Wait()
 		return
 	}
-	err = c.read(reader, &batch)
+	err := c.read(&batch)
+	c.leave(&batch, err)
 	if e := c.outbox.Err(); e != nil && !errors.Is(e, net.ErrClosed) {
 		err = e
 	}
 	if !errors.Is(err, io.EOF) && !errors.Is(err, net.ErrClosed) {
-		s.log.Info("client lost", "connection", c.id, "client", c.name, "reason", err.Error())
+		c.server.log.Info("client lost", "connection", c.id, "client", c.name, "reason", err.Error())
 	}
 }
 
-// leave cancels what the client had in flight, and closes.
-func (c *conn) leave(batch *wire.Batch) {
+// leave cancels what the client had in flight, and closes: after what waits was written, where the client broke the protocol
+// and is to learn of it.
+func (c *conn) leave(batch *wire.Batch, reason error) {
 	c.mu.Lock()
 	c.closed = true
 	calls := make([]*call, 0, len(c.calls))
@@ -87,7 +103,11 @@ func (c *conn) leave(batch *wire.Batch) {
 	asks := c.asks
 	c.asks = nil
 	c.mu.Unlock()
-	c.outbox.Fail(net.ErrClosed)
+	if brokeProtocol(reason) {
+		c.outbox.End()
+	} else {
+		c.outbox.Fail(net.ErrClosed)
+	}
 	gone := wire.Errorf(wire.CodeCancelled, "the client left")
 	for _, k := range calls {
 		c.server.cfg.Pool.Cancel(batch, &k.Call, gone)
@@ -95,37 +115,31 @@ func (c *conn) leave(batch *wire.Batch) {
 	for _, a := range asks {
 		a.ask.Answer(batch, nil, true, wire.Errorf(wire.CodeConnectionLost, "the client left"))
 	}
-	if c.flow != nil {
-		c.flow.Close(batch, gone)
-	}
+	c.flow.Close(batch, gone)
 	batch.Flush()
 	c.outbox.Wait()
 }
 
-// end closes the connection when all that waits has been written.
-func (c *conn) end() {
-	if c.outbox != nil {
-		c.outbox.End()
-	}
-}
-
 // read handles frames until the connection ends, and says why it did.
-func (c *conn) read(r *wire.Reader, batch *wire.Batch) error {
+func (c *conn) read(batch *wire.Batch) error {
 	for {
-		if !r.Ready() {
+		if !c.reader.Ready() {
 			batch.Flush()
 		}
-		body, owned, err := r.Next()
+		body, owned, err := c.reader.Next()
 		if err == nil {
 			err = c.handle(body, owned, batch)
 		}
-		if err != nil {
-			if !c.survives(err, batch) {
-				return err
-			}
+		if err != nil && !c.survives(err, batch) {
+			return err
 		}
 		batch.FlushIfDue()
 	}
+}
+
+// brokeProtocol says whether an error of reading is one that the client is told of before its connection ends.
+func brokeProtocol(err error) bool {
+	return errors.Is(err, wire.ErrStructure) || errors.Is(err, wire.ErrFrameTimeout)
 }
 
 // survives answers a frame that cannot be used, and says whether the connection goes on.
@@ -146,9 +160,8 @@ func (c *conn) survives(err error, batch *wire.Batch) bool {
 	case errors.As(err, &frame):
 		c.protocolError(batch, frame.ID, wire.CodeInvalidFrame, frame.Message)
 		return true
-	case errors.Is(err, wire.ErrStructure), errors.Is(err, wire.ErrFrameTimeout):
+	case brokeProtocol(err):
 		c.protocolError(batch, 0, wire.CodeInvalidFrame, err.Error())
-		c.outbox.End()
 	}
 	return false
 }
@@ -157,90 +170,6 @@ func (c *conn) taken(id uint64) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.calls[id] != nil
-}
-
-// handshake reads the first frame, and says whether the connection goes on.
-func (c *conn) handshake(r *wire.Reader, batch *wire.Batch) bool {
-	defer batch.Flush()
-	_ = c.sock.SetReadDeadline(time.Now().Add(c.server.cfg.HandshakeTimeout)) // a closed connection says so at the read
-	body, _, err := r.Next()
-	var f wire.Frame
-	if err == nil {
-		f, err = wire.Parse(body)
-	}
-	if err != nil {
-		if !errors.Is(err, io.EOF) && !errors.Is(err, net.ErrClosed) {
-			c.protocolError(batch, 0, wire.CodeHandshakeRequired, "the first frame has to be hello: "+err.Error())
-		}
-		return false
-	}
-	_ = c.sock.SetReadDeadline(time.Time{}) // as above
-	if f.Kind != wire.KindRequest {
-		c.protocolError(batch, 0, wire.CodeHandshakeRequired, "the first frame has to be the request hello")
-		return false
-	}
-	if e := c.greet(&f); e != nil {
-		c.refuse(batch, f.ID, e)
-		return false
-	}
-	c.flow = c.server.cfg.Pool.NewFlow(c.owner, false)
-	c.reply(batch, f.ID, map[string]any{
-		"protocol": wire.Protocol, "features": []string{}, "server": map[string]any{"name": "dspex-sidecar", "version": c.server.cfg.Version},
-		"connection": c.id, "max_frame": c.server.cfg.MaxFrame, "max_in_flight": c.server.cfg.MaxInFlight,
-	})
-	return true
-}
-
-// hello is the params of the first request.
-type hello struct {
-	Protocols []int    `msgpack:"protocols"`
-	Features  []string `msgpack:"features"`
-	Client    struct {
-		Name    string `msgpack:"name"`
-		Version string `msgpack:"version"`
-	} `msgpack:"client"`
-	Token    string `msgpack:"token"`
-	MaxFrame int    `msgpack:"max_frame"`
-}
-
-func (c *conn) greet(f *wire.Frame) *wire.Error {
-	if string(f.Method) != "hello" {
-		return wire.Errorf(wire.CodeHandshakeRequired, "the first request has to be hello, not %q", f.Method)
-	}
-	var h hello
-	if err := wire.Unmarshal(f.Payload, &h); err != nil {
-		return wire.FromError(err)
-	}
-	if !slices.Contains(h.Protocols, wire.Protocol) {
-		return wire.Errorf(wire.CodeUnsupportedProtocol, "this sidecar speaks protocol %d", wire.Protocol).With("protocols", []int{wire.Protocol})
-	}
-	if c.refusal != nil {
-		return c.refusal
-	}
-	if h.MaxFrame != 0 && h.MaxFrame < wire.MinFrameLimit {
-		return wire.Errorf(wire.CodeInvalidParams, "max_frame is at least %d", wire.MinFrameLimit)
-	}
-	if h.MaxFrame != 0 {
-		c.maxFrame = h.MaxFrame
-	}
-	c.mu.Lock()
-	c.name, c.version, c.token = clip(h.Client.Name), clip(h.Client.Version), h.Token
-	c.mu.Unlock()
-	return nil
-}
-
-// clip keeps what a client says of itself fit for logs and tables.
-func clip(s string) string {
-	s = strings.Map(func(r rune) rune {
-		if !strconv.IsPrint(r) {
-			return '?'
-		}
-		return r
-	}, s)
-	if r := []rune(s); len(r) > 64 {
-		return string(r[:64])
-	}
-	return s
 }
 
 // handle does what one frame asks for. Its errors are about the frame or the connection; those of calls are answered.
@@ -296,53 +225,4 @@ func (c *conn) keyOf(id, token string) session.Key {
 func tokenOwner(token string) string {
 	sum := sha256.Sum256([]byte(token))
 	return "token:" + hex.EncodeToString(sum[:16])
-}
-
-// reply answers a request with a result of the sidecar's own.
-func (c *conn) reply(batch *wire.Batch, id uint64, result any) {
-	payload, err := wire.Marshal(result)
-	if err != nil {
-		c.refuse(batch, id, wire.FromError(err))
-		return
-	}
-	c.respond(batch, id, &pool.Result{Payload: payload, Owned: true, Meta: wire.ResponseMeta{QueueUS: -1, RunUS: -1}})
-}
-
-// refuse answers a request with an error.
-func (c *conn) refuse(batch *wire.Batch, id uint64, err *wire.Error) {
-	c.respond(batch, id, &pool.Result{Err: err, Meta: wire.ResponseMeta{QueueUS: -1, RunUS: -1}})
-}
-
-// respond sends a response; one that the client cannot receive becomes an error.
-func (c *conn) respond(batch *wire.Batch, id uint64, r *pool.Result) {
-	var scratch [512]byte
-	if r.Err != nil {
-		c.outbox.Append(batch, wire.AppendError(scratch[:0], id, &r.Meta, r.Err), nil, false)
-		return
-	}
-	head := wire.AppendResponse(scratch[:0], id, &r.Meta)
-	if n := len(head) + len(r.Payload); n > c.maxFrame {
-		err := wire.Errorf(wire.CodeFrameTooLarge, "the result takes %d bytes, the client receives at most %d", n, c.maxFrame).
-			With("limit", c.maxFrame).With("length", n)
-		c.outbox.Append(batch, wire.AppendError(scratch[:0], id, &r.Meta, err), nil, false)
-		return
-	}
-	c.outbox.Append(batch, head, r.Payload, r.Owned)
-}
-
-func (c *conn) notify(batch *wire.Batch, method string, params map[string]any) {
-	payload, err := wire.Marshal(params)
-	if err != nil || c.outbox == nil {
-		return
-	}
-	var scratch [128]byte
-	c.outbox.Append(batch, wire.AppendNotification(scratch[:0], method), payload, true)
-}
-
-func (c *conn) protocolError(batch *wire.Batch, id uint64, code wire.Code, message string) {
-	params := map[string]any{"id": nil, "code": string(code), "message": message}
-	if id != 0 {
-		params["id"] = id
-	}
-	c.notify(batch, "protocol_error", params)
 }

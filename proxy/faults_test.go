@@ -2,10 +2,6 @@ package proxy_test
 
 import (
 	"bytes"
-	"net"
-	"os"
-	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
@@ -47,6 +43,16 @@ func TestHandshake(t *testing.T) {
 func TestHandshakeTimeLimit(t *testing.T) {
 	s := start(t, func(_ *pool.Settings, p *proxy.Config) { p.HandshakeTimeout = 10 * time.Millisecond })
 	c := s.dial()
+	c.wantProtocolError()
+	c.ReceiveEnd()
+}
+
+func TestHandshakeTimeLimitWithinAFrame(t *testing.T) {
+	s := start(t, func(_ *pool.Settings, p *proxy.Config) {
+		p.HandshakeTimeout, p.FrameTimeout = 20*time.Millisecond, time.Hour
+	})
+	c := s.dial()
+	c.raw([]byte{0, 0, 1, 0, 0x95})
 	c.wantProtocolError()
 	c.ReceiveEnd()
 }
@@ -149,64 +155,30 @@ func TestGoaway(t *testing.T) {
 	}
 }
 
-// listenAt tries to listen at a path, with an otherwise idle server.
-func listenAt(t *testing.T, path string) error {
-	t.Helper()
-	s := proxy.New(proxy.Config{Socket: path, Mode: 0o660})
-	err := s.Listen()
-	s.Close(t.Context())
-	return err
-}
-
-func TestSocketPaths(t *testing.T) {
-	dir := t.TempDir()
-	path := filepath.Join(dir, "s")
-	if err := listenAt(t, filepath.Join(dir, strings.Repeat("x", 120))); err == nil || !strings.Contains(err.Error(), "107") {
-		t.Errorf("long path: %v", err)
-	}
-	if err := os.WriteFile(path, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := listenAt(t, path); err == nil || !strings.Contains(err.Error(), "no socket") {
-		t.Errorf("a file: %v", err)
-	}
-	if err := os.Remove(path); err != nil {
-		t.Fatal(err)
-	}
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := listenAt(t, path); err == nil || !strings.Contains(err.Error(), "another process") {
-		t.Errorf("in use: %v", err)
-	}
-	l.SetUnlinkOnClose(false)
-	if err := l.Close(); err != nil {
-		t.Fatal(err)
-	}
-	if err := listenAt(t, path); err != nil {
-		t.Errorf("stale: %v", err)
-	}
-	if err := os.Chmod(dir, 0o777); err != nil {
-		t.Fatal(err)
-	}
-	if err := listenAt(t, path); err == nil || !strings.Contains(err.Error(), "everybody") {
-		t.Errorf("open folder: %v", err)
-	}
-}
-
-func TestSocketRemovedAndMode(t *testing.T) {
+func TestDrainBeforeTheHandshake(t *testing.T) {
 	s := start(t)
-	info, err := os.Stat(s.socket)
-	if err != nil || info.Mode().Perm() != 0o600 {
-		t.Errorf("mode %v, %v", info, err)
-	}
-	if err := os.Remove(s.socket); err != nil {
-		t.Fatal(err)
-	}
-	await(t, func() bool {
-		conn, err := net.Dial("unix", s.socket)
-		return err == nil && conn.Close() == nil
+	c := s.dial()
+	await(t, func() bool { return len(s.server.Clients()) == 1 })
+	s.server.Drain("the test ends", time.Second)
+	c.want("hello", nil, meta{"protocols": []int{1}}, wire.CodeDraining) // and no goaway before it
+	c.ReceiveEnd()
+}
+
+func TestCloseWaitsForNoHandshake(t *testing.T) {
+	s := start(t, func(_ *pool.Settings, p *proxy.Config) {
+		p.HandshakeTimeout = time.Hour
+		p.MaxConnections, p.AdminUIDs = 1, nil
 	})
-	s.connect().ok("ping", nil, nil)
+	admitted := s.dial()
+	await(t, func() bool { return len(s.server.Clients()) == 1 })
+	refused := s.dial()
+	s.server.Drain("the test ends", time.Second)
+	began := time.Now()
+	s.server.Close(t.Context()) // without a limit of its own
+	s.once.Do(func() {})
+	if took := time.Since(began); took > 20*time.Second {
+		t.Errorf("it took %v", took)
+	}
+	admitted.ReceiveEnd()
+	refused.ReceiveEnd()
 }

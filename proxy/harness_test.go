@@ -35,6 +35,8 @@ type sidecar struct {
 	release chan struct{} // closed or sent to: "hold" goes on
 	arrived chan string   // the session, or the value, of each "hold" that began
 
+	once sync.Once
+
 	mu     sync.Mutex
 	held   map[string]bool              // calls that wait for release
 	copies map[string]map[uint64]copyOf // by worker, by session key
@@ -63,9 +65,13 @@ func start(t *testing.T, options ...option) *sidecar {
 		Size: 2, Concurrency: 4, CheckoutTimeout: 10 * time.Second, QueueLimit: 64, HealthInterval: time.Minute, HealthTimeout: time.Second,
 		StartTimeout: 10 * time.Second, CancelGrace: 10 * time.Second, Pinning: pool.PinStrict, OverflowIdle: time.Minute,
 	}
+	socket, err := proxy.Bind(s.socket, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
 	cfg := proxy.Config{
-		Socket: s.socket, Mode: 0o600, AllowUIDs: []int{os.Getuid()}, AdminUIDs: []int{os.Getuid()}, MaxConnections: 100, MaxInFlight: 100,
-		MaxFrame: 1 << 20, HandshakeTimeout: 5 * time.Second, FrameTimeout: 10 * time.Second, WriteTimeout: 10 * time.Second,
+		Socket: socket, AllowUIDs: []int{os.Getuid()}, AdminUIDs: []int{os.Getuid()}, MaxConnections: 100, MaxInFlight: 100,
+		MaxInFlightBytes: 64 << 20, MaxFrame: 1 << 20, HandshakeTimeout: 5 * time.Second, FrameTimeout: 10 * time.Second, WriteTimeout: 10 * time.Second,
 		WriteBuffer: 16 << 20, DefaultTimeout: time.Minute, StreamStall: time.Minute, Version: "test",
 	}
 	for _, o := range options {
@@ -74,8 +80,8 @@ func start(t *testing.T, options ...option) *sidecar {
 	s.starter = &pooltest.Starter{TB: t, Handle: s.work, Methods: []pooltest.Method{
 		pooltest.Plain("echo"), pooltest.Plain("hold"), pooltest.Plain("safe").With("retry", "safe"), pooltest.Plain("put"), pooltest.Plain("get").With("read_only", true),
 		pooltest.Plain("count").With("stream", "required"), pooltest.Plain("stubborn"), pooltest.Plain("ask"), pooltest.Plain("fail"),
+		pooltest.Plain("lament"),
 	}}
-	var err error
 	s.pool, err = pool.New(pool.Config{Name: "default", Settings: settings, Starter: s.starter, Hello: func(string) ([]byte, error) { return wire.Marshal(map[string]any{}) }})
 	if err != nil {
 		t.Fatal(err)
@@ -83,14 +89,12 @@ func start(t *testing.T, options ...option) *sidecar {
 	sessions := session.New(session.Config{Pool: s.pool, Store: store.Memory{}, TTL: time.Hour, Max: 100, MaxState: 1 << 20})
 	cfg.Pool, cfg.Sessions = s.pool, sessions
 	s.server = proxy.New(cfg)
-	if err := s.server.Listen(); err != nil {
-		t.Fatal(err)
-	}
+	s.server.Serve()
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), time.Second)
 		defer cancel()
 		close(s.release)
-		s.server.Close(ctx)
+		s.end()
 		s.pool.Close(ctx)
 		if err := sessions.Close(); err != nil {
 			t.Error(err)
@@ -101,6 +105,15 @@ func start(t *testing.T, options ...option) *sidecar {
 		t.Fatal(err)
 	}
 	return s
+}
+
+// end closes the server; the first time only.
+func (s *sidecar) end() {
+	s.once.Do(func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(s.t.Context()), time.Second)
+		defer cancel()
+		s.server.Close(ctx)
+	})
 }
 
 // work is what the workers do with a frame.
@@ -114,12 +127,23 @@ func (s *sidecar) work(w *pooltest.Worker, m wiretest.Message) {
 		w.Answer(m, nil)
 	case m.Method == "session.drop":
 		s.note("drop " + w.Name)
+	case m.Kind == wire.KindResponse && m.Error != nil:
+		s.note("refused " + string(m.Error.Code))
 	case m.Kind != wire.KindRequest:
 	case s.stale(w, m):
 		w.Refuse(m, &wire.Error{Code: wire.CodeStaleSession, Message: "another version"})
 	case m.Method == "echo":
 		w.Answer(m, params["value"])
-	case m.Method == "hold", m.Method == "safe", m.Method == "stubborn":
+	case m.Method == "stubborn": // no cancel ends it
+		s.arrived <- w.Name
+		go func() {
+			select {
+			case <-s.release:
+				w.Answer(m, "late")
+			case <-w.Done():
+			}
+		}()
+	case m.Method == "hold", m.Method == "safe":
 		value, _ := params["value"].(string)
 		s.mu.Lock()
 		s.held[fmt.Sprint(w.Name, m.ID)] = true
@@ -138,6 +162,8 @@ func (s *sidecar) work(w *pooltest.Worker, m wiretest.Message) {
 		s.put(w, m, params)
 	case m.Method == "get":
 		w.Answer(m, s.copyAt(w, m).state)
+	case m.Method == "lament":
+		w.Refuse(m, wire.Errorf(wire.CodeProgramError, "%s", strings.Repeat("alas ", 13_088)).With("type", "Error"))
 	case m.Method == "fail":
 		w.Send(wire.KindChange, m.ID, map[string]any{"set": params})
 		w.Refuse(m, wire.Errorf(wire.CodeProgramError, "as asked"))

@@ -7,7 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -17,10 +17,67 @@ import (
 // maxPath is the longest path that a Unix socket's address holds.
 const maxPath = 107
 
-// socketBuffer is asked for on both directions: with less, large frames go in many small pieces.
-const socketBuffer = 2 << 20
+// Socket is a listening Unix socket and its file. Make it with Bind; the Server accepts on it, and closes it.
+type Socket struct {
+	path string
+	mode os.FileMode
 
-// listen makes the socket, with its mode from the first moment. A stale file is taken over, a live socket is not.
+	mu       sync.Mutex // guards what follows
+	listener *net.UnixListener
+	inode    uint64
+	closed   bool
+}
+
+// Bind makes the socket. Clients that connect wait in it until a Server accepts. A stale file is taken over, a live socket is
+// not.
+func Bind(path string, mode os.FileMode) (*Socket, error) {
+	s := &Socket{path: path, mode: mode}
+	_, err := s.open()
+	return s, err
+}
+
+// open makes the socket, anew where there was one; nil where it was closed meanwhile.
+func (s *Socket) open() (*net.UnixListener, error) {
+	l, err := listen(s.path, s.mode)
+	if err != nil {
+		return nil, err
+	}
+	inode, _ := identity(s.path)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		unlink(s.path, inode)
+		_ = l.Close()   // nobody has used it
+		return nil, nil //nolint:nilnil // nothing is wrong, and nothing is there
+	}
+	if s.listener != nil {
+		_ = s.listener.Close() // nobody can reach it any more
+	}
+	s.listener, s.inode = l, inode
+	return l, nil
+}
+
+// lost says whether somebody removed the file of a socket that is to be there.
+func (s *Socket) lost() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, there := identity(s.path)
+	return !there && !s.closed
+}
+
+// Close takes the file away, if it is still this socket's, and ends accepting.
+func (s *Socket) Close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return
+	}
+	s.closed = true
+	unlink(s.path, s.inode) // first: with the socket gone, another file may get its inode
+	_ = s.listener.Close()  // ends accept
+}
+
+// listen makes a listening socket, whose file has its mode from the first moment.
 func listen(path string, mode os.FileMode) (*net.UnixListener, error) {
 	if len(path) > maxPath {
 		return nil, fmt.Errorf("listening on %s: the path has %d bytes, a Unix socket's may have %d: choose a shorter listen.socket", path, len(path), maxPath)
@@ -44,13 +101,32 @@ func listen(path string, mode os.FileMode) (*net.UnixListener, error) {
 	if err := removeStale(path); err != nil {
 		return nil, fmt.Errorf("listening on %s: %w", path, err)
 	}
-	old := unix.Umask(0o777 &^ int(mode.Perm()))
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
-	unix.Umask(old)
+	l, err := listenAs(path, mode)
 	if err != nil {
 		return nil, fmt.Errorf("listening on %s: %w", path, err)
 	}
+	return l, nil
+}
+
+// listenAs gives the socket its mode before it has a file: the file is made with it, less the umask, and what the umask
+// took is given back. The process's umask is not touched, which would reach files that others make at that moment.
+func listenAs(path string, mode os.FileMode) (*net.UnixListener, error) {
+	config := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) error {
+		var err error
+		return errors.Join(raw.Control(func(fd uintptr) { err = unix.Fchmod(int(fd), uint32(mode.Perm())) }), err)
+	}}
+	listener, err := config.Listen(context.Background(), "unix", path)
+	if err != nil {
+		return nil, err
+	}
+	l, ok := listener.(*net.UnixListener)
+	if !ok {
+		return nil, errors.Join(fmt.Errorf("a Unix socket became a %T", listener), listener.Close())
+	}
 	l.SetUnlinkOnClose(false) // it may be another's by then
+	if err := os.Chmod(path, mode.Perm()); err != nil {
+		return nil, errors.Join(err, l.Close(), os.Remove(path))
+	}
 	return l, nil
 }
 
@@ -107,22 +183,15 @@ func unlink(path string, inode uint64) {
 	}
 }
 
-// prepare sets a client's socket up and says who is at its other end.
-func prepare(sock *net.UnixConn) (*unix.Ucred, error) {
+// peerOf says who is at the other end of a client's socket.
+func peerOf(sock *net.UnixConn) (*unix.Ucred, error) {
 	raw, err := sock.SyscallConn()
 	if err != nil {
 		return nil, err
 	}
 	var cred *unix.Ucred
-	cerr := raw.Control(func(fd uintptr) {
-		cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
-		for _, opt := range [][2]int{{unix.SO_SNDBUFFORCE, unix.SO_SNDBUF}, {unix.SO_RCVBUFFORCE, unix.SO_RCVBUF}} {
-			if unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, opt[0], socketBuffer) != nil {
-				_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, opt[1], socketBuffer)
-			}
-		}
-	})
-	return cred, errors.Join(err, cerr)
+	control := raw.Control(func(fd uintptr) { cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
+	return cred, errors.Join(err, control)
 }
 
 // temporary says whether an accept that failed may work again.
@@ -132,5 +201,5 @@ func temporary(err error) bool {
 			return true
 		}
 	}
-	return strings.Contains(err.Error(), "too many open files")
+	return false
 }

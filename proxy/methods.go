@@ -23,9 +23,8 @@ func Plain(f func(who *Caller, params []byte) (any, error)) Method {
 
 // callOwn runs one of the sidecar's own methods.
 func (c *conn) callOwn(batch *wire.Batch, m Method, k *call, params []byte) {
-	meta := wire.ResponseMeta{QueueUS: -1, RunUS: -1}
 	if !k.Deadline.IsZero() && !k.since.Before(k.Deadline) {
-		k.Settle(batch, &pool.Result{Meta: meta, Err: wire.Errorf(wire.CodeDeadlineExceeded, "the deadline had passed when the call came")})
+		k.end(batch, wire.Errorf(wire.CodeDeadlineExceeded, "the deadline had passed when the call came"))
 		return
 	}
 	who := &Caller{UID: c.uid, Owner: c.keyOf("", "").Owner, Admin: c.admin, Session: k.key.ID, Deadline: k.Deadline}
@@ -33,7 +32,7 @@ func (c *conn) callOwn(batch *wire.Batch, m Method, k *call, params []byte) {
 		who.Owner = k.key.Owner
 	}
 	m(batch, who, params, func(b *wire.Batch, result any, err error) {
-		r := &pool.Result{Meta: meta, Owned: true}
+		r := &pool.Result{Meta: wire.ResponseMeta{QueueUS: -1, RunUS: -1}, Owned: true}
 		if err == nil {
 			r.Payload, err = wire.Marshal(result)
 		}
@@ -41,12 +40,15 @@ func (c *conn) callOwn(batch *wire.Batch, m Method, k *call, params []byte) {
 			r.Payload, r.Err = nil, wire.FromError(err)
 		}
 		k.Settle(b, r)
+		k.Finish(b)
 	})
 }
 
 func (s *Server) ownMethods() map[string]Method {
 	return map[string]Method{
-		"ping": Plain(func(*Caller, []byte) (any, error) { return map[string]any{}, nil }),
+		"ping": Plain(func(_ *Caller, params []byte) (any, error) {
+			return map[string]any{}, wire.Unmarshal(params, &struct{}{})
+		}),
 		"hello": Plain(func(*Caller, []byte) (any, error) {
 			return nil, wire.Errorf(wire.CodeInvalidFrame, "hello is the first request of a connection, and only that")
 		}),

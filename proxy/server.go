@@ -1,20 +1,20 @@
 package proxy
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"slices"
-	"strconv"
 	"sync"
 	"time"
 
 	"github.com/dspex/dspex-sidecar/wire"
 )
 
-// Server accepts clients. Make it with New, add methods with Handle, run it with Serve, end it with Drain and Close.
+// Server accepts clients. Make it with New, add methods with Handle, start it with Serve, end it with Drain and Close.
 type Server struct {
 	cfg     Config
 	log     *slog.Logger
@@ -22,23 +22,23 @@ type Server struct {
 	tasks   sync.WaitGroup
 	done    chan struct{} // closed by Close
 
-	mu        sync.Mutex // guards what follows
-	listener  *net.UnixListener
-	inode     uint64
-	conns     map[*conn]struct{}
-	refusing  int // connections that are being refused
-	lastConn  uint64
-	draining  bool
-	closed    bool
-	drainTime time.Duration
+	mu       sync.Mutex // guards what follows
+	conns    map[*conn]struct{}
+	refused  map[*conn]struct{} // those that are told so at their handshake
+	lastConn uint64
+	draining bool
+	goaway   map[string]any // what clients are told of the drain
+	closed   bool
 }
 
-// New makes a server; it does not listen yet.
+// New makes a server; it does not accept yet.
 func New(cfg Config) *Server {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Server{cfg: cfg, log: cfg.Log, done: make(chan struct{}), conns: make(map[*conn]struct{})}
+	s := &Server{
+		cfg: cfg, log: cfg.Log, done: make(chan struct{}), conns: make(map[*conn]struct{}), refused: make(map[*conn]struct{}),
+	}
 	s.methods = s.ownMethods()
 	return s
 }
@@ -46,55 +46,35 @@ func New(cfg Config) *Server {
 // Handle adds one of the sidecar's own methods; before Serve only.
 func (s *Server) Handle(name string, m Method) { s.methods[name] = m }
 
-// Listen makes the socket and starts to accept.
-func (s *Server) Listen() error {
-	if err := s.relisten(); err != nil {
-		return err
-	}
+// Serve begins to accept, and goes on until Drain or Close.
+func (s *Server) Serve() {
+	s.tasks.Go(func() { s.accept(s.cfg.Socket.listener) })
 	s.tasks.Go(s.guardSocket)
-	return nil
-}
-
-func (s *Server) relisten() error {
-	l, err := listen(s.cfg.Socket, s.cfg.Mode)
-	if err != nil {
-		return err
-	}
-	inode, _ := identity(s.cfg.Socket)
-	s.mu.Lock()
-	old := s.listener
-	s.listener, s.inode = l, inode
-	closed := s.closed
-	s.mu.Unlock()
-	if old != nil {
-		_ = old.Close() // nobody can reach it any more
-	}
-	if closed {
-		return l.Close()
-	}
-	s.tasks.Go(func() { s.accept(l) })
-	return nil
 }
 
 // guardSocket makes the socket again when somebody removed its file.
 func (s *Server) guardSocket() {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
+	said := ""
 	for {
 		select {
 		case <-s.done:
 			return
 		case <-tick.C:
 		}
-		s.mu.Lock()
-		inode, stop := s.inode, s.draining || s.closed
-		s.mu.Unlock()
-		if _, there := identity(s.cfg.Socket); there || stop || inode == 0 {
+		if !s.cfg.Socket.lost() {
+			said = ""
 			continue
 		}
-		s.log.Warn("socket file removed; making it again", "socket", s.cfg.Socket)
-		if err := s.relisten(); err != nil {
-			s.log.Error("socket not made again", "error", err.Error())
+		l, err := s.cfg.Socket.open()
+		switch {
+		case err != nil && err.Error() != said: // once, and not each second
+			said = err.Error()
+			s.log.Error("socket file was removed and cannot be made again", "error", said)
+		case l != nil:
+			s.log.Warn("socket file was removed and has been made again", "socket", s.cfg.Socket.path)
+			s.tasks.Go(func() { s.accept(l) })
 		}
 	}
 }
@@ -127,99 +107,112 @@ func (s *Server) accept(l *net.UnixListener) {
 	}
 }
 
+// politeRefusals is how many connections at a time are told at their handshake why they are refused.
+const politeRefusals = 256
+
 // admit takes a connection in or refuses it.
 func (s *Server) admit(sock *net.UnixConn) {
-	cred, err := prepare(sock)
+	c, err := s.newConn(sock)
 	if err != nil {
-		s.log.Warn("client refused: no peer credentials", "error", err.Error())
+		s.log.Warn("client refused: its socket cannot be used", "error", err.Error())
 		_ = sock.Close() // it was never used
 		return
 	}
-	c := &conn{
-		server: s, sock: sock, uid: int(cred.Uid), pid: int(cred.Pid), since: time.Now(), calls: make(map[uint64]*call),
-		owner: "uid:" + strconv.Itoa(int(cred.Uid)), maxFrame: wire.DefaultFrame,
-	}
-	c.admin = slices.Contains(s.cfg.AdminUIDs, c.uid)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	switch limit := s.cfg.MaxConnections; {
-	case !c.admin && !slices.Contains(s.cfg.AllowUIDs, c.uid):
-		c.refusal = wire.Errorf(wire.CodePermissionDenied, "uid %d may not connect: see listen.allow_uids", c.uid)
-	case s.draining:
-		c.refusal = wire.Errorf(wire.CodeDraining, "the sidecar is ending")
-	case c.admin && len(s.conns) >= limit+adminReserve, !c.admin && len(s.conns) >= limit:
-		c.refusal = wire.Errorf(wire.CodeQueueFull, "%d clients are connected: see listen.max_connections", len(s.conns)).
-			With("retry_after_ms", 1000)
-	}
-	if s.closed || c.refusal != nil && s.refusing >= 256 {
-		_ = sock.Close() // a flood: not even politely
+	c.refusal = s.refusalLocked(c)
+	if s.closed || c.refusal != nil && len(s.refused) >= politeRefusals {
+		c.outbox.Fail(net.ErrClosed) // a flood: not even politely
 		return
 	}
 	s.lastConn++
-	c.id = fmt.Sprintf("c%d", s.lastConn)
+	c.number, c.id = s.lastConn, fmt.Sprintf("c%d", s.lastConn)
 	if c.refusal != nil {
-		s.refusing++
+		s.refused[c] = struct{}{}
 	} else {
 		s.conns[c] = struct{}{}
 	}
 	s.tasks.Go(c.run)
 }
 
+// refusalLocked says why a connection is not taken in; nil where it is.
+func (s *Server) refusalLocked(c *conn) *wire.Error {
+	switch limit := s.cfg.MaxConnections; {
+	case !c.admin && !slices.Contains(s.cfg.AllowUIDs, c.uid):
+		return wire.Errorf(wire.CodePermissionDenied, "uid %d may not connect: see listen.allow_uids", c.uid)
+	case s.draining:
+		return wire.Errorf(wire.CodeDraining, "the sidecar is ending")
+	case c.admin && len(s.conns) >= limit+adminReserve, !c.admin && len(s.conns) >= limit:
+		return wire.Errorf(wire.CodeQueueFull, "%d clients are connected: see listen.max_connections", len(s.conns)).
+			With("retry_after_ms", 1000)
+	}
+	return nil
+}
+
 // left forgets a connection that has ended.
 func (s *Server) left(c *conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if c.refusal != nil {
-		s.refusing--
-		return
-	}
+	delete(s.refused, c)
 	delete(s.conns, c)
+}
+
+// greeted notes that the connection's handshake is done, so that it hears of a drain: here where that has begun already.
+func (s *Server) greeted(c *conn, batch *wire.Batch) {
+	s.mu.Lock()
+	c.greeted = true
+	goaway := s.goaway
+	s.mu.Unlock()
+	if goaway != nil {
+		c.notify(batch, "goaway", goaway)
+	}
 }
 
 // Drain tells all clients to go elsewhere; new requests are refused by the pool from now on. It does not wait.
 func (s *Server) Drain(reason string, limit time.Duration) {
+	s.cfg.Socket.Close()
 	s.mu.Lock()
-	s.draining, s.drainTime = true, limit
-	l, conns := s.listener, s.snapshotLocked()
+	s.draining = true
+	s.goaway = map[string]any{"reason": reason, "drain_ms": limit.Milliseconds()}
+	goaway := s.goaway
+	conns := slices.DeleteFunc(s.snapshotLocked(), func(c *conn) bool { return !c.greeted })
 	s.mu.Unlock()
-	if l != nil {
-		_ = l.Close() // ends accept
-		unlink(s.cfg.Socket, s.inode)
-	}
 	var batch wire.Batch
 	for _, c := range conns {
-		c.notify(&batch, "goaway", map[string]any{"reason": reason, "drain_ms": limit.Milliseconds()})
+		c.notify(&batch, "goaway", goaway)
 	}
 	batch.Flush()
 }
 
 // Close ends all connections, after what waits for them has been written or ctx is done.
 func (s *Server) Close(ctx context.Context) {
+	s.cfg.Socket.Close()
 	s.mu.Lock()
 	s.closed, s.draining = true, true
-	l, conns, inode := s.listener, s.snapshotLocked(), s.inode
+	conns := s.snapshotLocked()
+	for c := range s.refused {
+		conns = append(conns, c)
+	}
 	s.mu.Unlock()
 	close(s.done)
-	if l != nil {
-		_ = l.Close() // ends accept
-		unlink(s.cfg.Socket, inode)
-	}
 	for _, c := range conns {
-		c.end()
+		c.outbox.End()
 	}
 	stop := context.AfterFunc(ctx, func() {
 		for _, c := range conns {
-			_ = c.sock.Close() // it had its time
+			c.outbox.Fail(net.ErrClosed) // it had its time
 		}
 	})
 	defer stop()
 	s.tasks.Wait()
 }
 
+// snapshotLocked lists the connections in the order in which they came.
 func (s *Server) snapshotLocked() []*conn {
 	conns := make([]*conn, 0, len(s.conns))
 	for c := range s.conns {
 		conns = append(conns, c)
 	}
+	slices.SortFunc(conns, func(a, b *conn) int { return cmp.Compare(a.number, b.number) })
 	return conns
 }

@@ -46,9 +46,15 @@ func (k *call) credit(batch *wire.Batch, n uint32) {
 	s.topUp(batch)
 }
 
-// sent notes that an item went into the client's outbox.
-func (s *stream) sent(batch *wire.Batch) {
+// pass puts an item into the client's outbox, unless the stream has ended: nothing may follow the response, whose id the client
+// may have given to another call.
+func (s *stream) pass(batch *wire.Batch, head, payload []byte, owned bool) {
 	s.mu.Lock()
+	if s.ended {
+		s.mu.Unlock()
+		return
+	}
+	s.call.conn.outbox.Append(batch, head, payload, owned)
 	if s.out > 0 {
 		s.out--
 	}
@@ -64,7 +70,7 @@ func (s *stream) sent(batch *wire.Batch) {
 
 // topUp passes credit on, unless the client does not keep up with what is sent to it.
 func (s *stream) topUp(batch *wire.Batch) {
-	if !s.call.conn.keepsUp(batch, s.call) {
+	if !s.call.conn.keepsUp(s.call) {
 		return
 	}
 	s.mu.Lock()
@@ -111,37 +117,31 @@ func (s *stream) end() {
 	}
 }
 
-// keepsUp says whether little waits to be written. Where much does, the call is looked at again when the outbox is empty.
-func (c *conn) keepsUp(batch *wire.Batch, k *call) bool {
+// keepsUp says whether little waits to be written. Where much does, the call is looked at again when nothing waits any more.
+func (c *conn) keepsUp(k *call) bool {
 	if c.outbox.Size() < byteWindow {
 		return true
 	}
 	c.mu.Lock()
-	c.stalled = append(c.stalled, k)
+	c.stalled[k] = struct{}{} // before it is asked for: drained may be called at once
 	c.mu.Unlock()
-	batch.Flush()
-	if c.outbox.Size() >= byteWindow {
-		return false // its goroutine writes, and will call drained
+	if !c.outbox.Below(byteWindow) {
+		return false
 	}
 	c.mu.Lock()
-	for i, other := range c.stalled {
-		if other == k {
-			c.stalled = append(c.stalled[:i], c.stalled[i+1:]...)
-			break
-		}
-	}
+	delete(c.stalled, k)
 	c.mu.Unlock()
 	return true
 }
 
-// drained is called when the outbox has become empty after having been full.
+// drained is called when nothing waits to be written any more, and keepsUp has asked for that.
 func (c *conn) drained() {
 	c.mu.Lock()
 	stalled := c.stalled
-	c.stalled = nil
+	c.stalled = make(map[*call]struct{})
 	c.mu.Unlock()
 	var batch wire.Batch
-	for _, k := range stalled {
+	for k := range stalled {
 		k.stream.topUp(&batch)
 	}
 	batch.Flush()

@@ -29,6 +29,7 @@ type Outbox struct {
 	rested  sync.Cond  // writing has become false
 	in      segments   // appended and not yet taken
 	size    int        // bytes appended and not yet written
+	awaited bool       // drained is to be called when size becomes 0
 	writing bool       // somebody writes: what stands under "the writer's" is its own
 	ending  bool       // close the connection when all is written
 	err     error      // set once: nothing is appended or written any more
@@ -43,8 +44,8 @@ type Outbox struct {
 }
 
 // NewOutbox makes the outbox of conn. limit bounds the bytes that wait (0: no bound), timeout how long a write may make no progress
-// (0: for ever). drained, which may be nil, is called without a lock when the outbox has become empty after the socket was
-// full, and not once the connection has ended.
+// (0: for ever). drained is what Below promises to call, by whoever wrote the last byte and without a lock; it may be nil where
+// Below is not used.
 func NewOutbox(conn *net.UnixConn, limit int, timeout time.Duration, drained func()) (*Outbox, error) {
 	raw, err := conn.SyscallConn()
 	if err != nil {
@@ -88,6 +89,18 @@ func (o *Outbox) Size() int {
 	return o.size
 }
 
+// Below says whether fewer than n bytes wait to be written. Where it says no, drained is called once, when nothing waits any
+// more, unless the connection ends first.
+func (o *Outbox) Below(n int) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.size < n || o.err != nil {
+		return true
+	}
+	o.awaited = true
+	return false
+}
+
 // Err says why the outbox takes nothing any more; nil while it does.
 func (o *Outbox) Err() error {
 	o.mu.Lock()
@@ -98,24 +111,34 @@ func (o *Outbox) Err() error {
 // Flush writes what it can without waiting and leaves the rest to a goroutine.
 func (o *Outbox) Flush() {
 	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.flushLocked()
+	all := o.flushLocked()
+	o.unlock(all)
 }
 
-func (o *Outbox) flushLocked() {
+// flushLocked says whether it has written all that waited.
+func (o *Outbox) flushLocked() (all bool) {
 	if o.writing || o.err != nil {
-		return
+		return false
 	}
-	if all := o.writeLocked(false); !all {
+	if all = o.writeLocked(false); !all {
 		o.writer.Go(o.writeRest)
 	}
+	return all
 }
 
 // writeRest goes on where the socket was full, until nothing waits.
 func (o *Outbox) writeRest() {
 	o.mu.Lock()
 	o.writeLocked(true)
-	tell := o.err == nil && o.drained != nil
+	o.unlock(true)
+}
+
+// unlock releases the lock, and where all has been written tells whom Below has promised it to.
+func (o *Outbox) unlock(all bool) {
+	tell := all && o.awaited && o.err == nil
+	if tell {
+		o.awaited = false
+	}
 	o.mu.Unlock()
 	if tell {
 		o.drained()

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -130,6 +131,9 @@ func TestOutboxGoesOnAfterFullSocket(t *testing.T) {
 	drained := make(chan struct{}, 1)
 	o, peer := outbox(t, 0, timeout, func() { drained <- struct{}{} })
 	sent := fill(t, o)
+	if o.Below(1) {
+		t.Error("nothing waits, it says, and the socket is full")
+	}
 	if _, err := io.ReadFull(peer, make([]byte, sent)); err != nil {
 		t.Fatal(err)
 	}
@@ -144,6 +148,52 @@ func TestOutboxGoesOnAfterFullSocket(t *testing.T) {
 	if _, err := io.ReadFull(peer, got); err != nil || string(got[4:]) != "later" {
 		t.Fatalf("got %q, %v; the outbox says %v", got, err, o.Err())
 	}
+}
+
+// Whoever empties the outbox tells of it, also where the socket took all at once: a stream that waits for that would wait for ever.
+func TestOutboxTellsWhenItWasDrained(t *testing.T) {
+	told := make(chan struct{}, 8)
+	var o *wire.Outbox
+	o, _ = outbox(t, 0, patience, func() {
+		if !o.Below(1) {
+			t.Error("told that it is drained, while something waits")
+		}
+		told <- struct{}{}
+	})
+	var batch wire.Batch
+	o.Append(&batch, []byte("frame"), nil, false)
+	if !o.Below(10) || o.Below(9) {
+		t.Error("9 bytes wait")
+	}
+	batch.Flush()
+	wait(t, "told", told)
+	send(o, []byte("frame"), nil, false) // nobody asked again
+	if len(told) != 0 {
+		t.Error("told once more")
+	}
+}
+
+// Small frames between large ones share a buffer: what waits takes about as much memory as it says.
+func TestOutboxTakesLittleMoreThanItHolds(t *testing.T) {
+	const frames, size = 500, 40 << 10
+	o, _ := outbox(t, 0, patience, nil)
+	fill(t, o)
+	payload := make([]byte, size)
+	var batch wire.Batch
+	before := heap()
+	for range frames {
+		o.Append(&batch, make([]byte, 30), payload, true) // one payload for all: the rest is overhead
+	}
+	if grown := int64(heap()) - int64(before); grown > 2<<20 {
+		t.Errorf("%d frames took %d KiB beside their payloads", frames, grown>>10)
+	}
+}
+
+func heap() uint64 {
+	var m runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
 }
 
 func TestOutboxLimit(t *testing.T) {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/dspex/dspex-sidecar/internal/admin"
 	"github.com/dspex/dspex-sidecar/internal/config"
+	"github.com/dspex/dspex-sidecar/internal/keeper"
 	"github.com/dspex/dspex-sidecar/internal/launch"
 	"github.com/dspex/dspex-sidecar/internal/session"
 	"github.com/dspex/dspex-sidecar/internal/store"
@@ -37,7 +38,9 @@ func Run(ctx context.Context, o Options) error {
 	}
 	s := &sidecar{cfg: cfg, options: o, log: newLog(cfg, o.Stderr)}
 	if err := s.start(); err != nil {
-		s.stop(context.Background())
+		soon, cancel := context.WithTimeout(context.Background(), lastWait)
+		defer cancel()
+		s.stop(soon)
 		return err
 	}
 	s.log.Info("listening", "socket", cfg.Listen.Socket, "version", o.Version, "pid", os.Getpid())
@@ -48,6 +51,10 @@ func Run(ctx context.Context, o Options) error {
 	s.drain(o.Force)
 	return nil
 }
+
+// lastWait is how long the end may take beyond the limit of the drain, for what is small: answers to be written, workers' stop
+// hooks.
+const lastWait = time.Second
 
 func newLog(cfg *config.Config, w io.Writer) *slog.Logger {
 	options := &slog.HandlerOptions{Level: cfg.Log.Level}
@@ -77,12 +84,26 @@ func (s *sidecar) stop(ctx context.Context) {
 	s.ends = nil
 }
 
+// start starts the parts. The socket comes first: where it cannot be had, nothing has been started for nothing. Clients that
+// connect meanwhile wait in it.
 func (s *sidecar) start() error {
+	socket, err := proxy.Bind(s.cfg.Listen.Socket, s.cfg.Listen.Mode)
+	if err != nil {
+		return err
+	}
+	s.atEnd(func(context.Context) { socket.Close() })
+	s.reapOrphans()
 	processes, err := launch.NewProcesses(s.log)
 	if err != nil {
 		return err
 	}
 	s.atEnd(func(context.Context) { processes.Close() })
+
+	workers, err := newWorkers(s.cfg, s.options.Environ, processes, s.log)
+	if err != nil {
+		return err
+	}
+	s.atEnd(func(context.Context) { workers.Close() })
 
 	models, err := newModels(s.cfg, s.options.Environ, processes, s.log)
 	if err != nil {
@@ -91,11 +112,6 @@ func (s *sidecar) start() error {
 	s.atEnd(func(context.Context) { models.close() })
 
 	var sessions *session.Table
-	workers, err := newWorkers(s.cfg, s.options.Environ, processes, s.log)
-	if err != nil {
-		return err
-	}
-	s.atEnd(func(context.Context) { workers.Close() })
 	s.pool, err = pool.New(pool.Config{
 		Name:     "default",
 		Settings: poolSettings(s.cfg),
@@ -120,44 +136,64 @@ func (s *sidecar) start() error {
 	})
 	s.atEnd(s.pool.Close)
 
-	s.server = proxy.New(s.proxyConfig(sessions))
+	s.server = proxy.New(s.proxyConfig(socket, sessions))
 	admin.New(admin.Config{
 		Pool: s.pool, Server: s.server, Sessions: sessions, Models: models.failures, Version: s.options.Version, Generation: 1,
 	}).Register(s.server)
-	if err := s.server.Listen(); err != nil {
-		return err
-	}
+	s.server.Serve()
 	s.atEnd(s.server.Close)
 	return nil
 }
 
-// drain ends the sidecar: clients are told, calls in flight finish within shutdown_timeout, then all is stopped.
-func (s *sidecar) drain(force <-chan struct{}) {
-	limit := s.cfg.Pool.ShutdownTimeout
-	ctx, cancel := context.WithTimeout(context.Background(), limit)
-	defer cancel()
-	stopForce := make(chan struct{})
-	defer close(stopForce)
-	go func() { // ends with drain
-		select {
-		case <-force:
-			cancel()
-		case <-stopForce:
+// reapOrphans reaps, until the end, what comes to the sidecar as process 1 of a container or as a sub-reaper and nobody waits
+// for.
+func (s *sidecar) reapOrphans() {
+	ctx, cancel := context.WithCancel(context.Background())
+	reaped := make(chan struct{})
+	go func() { // ends with ctx
+		defer close(reaped)
+		if err := keeper.ReapOrphans(ctx); err != nil {
+			s.log.Error("orphans are reaped no more", "error", err.Error())
 		}
 	}()
+	s.atEnd(func(context.Context) {
+		cancel()
+		<-reaped
+	})
+}
+
+// drain ends the sidecar: clients are told, calls in flight finish within shutdown_timeout, then all is stopped. Force makes
+// whatever is left end at once.
+func (s *sidecar) drain(force <-chan struct{}) {
+	limit := s.cfg.Pool.ShutdownTimeout
+	forced, cancel := untilClosed(force)
+	defer cancel()
+	ctx, done := context.WithTimeout(forced, limit)
+	defer done()
 	s.log.Info("draining", "limit_ms", limit.Milliseconds())
 	s.server.Drain("the sidecar is ending", limit)
 	if err := s.pool.Drain(ctx); err != nil {
 		s.log.Warn("calls cut off by the end of the drain", "reason", err.Error())
 	}
-	// What is left is small: answers to be written, workers' stop hooks. It gets a second even at the limit.
-	last, done := context.WithTimeout(context.Background(), time.Second)
-	defer done()
-	if ctx.Err() == nil {
-		last = ctx
+	if ctx.Err() != nil {
+		ctx, done = context.WithTimeout(forced, lastWait)
+		defer done()
 	}
-	s.stop(last)
+	s.stop(ctx)
 	s.log.Info("ended")
+}
+
+// untilClosed is a context that is cancelled when the channel is closed.
+func untilClosed(closed <-chan struct{}) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(context.Background())
+	go func() { // ends with ctx
+		select {
+		case <-closed:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, cancel
 }
 
 // hello is what a worker is told first.

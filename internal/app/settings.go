@@ -45,8 +45,8 @@ func (s *sidecar) proxyConfig(socket *proxy.Socket, sessions *session.Table) pro
 	return proxy.Config{
 		Socket: socket, AllowUIDs: ints(l.Allowed(self)), AdminUIDs: ints(l.Admins(self)),
 		MaxConnections: l.MaxConnections, MaxInFlight: l.MaxInFlight, MaxInFlightBytes: l.MaxInFlightBytes,
-		MaxFrame: l.MaxFrame, HandshakeTimeout: l.HandshakeTimeout, FrameTimeout: l.FrameTimeout, WriteTimeout: l.WriteTimeout, WriteBuffer: l.WriteBuffer, DefaultTimeout: l.DefaultTimeout,
-		StreamStall: s.cfg.Pool.StreamStall, Version: s.options.Version, Pool: s.pool, Sessions: sessions, Log: s.log,
+		MaxFrame: l.MaxFrame, HandshakeTimeout: l.HandshakeTimeout, FrameTimeout: l.FrameTimeout, WriteTimeout: l.WriteTimeout,
+		WriteBuffer: l.WriteBuffer, DefaultTimeout: l.DefaultTimeout, StreamStall: s.cfg.Pool.StreamStall, Version: s.options.Version, Pool: s.pool, Sessions: sessions, Log: s.log,
 	}
 }
 
