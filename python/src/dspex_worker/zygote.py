@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import ctypes
 import gc
 import logging
 import os
@@ -132,8 +133,7 @@ def _become_worker(control: socket.socket, worker_id: str, files: list[int]) -> 
     for file in files[1:]:
         os.close(file)
     os.set_inheritable(files[0], False)  # a child of the application must not keep the channel open
-    with contextlib.suppress(OSError), open("/proc/self/comm", "w") as comm:
-        comm.write(f"dspex {worker_id}"[:15])
+    _show_as(f"dspex {worker_id}")
     # What was registered before the fork is the zygote's to undo: a temporary folder, say, that all workers use.
     atexit._clear()
     for finalizer in list(weakref.finalize._registry):  # type: ignore[attr-defined]
@@ -142,6 +142,19 @@ def _become_worker(control: socket.socket, worker_id: str, files: list[int]) -> 
     if (numpy_random := sys.modules.get("numpy.random")) is not None:
         numpy_random.seed()  # the standard library's generator reseeds itself
     gc.enable()
+
+
+def _show_as(title: str) -> None:
+    """Have ps and top show the worker's name, and not the zygote's command line."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        with open("/proc/self/comm", "w") as comm:
+            comm.write(title[:15])
+        with open("/proc/self/stat") as stat:
+            fields = stat.read().rpartition(")")[2].split()
+        start, end = int(fields[45]), int(fields[46])  # arg_start and arg_end of proc(5): fields 48 and 49
+        if 0 < start < end:
+            room = end - start
+            ctypes.memmove(start, title.encode()[: room - 1].ljust(room, b"\0"), room)
 
 
 def _threads() -> list[str]:

@@ -46,6 +46,8 @@ def test_workers_answer_and_know_who_they_are(zygote: Zygote) -> None:
         assert worker.call("echo", value=[1, "two"]) == [1, "two"]
     pids = {worker.call("pid") for worker in workers}
     assert pids == {worker.pid for worker in workers}
+    shown = [Path(f"/proc/{worker.pid}/cmdline").read_text().rstrip("\0") for worker in workers]
+    assert shown == ["dspex worker_7"] * 3
     for worker in workers:
         output = worker.end()
         assert "worker started" in output  # each runs the hooks itself, and prints into its own pipe

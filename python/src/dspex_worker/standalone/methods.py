@@ -11,7 +11,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from dspex.errors import Draining, InvalidParams, PermissionDenied, UnknownMethod
+from dspex.errors import Draining, InvalidFrame, InvalidParams, PermissionDenied, UnknownMethod
 
 from dspex_worker import session as sessions
 from dspex_worker.app import Method
@@ -73,6 +73,8 @@ class OwnMethods:
 
     def call(self, client: Client, name: str, meta: dict[str, Any], params: dict[str, Any]) -> Any:
         """Return the result of a method; raise DspexError."""
+        if name == "hello":
+            raise InvalidFrame("hello is the first request of a connection, and only that")
         if name not in self._functions:
             raise UnknownMethod(f"there is no method {name!r}")
         function, spec = self._functions[name]
