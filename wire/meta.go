@@ -91,17 +91,21 @@ func ParseRequestMeta(b []byte, m *RequestMeta) error {
 	return p.err()
 }
 
-// ParseResponseMeta reads the meta of a worker's response; usage and app are passed on undecoded. Keys that it does not know
-// are passed over. The error is an invalid_frame that names the key.
+// ParseResponseMeta reads the meta of a response; usage and app stay undecoded. Keys that it does not know are passed over. The
+// error is an invalid_frame that names the key.
 func ParseResponseMeta(b []byte, m *ResponseMeta) error {
 	*m = ResponseMeta{QueueUS: -1, RunUS: -1}
 	p := mapReader{parser: parser{b: b}}
 	for p.next() {
 		switch string(p.key) {
+		case "worker":
+			var worker []byte
+			p.ok = p.text(&worker, 0, MaxHead)
+			m.Worker = string(worker)
+		case "queue_us":
+			m.QueueUS = p.micros()
 		case "run_us":
-			v, ok := p.uint()
-			m.RunUS = int64(min(v, MaxID))
-			p.ok = ok
+			m.RunUS = p.micros()
 		case "usage":
 			m.Usage = p.mapOrNil()
 			p.ok = m.Usage != nil
@@ -150,6 +154,13 @@ func (r *mapReader) err() error {
 	default:
 		return Errorf(CodeInvalidFrame, "%q has a value of a wrong type or out of range, or occurs twice", r.key)
 	}
+}
+
+// micros reads a number of microseconds.
+func (r *mapReader) micros() int64 {
+	v, ok := r.uint()
+	r.ok = ok
+	return int64(min(v, MaxID))
 }
 
 func (p *parser) text(to *[]byte, least, most int) bool {

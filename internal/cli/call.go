@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/dspex/dspex-sidecar/internal/client"
@@ -46,15 +47,22 @@ func (c *callCommand) Run(ctx context.Context, e *Env) error {
 		return err
 	}
 	defer conn.Close()
-	request := client.Request{Method: c.Method, Session: c.Session, Params: params}
+	var meta client.Meta
+	request := client.Request{Method: c.Method, Session: c.Session, Params: params, Meta: func(m client.Meta) { meta = m }}
 	if c.Stream {
 		request.Item = func(item any) error { return c.printItem(e, item) }
 	}
 	result, err := conn.Call(ctx, request)
-	if err != nil {
-		return err
+	if err == nil && c.JSON {
+		return e.printJSON(resultJSON(result, &meta))
 	}
-	return c.printResult(e, result)
+	if err == nil {
+		err = c.printResult(e, result)
+	}
+	if line := ranLine(&meta); line != "" && !c.JSON {
+		e.say(line)
+	}
+	return err
 }
 
 func (c *callCommand) check() error {
@@ -117,12 +125,8 @@ func (c *callCommand) printItem(e *Env, item any) error {
 func (c *callCommand) printResult(e *Env, result any) error {
 	text, isText := result.(string)
 	switch {
-	case c.Stream && c.JSON:
-		return e.printJSON(map[string]any{"result": result})
 	case c.Stream && result == nil:
 		return nil
-	case c.JSON:
-		return e.printJSON(result)
 	case isText:
 		return e.print([]byte(escapeLines(text) + "\n"))
 	}
@@ -131,4 +135,45 @@ func (c *callCommand) printResult(e *Env, result any) error {
 		return err
 	}
 	return e.print(b)
+}
+
+// resultJSON is the last line that a call prints for programs: its result, and what the response's meta says.
+func resultJSON(result any, m *client.Meta) map[string]any {
+	out := map[string]any{"result": result}
+	if m.Worker != "" {
+		out["worker"] = m.Worker
+	}
+	if m.Queue >= 0 {
+		out["queue_us"] = m.Queue.Microseconds()
+	}
+	if m.Run >= 0 {
+		out["run_us"] = m.Run.Microseconds()
+	}
+	if m.Usage != nil {
+		out["usage"] = m.Usage
+	}
+	return out
+}
+
+// ranLine says to people where a call ran and how long; "" where no worker ran it.
+func ranLine(m *client.Meta) string {
+	if m.Worker == "" {
+		return ""
+	}
+	parts := []string{}
+	if m.Run >= 0 {
+		parts = append(parts, "ran "+m.Run.String())
+	}
+	if m.Queue >= 0 {
+		parts = append(parts, "waited "+m.Queue.String())
+	}
+	for _, figure := range []struct{ key, name string }{{"lm_calls", "LM calls"}, {"total_tokens", "tokens"}, {"cost", "US dollars"}} {
+		if value := m.Usage[figure.key]; value != nil {
+			parts = append(parts, figure.name+" "+textOf(value))
+		}
+	}
+	if len(parts) == 0 {
+		return m.Worker
+	}
+	return m.Worker + ": " + strings.Join(parts, ", ")
 }

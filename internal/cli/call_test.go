@@ -99,6 +99,37 @@ func streaming(n int, result any) script {
 	}
 }
 
+// What ran a call, and how long, goes to standard error: standard output has the result alone.
+func TestCallSaysWhereItRan(t *testing.T) {
+	meta := map[string]any{
+		"worker": "worker_1", "queue_us": 130, "run_us": 23_400, "usage": map[string]any{"lm_calls": 2, "total_tokens": 310, "cost": 0.0012}, "later": 1,
+	}
+	s := start(t, func(p *wiretest.Peer, m wiretest.Message) {
+		switch m.Method {
+		case "fail":
+			p.Send(1, m.ID, meta, wire.Errorf(wire.CodeProgramError, "no"), nil)
+		case "plain":
+			p.Send(1, m.ID, map[string]any{"worker": "worker_1"}, nil, 3)
+		default:
+			p.Send(1, m.ID, meta, nil, 3)
+		}
+	})
+	const line = "worker_1: ran 23.4ms, waited 130µs, LM calls 2, tokens 310, US dollars 0.0012\n"
+	for args, want := range map[string]outcome{
+		"call m":                 {exitOK, "3\n", line},
+		"call m --stream":        {exitOK, "3\n", line},
+		"call plain":             {exitOK, "3\n", "worker_1\n"},
+		"call fail":              {exitFailed, "", line + "program_error: no\n"},
+		"call fail --json":       {exitFailed, "", "program_error: no\n"},
+		"call plain --json":      {exitOK, `{"result":3,"worker":"worker_1"}` + "\n", ""},
+		"call m --stream --json": {exitOK, jsonOf(t, map[string]any{"result": 3, "worker": "worker_1", "queue_us": 130, "run_us": 23_400, "usage": meta["usage"]}), ""},
+	} {
+		if got := run(t, s, strings.Fields(args)...); got != want {
+			t.Errorf("%s: %+v, want %+v", args, got, want)
+		}
+	}
+}
+
 func TestStream(t *testing.T) {
 	o := run(t, start(t, streaming(1000, map[string]any{"done": true})), "call", "count", "--stream", "--json")
 	o.expect(t, exitOK)

@@ -17,6 +17,16 @@ type Request struct {
 	// Item asks for a stream and gets its items, in order, in the goroutine of the call. An error of its own cancels the
 	// call and becomes the call's error. Nil: no stream.
 	Item func(item any) error
+
+	// Meta gets what the sidecar says of the call, with its response, also where that is an error. Nil: nobody asks.
+	Meta func(m Meta)
+}
+
+// Meta is what the sidecar says of a call that a worker ran.
+type Meta struct {
+	Worker     string         // "" where none ran it
+	Queue, Run time.Duration  // what it waited and ran; -1 where that is not said
+	Usage      map[string]any // of LMs; nil where there was none
 }
 
 // Call makes a call and returns its result: nil, bool, int64 (uint64 beyond it), float64, string, []byte, time.Time,
@@ -27,7 +37,7 @@ func (c *Conn) Call(ctx context.Context, r Request) (any, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, wire.FromError(err)
 	}
-	k := &call{conn: c, item: r.Item, events: make(chan event, window+1)}
+	k := &call{conn: c, item: r.Item, meta: r.Meta, events: make(chan event, window+1)}
 	if err := k.begin(ctx, r); err != nil {
 		return nil, err
 	}
@@ -51,6 +61,7 @@ type call struct {
 	conn   *Conn
 	id     uint64
 	item   func(any) error
+	meta   func(Meta)
 	used   uint32     // items taken whose credit has not been granted again
 	events chan event // has room for all that the sidecar may send
 }
@@ -60,6 +71,7 @@ type event struct {
 	value any
 	err   error
 	last  bool
+	meta  Meta // with the last
 }
 
 func (k *call) begin(ctx context.Context, r Request) error {
@@ -111,12 +123,38 @@ func (k *call) deliver(f *wire.Frame) error {
 	} else if err := wire.Unmarshal(f.Payload, &e.value); err != nil {
 		e.err = err
 	}
+	if e.last && k.meta != nil {
+		var err error
+		if e.meta, err = metaOf(f.Meta); err != nil {
+			return err
+		}
+	}
 	select {
 	case k.events <- e:
 		return nil
 	default:
 		return wire.Errorf(wire.CodeInvalidFrame, "the sidecar sent more than was asked for")
 	}
+}
+
+// metaOf reads the meta of a response.
+func metaOf(raw []byte) (Meta, error) {
+	var m wire.ResponseMeta
+	if err := wire.ParseResponseMeta(raw, &m); err != nil {
+		return Meta{}, err
+	}
+	meta := Meta{Worker: m.Worker, Queue: micros(m.QueueUS), Run: micros(m.RunUS)}
+	if m.Usage == nil {
+		return meta, nil
+	}
+	return meta, wire.Unmarshal(m.Usage, &meta.Usage)
+}
+
+func micros(n int64) time.Duration {
+	if n < 0 {
+		return -1
+	}
+	return time.Duration(n) * time.Microsecond
 }
 
 // remote reads the error of a response.
@@ -130,6 +168,9 @@ func remote(raw []byte) error {
 
 // take handles one event. Done means that the call is over, by its outcome or because an item cannot be used.
 func (k *call) take(e event) (done bool, result any, err error) {
+	if e.last && k.meta != nil {
+		k.meta(e.meta)
+	}
 	switch {
 	case e.last:
 		return true, e.value, e.err
