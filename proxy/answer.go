@@ -82,6 +82,14 @@ func last(text string, most int) string {
 	return "…" + strings.ToValidUTF8(text[len(text)-most:], "")
 }
 
+// goAway tells the client to go elsewhere. What is read after it has been told is not executed.
+func (c *conn) goAway(batch *wire.Batch, params map[string]any) {
+	c.mu.Lock()
+	c.leaving = true
+	c.mu.Unlock()
+	c.notify(batch, "goaway", params)
+}
+
 func (c *conn) notify(batch *wire.Batch, method string, params map[string]any) {
 	payload, err := wire.Marshal(params)
 	if err != nil {

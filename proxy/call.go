@@ -49,7 +49,7 @@ func (c *conn) request(batch *wire.Batch, f *wire.Frame, owned bool) {
 		k.key = c.keyOf(string(m.Session), string(m.SessionToken))
 	}
 	own := c.server.methods[string(f.Method)]
-	refused, again := c.enter(k, &m)
+	refused, again := c.enter(k, &m, own != nil)
 	switch {
 	case again:
 		c.protocolError(batch, f.ID, wire.CodeInvalidFrame, "a request with this id is in flight")
@@ -66,12 +66,15 @@ func (c *conn) request(batch *wire.Batch, f *wire.Frame, owned bool) {
 	}
 }
 
-// enter notes the call among those in flight, or says why it cannot be one.
-func (c *conn) enter(k *call, m *wire.RequestMeta) (refused *wire.Error, again bool) {
+// enter notes the call among those in flight, or says why it cannot be one. What the sidecar itself answers is served to the end.
+func (c *conn) enter(k *call, m *wire.RequestMeta, own bool) (refused *wire.Error, again bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.calls[k.id] != nil {
 		return nil, true
+	}
+	if c.leaving && m.Parent == 0 && !own {
+		return wire.Errorf(wire.CodeDraining, "the sidecar is ending"), false
 	}
 	if len(c.calls) >= c.server.cfg.MaxInFlight {
 		return wire.Errorf(wire.CodeQueueFull, "%d calls of this connection are in flight", len(c.calls)).

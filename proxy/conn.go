@@ -48,6 +48,7 @@ type conn struct {
 	ignored  uint64             // frames of unknown kinds, cancels and credits for nothing in flight
 	stalled  map[*call]struct{} // streams that get credit when the outbox is empty
 	closed   bool
+	leaving  bool // it was told goaway
 }
 
 // newConn makes the connection of a client's socket.

@@ -24,7 +24,7 @@ func Plain(f func(who *Caller, params []byte) (any, error)) Method {
 // callOwn runs one of the sidecar's own methods.
 func (c *conn) callOwn(batch *wire.Batch, m Method, k *call, params []byte) {
 	if !k.Deadline.IsZero() && !k.since.Before(k.Deadline) {
-		k.end(batch, wire.Errorf(wire.CodeDeadlineExceeded, "the deadline had passed when the call came"))
+		k.end(batch, wire.Errorf(wire.CodeDeadlineExceeded, "the deadline had passed when the call came").With("ended_by", "queue"))
 		return
 	}
 	who := &Caller{UID: c.uid, Owner: c.keyOf("", "").Owner, Admin: c.admin, Session: k.key.ID, Deadline: k.Deadline}

@@ -164,11 +164,11 @@ func (s *Server) greeted(c *conn, batch *wire.Batch) {
 	goaway := s.goaway
 	s.mu.Unlock()
 	if goaway != nil {
-		c.notify(batch, "goaway", goaway)
+		c.goAway(batch, goaway)
 	}
 }
 
-// Drain tells all clients to go elsewhere; new requests are refused by the pool from now on. It does not wait.
+// Drain tells all clients to go elsewhere, and refuses what they ask of the pool after that. It does not wait.
 func (s *Server) Drain(reason string, limit time.Duration) {
 	s.cfg.Socket.Close()
 	s.mu.Lock()
@@ -179,7 +179,7 @@ func (s *Server) Drain(reason string, limit time.Duration) {
 	s.mu.Unlock()
 	var batch wire.Batch
 	for _, c := range conns {
-		c.notify(&batch, "goaway", goaway)
+		c.goAway(&batch, goaway)
 	}
 	batch.Flush()
 }
