@@ -134,14 +134,13 @@ func (s *sidecar) start() error {
 			s.log.Error("session store not closed", "error", err.Error())
 		}
 	})
-	s.atEnd(s.pool.Close)
-
 	s.server = proxy.New(s.proxyConfig(socket, sessions))
+	s.atEnd(s.server.Close)
+	s.atEnd(s.pool.Close) // before the connections: what is cut off is answered
 	admin.New(admin.Config{
 		Pool: s.pool, Server: s.server, Sessions: sessions, Models: models.failures, Version: s.options.Version, Generation: 1,
 	}).Register(s.server)
 	s.server.Serve()
-	s.atEnd(s.server.Close)
 	return nil
 }
 
