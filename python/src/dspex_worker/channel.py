@@ -85,6 +85,8 @@ class Channel:
         self._out.append(frame)
         self.unsent += len(frame)
         if self._full:
+            if self.unsent > _HIGH:
+                self.writable = False
             if self._write_buffer is not None and self.unsent > self._write_buffer:
                 log.info("more than %d bytes wait for the other side: the connection is closed", self._write_buffer)
                 self._loop.call_soon(self.close)  # not within whatever is being answered
