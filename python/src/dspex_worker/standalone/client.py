@@ -25,6 +25,7 @@ from dspex_worker.peer import Peer
 from dspex_worker.session import Changes, Session, attach
 from dspex_worker.standalone import meta as metas
 from dspex_worker.standalone.dispatch import Ticket
+from dspex_worker.standalone.methods import UPDATE
 from dspex_worker.standalone.table import Record, not_found, owner_of
 
 if TYPE_CHECKING:
@@ -179,7 +180,7 @@ class Client(Peer):
             raise not_found(record.key[1])
         if changes is not None:
             record.commit(changes, self.server.settings.max_state)
-        record.started = True
+        record.started = record.started or call.method != UPDATE
 
     def _greet(self, request: wire.Request) -> None:
         """Answer the first request, which has to be hello."""
@@ -260,7 +261,8 @@ class Client(Peer):
         call.app = meta.get("app")
         record = ticket.record
         if record is not None:
-            call.first = not record.started and bool(self.server.app.session_start_hooks)
+            record.calls += 1
+            call.first = not record.started and method.name != UPDATE and bool(self.server.app.session_start_hooks)
             ticket.exclusive = call.first or not method.read_only
             call.session = Session(record.copy, read_only=not ticket.exclusive)
             attach(call.session, self.server.update_session)

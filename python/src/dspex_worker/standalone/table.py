@@ -84,6 +84,7 @@ class Record:
         self.started = False  # a call in which the start hooks ran has committed
         self.ended = False
         self.bytes = 0
+        self.calls = 0  # so far
 
     def commit(self, changes: Changes, limit: int) -> None:
         """Take over a call's changes; raises SessionLimit where the state would be too large."""
@@ -114,9 +115,9 @@ class Record:
             "labels": self.labels,
             "bytes": self.bytes,
             "age_ms": int((now - self.created) * 1000),
-            "idle_ms": int((now - self.used) * 1000),
+            "idle_ms": 0 if self.turns.calls else int((now - self.used) * 1000),
             "ttl_ms": int(self.ttl * 1000),
-            "calls": len(self.turns.calls),
+            "calls": self.calls,
             "waiting": self.turns.waiting,
         }
 
