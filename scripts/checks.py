@@ -79,7 +79,9 @@ def python_lint() -> list[Step]:
     for tree in (*trees, ("scripts",), ("examples/demo",), ("bench",), ("tests",)):
         if folders := present(*tree):
             # Tests import helpers from beside them by plain name, and the project's packages from where they lie.
-            path = ":".join(("clients/python/src", "python/src", tree[-1]))
+            # Those end to end use the helpers of python/tests too.
+            helpers = (tree[-1], "python/tests") if tree == ("tests",) else (tree[-1],)
+            path = ":".join(("clients/python/src", "python/src", *helpers))
             steps.append(
                 Step(f"mypy {tree[0].removesuffix('/src')}", ["env", f"MYPYPATH={path}", tool("mypy"), *folders])
             )

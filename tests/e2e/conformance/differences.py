@@ -1,0 +1,28 @@
+"""Where the two servers rightly differ. All else is the same, and the tests hold both to it."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from e2e.support.servers import Server
+
+
+class Difference(NamedTuple):
+    sidecar: Any
+    standalone: Any
+    reason: str
+
+
+DIFFERENCES = {
+    "name": Difference("dspex-sidecar", "dspex-worker", "a client may want to know which one it speaks to"),
+    "results over the server's own max_frame": Difference(
+        "frame_too_large",
+        None,
+        "a worker's result is received by the sidecar, within its limit; stand-alone mode receives no results",
+    ),
+}
+
+
+def expected(server: Server, what: str) -> Any:
+    """What this server does."""
+    return getattr(DIFFERENCES[what], server.kind)
