@@ -248,8 +248,20 @@ func (s *sidecar) set(w *pooltest.Worker, key, version uint64, state map[string]
 
 func (s *sidecar) restore(w *pooltest.Worker, params map[string]any) {
 	s.note("restore " + w.Name)
-	state, _ := params["state"].(map[string]any)
-	s.set(w, number(params["key"]), number(params["version"]), state)
+	key, state := number(params["key"]), map[string]any{}
+	if params["base"] != nil {
+		s.mu.Lock()
+		maps.Copy(state, s.copies[w.Name][key].state)
+		s.mu.Unlock()
+	}
+	deleted, _ := params["delete"].([]any)
+	for _, k := range deleted {
+		name, _ := k.(string)
+		delete(state, name)
+	}
+	set, _ := params["state"].(map[string]any)
+	maps.Copy(state, set)
+	s.set(w, key, number(params["version"]), state)
 }
 
 func (s *sidecar) put(w *pooltest.Worker, m wiretest.Message, params map[string]any) {

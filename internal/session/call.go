@@ -17,12 +17,17 @@ type call struct {
 	pool    *pool.Call
 	inner   pool.Handler
 
-	change  store.Change // collected since the last dispatch; used by the worker's reader alone
-	changed bool
+	change   store.Change // collected since the last dispatch; used by the worker's reader alone
+	changed  bool
+	maxFrame int // the worker's
+	bytes    int // of the state with the change
 
 	// Guarded by Table.mu: the turn ends when the worker is done with the call and its commit is, too.
 	committing bool
 	finished   bool
+	kept       *pool.Result // the outcome, where the store takes its time
+	answered   bool         // the store has answered, with outcome
+	outcome    error
 }
 
 // Dispatch makes sure that the worker holds the session's state, and says what the state will be called after the call.
@@ -31,19 +36,16 @@ func (c *call) Dispatch(to *pool.Target, meta *wire.RequestMeta) {
 	c.inner.Dispatch(to, meta)
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	c.maxFrame = to.MaxFrame()
+	t.maxFrame = c.maxFrame
 	c.change, c.changed = store.Change{Number: s.number, Expected: s.version}, false
 	if old := s.holder; old != nil && old != to.Worker() {
 		to.Forget(old, "session.drop", dropParams(s.number, false))
-		s.holds = 0
 	}
-	fresh := s.holder != to.Worker() && s.version == 0
-	if to.Again || s.holds != s.version && !fresh || s.holder != to.Worker() && !fresh {
-		for _, part := range restoreParts(s, to.MaxFrame()) {
-			to.Request("session.restore", part)
-		}
-	}
-	s.holder, s.holds = to.Worker(), s.version
-	meta.Session, meta.Key, meta.Version = []byte(s.key.ID), s.number, s.version
+	t.restoreLocked(s, to)
+	s.holder = to.Worker()
+	s.keepsUp()
+	meta.Session, meta.Key, meta.Version = s.id, s.number, s.version
 	if !to.ReadOnly() || !s.started {
 		t.lastVersion++
 		meta.Next, meta.Start = t.lastVersion, !s.started
@@ -68,64 +70,109 @@ func (c *call) Change(payload []byte) error {
 	return merge(&c.change, payload)
 }
 
-// Settle commits the changes of a call that succeeded, and passes its outcome on when they are in force.
+// Settle commits the changes of a call that succeeded, and passes its outcome on when they are in force. After an error nothing
+// is known to have changed at the worker: where its answer and a cancel crossed, it will say that its copy is stale.
 func (c *call) Settle(batch *wire.Batch, r *pool.Result) {
+	if r.Err != nil {
+		c.inner.Settle(batch, r)
+		return
+	}
 	t, s := c.table, c.session
 	t.mu.Lock()
-	if r.Err != nil || !c.changed {
-		c.settledLocked(r.Err)
+	if !c.changed {
+		s.started = true
 		t.mu.Unlock()
 		c.inner.Settle(batch, r)
 		return
 	}
-	if err := t.admitLocked(s, &c.change); err != nil {
-		s.holds = unknown
-		t.mu.Unlock()
-		c.inner.Settle(batch, &pool.Result{Meta: r.Meta, Err: err})
+	refused := c.admitLocked()
+	if refused != nil {
+		s.abandoned(&c.change)
+	} else {
+		c.committing, s.storing = true, true
+	}
+	t.mu.Unlock()
+	if refused != nil {
+		c.inner.Settle(batch, &pool.Result{Meta: r.Meta, Err: refused})
 		return
 	}
-	c.committing = true
-	t.mu.Unlock()
+	now, err := t.cfg.Store.Commit(&c.change, c.fromStore)
+	if now {
+		c.committed(batch, r, err)
+		return
+	}
 	kept := keep(r)
-	committed := func(b *wire.Batch, err error) { c.committed(b, &kept, err) }
-	if now, err := t.cfg.Store.Commit(&c.change, later(committed)); now {
-		committed(batch, err)
+	t.mu.Lock()
+	c.kept = &kept
+	answered := c.answered
+	t.mu.Unlock()
+	if answered {
+		c.committed(batch, r, c.outcome)
 	}
 }
 
-// settledLocked notes what an outcome without changes means for the worker's copy.
-func (c *call) settledLocked(err *wire.Error) {
-	s := c.session
-	switch {
-	case err == nil:
-		s.started = true
-	case err.Code == wire.CodeDeadlineExceeded || err.Code == wire.CodeCancelled || err.Code == wire.CodeWorkerLost:
-		// The call may have gone on to its end there: what the worker holds is not known.
-		s.holds = unknown
+// admitLocked says why the change cannot be made, if it cannot.
+func (c *call) admitLocked() (refused *wire.Error) {
+	for _, set := range [...]map[string][]byte{c.change.Set, c.change.Secrets} {
+		for k, v := range set {
+			if n, most := len(k)+len(v)+entryHead, c.maxFrame-partHead; n > most {
+				return wire.Errorf(wire.CodeFrameTooLarge, "the value of %q in the session's state takes %d bytes: no frame could restore it", k, len(v)).
+					With("limit", most).With("length", n)
+			}
+		}
 	}
+	c.bytes, refused = c.table.admitLocked(c.session, &c.change)
+	return refused
+}
+
+// abandoned notes that the worker went on to a version that will not be.
+func (s *session) abandoned(c *store.Change) {
+	s.holds, s.behind = c.Version, s.behind[:0]
+	s.fallsBehind(c)
+}
+
+// fromStore is called by a store that took its time, from a goroutine of its own. The call goes on here, or in Settle if that has
+// not returned yet.
+func (c *call) fromStore(err error) {
+	c.table.mu.Lock()
+	c.answered, c.outcome = true, err
+	kept := c.kept
+	c.table.mu.Unlock()
+	if kept == nil {
+		return
+	}
+	var batch wire.Batch
+	c.committed(&batch, kept, err)
+	batch.Flush()
 }
 
 // committed ends a commit, and answers the client.
 func (c *call) committed(batch *wire.Batch, r *pool.Result, err error) {
 	t, s := c.table, c.session
 	t.mu.Lock()
-	c.committing = false
 	switch {
 	case s.ended:
 		r = &pool.Result{Meta: r.Meta, Err: notFound(s.key)}
 	case err != nil:
-		s.holds = unknown
-		e := wire.FromError(err)
-		r = &pool.Result{Meta: r.Meta, Err: wire.Errorf(wire.CodeStorageUnavailable, "the session's change could not be stored: %s", e.Message)}
+		s.abandoned(&c.change)
+		r = &pool.Result{Meta: r.Meta, Err: notStored(err)}
 	default:
-		s.apply(&c.change)
-		s.holds, s.started = s.version, true
+		s.apply(&c.change, c.bytes)
+		s.keepsUp()
+		s.started = true
 	}
-	finished := c.finished
+	after := s.storeEndedLocked()
 	t.mu.Unlock()
 	c.inner.Settle(batch, r)
+	t.mu.Lock()
+	c.committing = false
+	finished := c.finished
+	t.mu.Unlock()
 	if finished {
 		c.endTurn(batch)
+	}
+	if after != nil {
+		after(batch)
 	}
 }
 
@@ -145,8 +192,13 @@ func (c *call) endTurn(batch *wire.Batch) {
 	t.mu.Lock()
 	s.active--
 	s.used = time.Now()
-	share := s.started
+	share := s.started && !s.shared
+	s.shared = s.shared || share
+	large := s.active > 0 && s.bytes >= prepareFrom
 	t.mu.Unlock()
+	if large {
+		t.prepare(s)
+	}
 	if share {
 		s.flow.Share()
 	}

@@ -3,6 +3,7 @@ package session
 import (
 	"bytes"
 	"maps"
+	"slices"
 	"strings"
 
 	"github.com/dspex/dspex-sidecar/internal/store"
@@ -12,22 +13,26 @@ import (
 // reserved begins the keys that the DSPy application alone writes.
 const reserved = "dspex."
 
-// merge adds the payload of one change frame, which is borrowed, to a call's change.
+// merge adds the payload of one change frame, which is borrowed, to a call's change. Frames count in their order; within
+// one, what is deleted goes after what is set.
 func merge(c *store.Change, payload []byte) error {
-	parts, err := wire.SplitMap(bytes.Clone(payload))
+	if err := wire.CheckContent(payload); err != nil {
+		return err
+	}
+	parts, err := wire.SplitMap(payload)
 	if err != nil {
 		return err
 	}
+	var set, secrets map[string][]byte
+	var deleted []string
 	for name, raw := range parts {
 		switch name {
 		case "set":
-			err = mergeMap(&c.Set, raw)
+			set, err = entriesOf(raw)
 		case "secrets":
-			err = mergeMap(&c.Secrets, raw)
+			secrets, err = entriesOf(raw)
 		case "delete":
-			var keys []string
-			err = wire.Unmarshal(raw, &keys)
-			c.Delete = append(c.Delete, keys...)
+			err = wire.Unmarshal(raw, &deleted)
 		default:
 			err = wire.Errorf(wire.CodeInvalidFrame, "a change holds %q", name)
 		}
@@ -35,20 +40,57 @@ func merge(c *store.Change, payload []byte) error {
 			return err
 		}
 	}
+	add(c, set, secrets, deleted)
 	return nil
 }
 
-func mergeMap(to *map[string][]byte, raw []byte) error {
+// add makes what is set, then what is secret, then what is deleted a part of the change. A key stays in one of the three.
+func add(c *store.Change, set, secrets map[string][]byte, deleted []string) {
+	if len(c.Delete) > 0 {
+		c.Delete = slices.DeleteFunc(c.Delete, func(k string) bool { return set[k] != nil || secrets[k] != nil })
+	}
+	for k := range set {
+		delete(c.Secrets, k)
+	}
+	c.Set = joined(c.Set, set)
+	for k := range secrets {
+		delete(c.Set, k)
+	}
+	c.Secrets = joined(c.Secrets, secrets)
+	if len(deleted) == 0 {
+		return
+	}
+	for _, k := range deleted {
+		delete(c.Set, k)
+		delete(c.Secrets, k)
+	}
+	c.Delete = append(c.Delete, deleted...)
+	slices.Sort(c.Delete)
+	c.Delete = slices.Compact(c.Delete)
+}
+
+func joined(to, from map[string][]byte) map[string][]byte {
+	if to == nil {
+		return from
+	}
+	maps.Copy(to, from)
+	return to
+}
+
+// entriesOf splits an encoded map, which is borrowed. Each value gets memory of its own: one that shared its frame's would
+// keep all of that for as long as it stays in the state.
+func entriesOf(raw []byte) (map[string][]byte, error) {
 	m, err := wire.SplitMap(raw)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if *to == nil {
-		*to = m
-		return nil
+	for k, v := range m {
+		if k == "" || len(k) > wire.MaxStateKey {
+			return nil, wire.Errorf(wire.CodeInvalidParams, "a key of the state is text of 1 to %d bytes", wire.MaxStateKey)
+		}
+		m[k] = bytes.Clone(v)
 	}
-	maps.Copy((*to), m)
-	return nil
+	return m, nil
 }
 
 // clientState checks a map of state that a client sent, and splits it.
@@ -59,7 +101,7 @@ func clientState(raw []byte) (map[string][]byte, error) {
 	if err := wire.CheckContent(raw); err != nil {
 		return nil, err
 	}
-	m, err := wire.SplitMap(raw)
+	m, err := entriesOf(raw)
 	if err != nil {
 		return nil, err
 	}
@@ -79,48 +121,4 @@ func clientKey(k string) error {
 		return wire.Errorf(wire.CodeInvalidParams, "the key %q is reserved: keys that begin with %q are the DSPy application's", k, reserved)
 	}
 	return nil
-}
-
-// restoreParts encodes a state as the params of session.restore, in parts of at most limit bytes where it is large. A
-// single value never exceeds a frame: it came in one.
-func restoreParts(s *session, limit int) [][]byte {
-	const overhead = 512
-	type entry struct {
-		secret bool
-		key    string
-	}
-	parts, size := [][]entry{nil}, 0
-	add := func(secret bool, m map[string][]byte) {
-		for k, v := range m {
-			n := len(k) + len(v) + 16
-			if last := len(parts) - 1; size+n > limit-overhead && len(parts[last]) > 0 {
-				parts, size = append(parts, nil), 0
-			}
-			last := len(parts) - 1
-			parts[last] = append(parts[last], entry{secret, k})
-			size += n
-		}
-	}
-	add(false, s.state)
-	add(true, s.secrets)
-	out := make([][]byte, len(parts))
-	for i, part := range parts {
-		state, secrets := map[string][]byte{}, map[string][]byte{}
-		for _, e := range part {
-			if e.secret {
-				secrets[e.key] = s.secrets[e.key]
-			} else {
-				state[e.key] = s.state[e.key]
-			}
-		}
-		b := wire.AppendMapHeader(nil, 7)
-		b = wire.AppendUint(wire.AppendString(b, "key"), s.number)
-		b = wire.AppendString(wire.AppendString(b, "session"), s.key.ID)
-		b = wire.AppendUint(wire.AppendString(b, "version"), s.version)
-		b = wire.AppendUint(wire.AppendString(b, "part"), uint64(i+1))
-		b = wire.AppendUint(wire.AppendString(b, "parts"), uint64(len(parts)))
-		b = wire.AppendMap(wire.AppendString(b, "state"), state)
-		out[i] = wire.AppendMap(wire.AppendString(b, "secrets"), secrets)
-	}
-	return out
 }

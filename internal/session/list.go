@@ -1,9 +1,6 @@
 package session
 
-import (
-	"slices"
-	"strings"
-)
+import "strings"
 
 // Query says which sessions List returns.
 type Query struct {
@@ -14,21 +11,37 @@ type Query struct {
 	Limit  int
 }
 
+// scan is how many sessions are looked at under the table's lock at a time.
+const scan = 1000
+
 // List returns sessions in the order of owner and id, and whether there are more.
 func (t *Table) List(q Query) (infos []Info, more bool) {
-	after := Key{Owner: q.Owner, ID: q.After}
+	from := Key{Owner: q.Owner, ID: q.After}
 	if q.All {
-		after.Owner, after.ID, _ = strings.Cut(q.After, "\x00")
+		from.Owner, from.ID, _ = strings.Cut(q.After, "\x00")
 	}
-	t.mu.Lock()
+	if q.After != "" {
+		from = from.next()
+	}
 	var found []*session
-	for key, s := range t.sessions {
-		if (q.All || key.Owner == q.Owner) && (q.After == "" || compare(key, after) > 0) && labelled(s, q.Labels) {
-			found = append(found, s)
-		}
+	for ended := false; !ended && len(found) <= q.Limit; {
+		ended = true
+		seen := 0
+		t.mu.Lock()
+		t.index.from(from, func(s *session) bool {
+			if !q.All && s.key.Owner != q.Owner {
+				return false
+			}
+			if s.stored && labelled(s, q.Labels) {
+				found = append(found, s)
+			}
+			from = s.key.next()
+			seen++
+			ended = seen < scan
+			return ended && len(found) <= q.Limit
+		})
+		t.mu.Unlock()
 	}
-	t.mu.Unlock()
-	slices.SortFunc(found, func(a, b *session) int { return compare(a.key, b.key) })
 	if len(found) > q.Limit {
 		found, more = found[:q.Limit], true
 	}
@@ -39,12 +52,8 @@ func (t *Table) List(q Query) (infos []Info, more bool) {
 	return infos, more
 }
 
-func compare(a, b Key) int {
-	if c := strings.Compare(a.Owner, b.Owner); c != 0 {
-		return c
-	}
-	return strings.Compare(a.ID, b.ID)
-}
+// next is the least key that is greater.
+func (k Key) next() Key { return Key{Owner: k.Owner, ID: k.ID + "\x00"} }
 
 func labelled(s *session, labels map[string]string) bool {
 	for k, v := range labels {

@@ -1,11 +1,13 @@
 package session
 
 import (
-	"maps"
+	"bytes"
+	"slices"
 	"time"
 
 	"github.com/dspex/dspex-sidecar/internal/store"
 	"github.com/dspex/dspex-sidecar/pool"
+	"github.com/dspex/dspex-sidecar/wire"
 )
 
 // Key finds a session: ids are its owner's own.
@@ -14,12 +16,13 @@ type Key struct {
 	ID    string
 }
 
-// unknown is a version that nobody holds: it makes the next call restore.
+// unknown is a version that nobody holds: it makes the next call restore the whole state.
 const unknown = ^uint64(0)
 
 // session is one session. All but what is set at its creation is guarded by Table.mu.
 type session struct {
 	key     Key
+	id      []byte // key.ID
 	number  uint64
 	flow    *pool.Flow
 	labels  map[string]string
@@ -27,61 +30,111 @@ type session struct {
 	ttl     time.Duration
 
 	version uint64
-	state   map[string][]byte
+	state   map[string][]byte // a key is in state or in secrets, never in both
 	secrets map[string][]byte
 	bytes   int
 
-	holder  *pool.Worker // the worker that the last call went to
-	holds   uint64       // the version that it has
-	started bool         // the first call has committed
-	ended   bool
-	used    time.Time
-	active  int // calls admitted and not finished
-	calls   uint64
-	expiry  int // place in the expiry heap, from 1
-	expires time.Time
+	holder   *pool.Worker // the worker that the last call went to
+	holds    uint64       // the version that it has
+	behind   []string     // the keys in which that version differs from the state
+	prepared *prepared    // a restore that was encoded ahead
+
+	stored     bool              // its creation is in force
+	storing    bool              // the store is at work for it
+	afterStore func(*wire.Batch) // to be done when the store has ended that
+	started    bool              // the first call has committed
+	shared     bool              // the flow has been told so
+	ended      bool
+	used       time.Time
+	active     int // calls admitted and not finished
+	calls      uint64
+	expiry     int // place in the expiry heap, from 1
+	expires    time.Time
 }
 
 func (s *session) record() *store.Record {
-	return &store.Record{Number: s.number, Owner: s.key.Owner, ID: s.key.ID, Version: s.version, State: s.state, Secrets: s.secrets}
+	return &store.Record{
+		Number: s.number, Owner: s.key.Owner, ID: s.key.ID, Labels: s.labels, TTL: s.ttl,
+		Version: s.version, State: s.state, Secrets: s.secrets,
+	}
+}
+
+// size is what a key takes of the state.
+func (s *session) size(k string) int {
+	if v, ok := s.state[k]; ok {
+		return len(k) + len(v)
+	}
+	if v, ok := s.secrets[k]; ok {
+		return len(k) + len(v)
+	}
+	return 0
 }
 
 // grown is the size of the state if change were applied.
 func (s *session) grown(c *store.Change) int {
 	n := s.bytes
-	put := func(to map[string][]byte, k string, v []byte) {
-		if old, ok := to[k]; ok {
-			n -= len(k) + len(old)
-		}
-		if v != nil {
-			n += len(k) + len(v)
-		}
-	}
 	for k, v := range c.Set {
-		put(s.state, k, v)
+		n += len(k) + len(v) - s.size(k)
 	}
 	for k, v := range c.Secrets {
-		put(s.secrets, k, v)
+		n += len(k) + len(v) - s.size(k)
 	}
 	for _, k := range c.Delete {
-		if _, again := c.Set[k]; again {
-			n -= len(k) + len(c.Set[k])
-			continue
-		}
-		put(s.state, k, nil)
-		put(s.secrets, k, nil)
+		n -= s.size(k)
 	}
 	return n
 }
 
-// apply puts a committed change in force.
-func (s *session) apply(c *store.Change) {
-	s.bytes = s.grown(c)
-	maps.Copy(s.state, c.Set)
-	maps.Copy(s.secrets, c.Secrets)
+// apply puts a committed change in force, which makes the state n bytes large.
+func (s *session) apply(c *store.Change, n int) {
+	for k, v := range c.Set {
+		s.state[k] = v
+		delete(s.secrets, k)
+	}
+	for k, v := range c.Secrets {
+		s.secrets[k] = v
+		delete(s.state, k)
+	}
 	for _, k := range c.Delete {
 		delete(s.state, k)
 		delete(s.secrets, k)
 	}
-	s.version = c.Version
+	s.version, s.bytes = c.Version, n
 }
+
+// holdsAlready says whether change would change nothing.
+func (s *session) holdsAlready(c *store.Change) bool {
+	for k, v := range c.Set {
+		if old, ok := s.state[k]; !ok || !bytes.Equal(old, v) {
+			return false
+		}
+	}
+	return !slices.ContainsFunc(c.Delete, func(k string) bool { return s.size(k) > 0 })
+}
+
+// storeEndedLocked notes that the store has done its work for the session, and returns what waited for that.
+func (s *session) storeEndedLocked() (after func(*wire.Batch)) {
+	after, s.afterStore, s.storing = s.afterStore, nil, false
+	return after
+}
+
+// maxBehind bounds how many keys are noted before the whole state is restored instead.
+const maxBehind = 64
+
+// fallsBehind notes that the holder's copy differs from the state in what change names.
+func (s *session) fallsBehind(c *store.Change) {
+	if s.holds == unknown || len(s.behind)+len(c.Set)+len(c.Secrets)+len(c.Delete) > maxBehind {
+		s.holds, s.behind = unknown, nil
+		return
+	}
+	for k := range c.Set {
+		s.behind = append(s.behind, k)
+	}
+	for k := range c.Secrets {
+		s.behind = append(s.behind, k)
+	}
+	s.behind = append(s.behind, c.Delete...)
+}
+
+// keepsUp notes that the holder's copy is the state.
+func (s *session) keepsUp() { s.holds, s.behind = s.version, s.behind[:0] }

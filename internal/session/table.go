@@ -2,7 +2,6 @@ package session
 
 import (
 	"log/slog"
-	"slices"
 	"sync"
 	"time"
 
@@ -33,9 +32,11 @@ type Table struct {
 	mu          sync.Mutex // guards what follows, and the sessions
 	sessions    map[Key]*session
 	byNumber    map[uint64]*session
+	index       index
 	expiries    heap.Heap[*session]
 	lastNumber  uint64
 	lastVersion uint64
+	maxFrame    int // of workers; 0: none has been used
 }
 
 // New makes an empty table.
@@ -67,22 +68,12 @@ type Options struct {
 
 // Create makes a session; done is called once, when it is durable.
 func (t *Table) Create(batch *wire.Batch, key Key, o Options, done Done) {
-	s, err := t.prepare(key, o)
+	s, err := t.newSession(key, o)
 	if err != nil {
 		done(batch, err)
 		return
 	}
-	finish := func(b *wire.Batch, err error) {
-		if err != nil {
-			t.mu.Lock()
-			t.removeLocked(s)
-			t.mu.Unlock()
-		}
-		done(b, err)
-	}
-	if now, err := t.cfg.Store.Create(s.record(), later(finish)); now {
-		finish(batch, err)
-	}
+	_ = t.create(batch, s, done) // done is told
 }
 
 // Done ends an operation.
@@ -97,15 +88,15 @@ func later(done Done) func(error) {
 	}
 }
 
-// prepare checks what a session is to be and enters it into the table.
-func (t *Table) prepare(key Key, o Options) (*session, error) {
-	state, err := clientState(slices.Clone(o.State))
+// newSession checks what a session is to be. It is not in the table yet.
+func (t *Table) newSession(key Key, o Options) (*session, error) {
+	state, err := clientState(o.State)
 	if err != nil {
 		return nil, err
 	}
 	s := &session{
-		key: key, labels: o.Labels, ttl: t.cfg.TTL, created: time.Now(), used: time.Now(),
-		state: state, secrets: map[string][]byte{},
+		key: key, id: []byte(key.ID), labels: o.Labels, ttl: t.cfg.TTL, created: time.Now(), used: time.Now(),
+		state: state, secrets: map[string][]byte{}, active: 1,
 	}
 	if o.TTL > 0 {
 		s.ttl = o.TTL
@@ -117,17 +108,11 @@ func (t *Table) prepare(key Key, o Options) (*session, error) {
 		return nil, tooMuch(s, s.bytes, t.cfg.MaxState)
 	}
 	s.flow = t.cfg.Pool.NewFlow(key.Owner, true)
-	t.mu.Lock()
-	err = t.enterLocked(s)
-	t.mu.Unlock()
-	if err != nil {
-		s.flow.Close(&wire.Batch{}, notFound(key))
-		return nil, err
-	}
 	return s, nil
 }
 
-func (t *Table) enterLocked(s *session) error {
+// enterLocked puts a session into the table. Its creation has the turn in its flow by then: whoever finds it comes after that.
+func (t *Table) enterLocked(s *session) *wire.Error {
 	if t.sessions[s.key] != nil {
 		return wire.Errorf(wire.CodeSessionExists, "the session %q exists", s.key.ID)
 	}
@@ -142,6 +127,7 @@ func (t *Table) enterLocked(s *session) error {
 		s.version = t.lastVersion
 	}
 	t.sessions[s.key], t.byNumber[s.number] = s, s
+	t.index.add(s)
 	t.scheduleLocked(s)
 	return nil
 }
@@ -151,13 +137,14 @@ func (t *Table) removeLocked(s *session) {
 	delete(t.byNumber, s.number)
 	if t.sessions[s.key] == s {
 		delete(t.sessions, s.key)
+		t.index.remove(s)
 	}
 	t.expiries.Remove(s)
 }
 
 // Submit hands a call in the session to the pool.
 func (t *Table) Submit(batch *wire.Batch, key Key, c *pool.Call) error {
-	s, err := t.use(key)
+	s, err := t.use(batch, key)
 	if err != nil {
 		return err
 	}
@@ -167,28 +154,41 @@ func (t *Table) Submit(batch *wire.Batch, key Key, c *pool.Call) error {
 }
 
 // use finds the session for one more call.
-func (t *Table) use(key Key) (*session, error) {
-	t.mu.Lock()
-	s := t.sessions[key]
-	if s == nil && t.cfg.AutoCreate {
-		t.mu.Unlock()
-		made, err := t.prepare(key, Options{})
+func (t *Table) use(batch *wire.Batch, key Key) (*session, error) {
+	for {
 		t.mu.Lock()
-		if err != nil && t.sessions[key] == nil {
+		if s := t.sessions[key]; s != nil {
+			alone := s.joinedLocked()
 			t.mu.Unlock()
+			if alone {
+				t.prepare(s)
+			}
+			return s, nil
+		}
+		t.mu.Unlock()
+		if !t.cfg.AutoCreate {
+			return nil, notFound(key)
+		}
+		s, err := t.newSession(key, Options{})
+		if err != nil {
 			return nil, err
 		}
-		if s = made; s == nil {
-			s = t.sessions[key] // another call was first
+		s.joinedLocked()                                           // nobody else has it yet
+		refused := t.create(batch, s, func(*wire.Batch, error) {}) // its flow tells its calls what went wrong
+		switch {
+		case refused == nil:
+			return s, nil
+		case refused.Code != wire.CodeSessionExists: // another call was first
+			return nil, refused
 		}
 	}
-	defer t.mu.Unlock()
-	if s == nil {
-		return nil, notFound(key)
-	}
+}
+
+// joinedLocked counts one more call, and says whether it may be worth to prepare for it.
+func (s *session) joinedLocked() (alone bool) {
 	s.active++
 	s.calls++
-	return s, nil
+	return s.active == 1 && s.bytes >= prepareFrom
 }
 
 // End ends a session at once: its calls are settled session_not_found.
@@ -214,20 +214,41 @@ func (t *Table) clearAway(batch *wire.Batch, s *session, done Done) {
 	if holder != nil {
 		holder.Notify(batch, "session.drop", dropParams(s.number, true))
 	}
-	if now, err := t.cfg.Store.Delete(s.number, later(done)); now {
-		done(batch, err)
+	t.forget(batch, s, done)
+}
+
+// forget deletes a session from the store, after what the store is still doing for it.
+func (t *Table) forget(batch *wire.Batch, s *session, done Done) {
+	t.mu.Lock()
+	busy := s.storing
+	if busy {
+		s.afterStore = func(b *wire.Batch) { t.forget(b, s, done) }
+	}
+	t.mu.Unlock()
+	if busy {
+		return
+	}
+	ended := func(b *wire.Batch, err error) {
+		if err != nil {
+			err = notStored(err)
+		}
+		done(b, err)
+	}
+	if now, err := t.cfg.Store.Delete(s.number, later(ended)); now {
+		ended(batch, err)
 	}
 }
 
-// admitLocked says why a change cannot be made to a session, if it cannot.
-func (t *Table) admitLocked(s *session, c *store.Change) *wire.Error {
-	switch n := s.grown(c); {
-	case s.ended:
-		return notFound(s.key)
-	case n > t.cfg.MaxState && n > s.bytes:
-		return tooMuch(s, n, t.cfg.MaxState)
+// admitLocked is the size of a session's state with a change, or why the change cannot be made.
+func (t *Table) admitLocked(s *session, c *store.Change) (bytes int, refused *wire.Error) {
+	if s.ended {
+		return 0, notFound(s.key)
 	}
-	return nil
+	n := s.grown(c)
+	if n > t.cfg.MaxState && n > s.bytes {
+		return 0, tooMuch(s, n, t.cfg.MaxState)
+	}
+	return n, nil
 }
 
 // Len is the number of sessions.
@@ -239,6 +260,10 @@ func (t *Table) Len() int {
 
 func notFound(key Key) *wire.Error {
 	return wire.Errorf(wire.CodeSessionNotFound, "no session %q: it was not created, has ended or has expired", key.ID)
+}
+
+func notStored(err error) *wire.Error {
+	return wire.Errorf(wire.CodeStorageUnavailable, "the session could not be stored: %s", wire.FromError(err).Message)
 }
 
 func tooMuch(s *session, n, limit int) *wire.Error {

@@ -2,17 +2,23 @@
 // not what they mean.
 package store
 
-// Record is one session as it is kept. Values are encoded and never changed in place.
+import "time"
+
+// Record is one session as it is kept. Values are encoded and never changed in place; the maps are the caller's again when the
+// operation is done.
 type Record struct {
 	Number  uint64 // never used twice
 	Owner   string
 	ID      string
+	Labels  map[string]string
+	TTL     time.Duration
 	Version uint64
-	State   map[string][]byte
+	State   map[string][]byte // a key is in State or in Secrets
 	Secrets map[string][]byte
 }
 
-// Change turns one version of a session into the next.
+// Change turns one version of a session into the next. A key is in one of Set, Secrets and Delete, and once; what it had
+// before, in the state or among the secrets, is replaced.
 type Change struct {
 	Number   uint64
 	Expected uint64 // the version that it changes
@@ -23,8 +29,9 @@ type Change struct {
 }
 
 // Store keeps sessions. An operation is in force when it is done: either it returns now = true with its outcome, and done is
-// not called, or it returns false and done is called once, from another goroutine. Operations on one session do not
-// overlap.
+// not called, or it returns false and done is called once, from another goroutine, which may be before it has returned. One that
+// fails has changed nothing, or what it changed is not seen again: a Version that failed is never Expected. Operations
+// on one session do not overlap.
 type Store interface {
 	Create(r *Record, done func(error)) (now bool, err error)
 	Commit(c *Change, done func(error)) (now bool, err error)

@@ -1,0 +1,171 @@
+package session
+
+import (
+	"time"
+
+	"github.com/dspex/dspex-sidecar/internal/store"
+	"github.com/dspex/dspex-sidecar/pool"
+	"github.com/dspex/dspex-sidecar/wire"
+)
+
+// turn is a call of a session's flow that is at work here and not at a worker: the creation of the session, which those of
+// its calls that come at once wait for, or an update.
+type turn struct {
+	table   *Table
+	session *session
+	call    pool.Call
+	create  bool
+	change  store.Change
+	bytes   int // of the state with the change
+	done    func(batch *wire.Batch, version uint64, err error)
+	refused *wire.Error // why the session could not be entered
+}
+
+// create enters a session into the table and has the store take it in; it says why the session was not entered, if it was not. done is
+// called in any case. Calls that find the session meanwhile wait in its flow.
+func (t *Table) create(batch *wire.Batch, s *session, done Done) (refused *wire.Error) {
+	u := &turn{table: t, session: s, create: true, done: func(b *wire.Batch, _ uint64, err error) { done(b, err) }}
+	u.submit(batch, time.Time{}) // a flow that is new lets the turn come at once
+	return u.refused
+}
+
+// submit lets the turn come; the session's active calls have been told of it.
+func (u *turn) submit(batch *wire.Batch, deadline time.Time) {
+	method := "session.update"
+	if u.create {
+		method = "session.create"
+	}
+	u.call = pool.Call{Method: []byte(method), Owned: true, Deadline: deadline, Handler: u, Local: u.run}
+	u.session.flow.Submit(batch, &u.call)
+}
+
+// run is called when the turn has come.
+func (u *turn) run(batch *wire.Batch) {
+	t, s := u.table, u.session
+	if u.create {
+		t.mu.Lock()
+		u.refused = t.enterLocked(s)
+		s.storing = u.refused == nil
+		t.mu.Unlock()
+		if u.refused != nil {
+			s.flow.Close(batch, u.refused)
+			u.end(batch, u.refused)
+		} else if now, err := t.cfg.Store.Create(s.record(), u.fromStore); now {
+			u.created(batch, err)
+		}
+		return
+	}
+	t.mu.Lock()
+	nothing := s.holdsAlready(&u.change)
+	var refused *wire.Error
+	if !nothing {
+		t.lastVersion++
+		u.change.Number, u.change.Expected, u.change.Version = s.number, s.version, t.lastVersion
+		u.bytes, refused = t.admitLocked(s, &u.change)
+		s.storing = refused == nil
+	} else if u.change.Version = s.version; s.ended {
+		refused = notFound(s.key)
+	}
+	t.mu.Unlock()
+	switch {
+	case refused != nil:
+		u.end(batch, refused)
+	case nothing:
+		u.end(batch, nil)
+	default:
+		if now, err := t.cfg.Store.Commit(&u.change, u.fromStore); now {
+			u.committed(batch, err)
+		}
+	}
+}
+
+// fromStore is called by a store that took its time.
+func (u *turn) fromStore(err error) {
+	var batch wire.Batch
+	if u.create {
+		u.created(&batch, err)
+	} else {
+		u.committed(&batch, err)
+	}
+	batch.Flush()
+}
+
+func (u *turn) created(batch *wire.Batch, err error) {
+	t, s := u.table, u.session
+	t.mu.Lock()
+	after := s.storeEndedLocked()
+	switch {
+	case s.ended:
+		err = notFound(s.key)
+	case err != nil:
+		err = notStored(err)
+		t.removeLocked(s)
+	default:
+		s.stored = true
+	}
+	t.mu.Unlock()
+	if err != nil {
+		s.flow.Close(batch, wire.FromError(err))
+	}
+	u.end(batch, err)
+	if after != nil {
+		after(batch)
+	}
+}
+
+func (u *turn) committed(batch *wire.Batch, err error) {
+	t, s := u.table, u.session
+	t.mu.Lock()
+	switch {
+	case s.ended:
+		err = notFound(s.key)
+	case err != nil:
+		err = notStored(err)
+	default:
+		s.apply(&u.change, u.bytes)
+		s.fallsBehind(&u.change)
+	}
+	after := s.storeEndedLocked()
+	t.mu.Unlock()
+	u.end(batch, err)
+	if after != nil {
+		after(batch)
+	}
+}
+
+func (u *turn) end(batch *wire.Batch, err error) {
+	u.done(batch, u.change.Version, err)
+	u.Finish(batch)
+	u.session.flow.EndTurn(batch, &u.call)
+}
+
+// Settle is told of a failure before the turn came.
+func (u *turn) Settle(batch *wire.Batch, r *pool.Result) {
+	if u.create {
+		u.refused = r.Err
+		u.session.flow.Close(batch, r.Err)
+	}
+	u.done(batch, 0, r.Err)
+}
+
+// Finish takes the turn off the session's active calls.
+func (u *turn) Finish(*wire.Batch) {
+	u.table.mu.Lock()
+	u.session.active--
+	u.session.used = time.Now()
+	u.table.mu.Unlock()
+}
+
+// The rest of pool.Handler is for calls at a worker, which a turn never is.
+
+// Dispatch does nothing.
+func (u *turn) Dispatch(*pool.Target, *wire.RequestMeta) {}
+
+// Item does nothing.
+func (u *turn) Item(*wire.Batch, []byte, bool) {}
+
+// Change does nothing.
+func (u *turn) Change([]byte) error { return nil }
+
+// Ask does nothing.
+func (u *turn) Ask(*wire.Batch, *pool.Ask) {}
