@@ -4,11 +4,10 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"maps"
-	"net"
 	"net/http"
 	"slices"
 	"strings"
@@ -52,6 +51,9 @@ func newModels(cfg *config.Config, environ []string, p *launch.Processes, log *s
 func (m *models) close() {
 	m.end()
 	m.tasks.Wait()
+	for _, s := range m.servers {
+		s.port.close()
+	}
 }
 
 // failures says, for each model server that does not answer, why.
@@ -79,7 +81,7 @@ func (m *models) settings() (map[string]any, error) {
 		}
 		base := model.APIBase
 		if server := m.servers[name]; server != nil {
-			base, key = "http://"+server.listen+"/v1", server.key
+			base, key = "http://"+server.port.address()+"/v1", server.key
 		}
 		for k, v := range map[string]string{"api_key": key, "api_base": base} {
 			if v != "" {
@@ -107,7 +109,7 @@ type modelServer struct {
 	argv      []string
 	env       []string
 	dir       string
-	listen    string
+	port      *port
 	key       string
 	processes *launch.Processes
 	log       *slog.Logger
@@ -117,25 +119,21 @@ type modelServer struct {
 }
 
 func newModelServer(name string, model *config.Model, cfg *config.Config, environ []string, p *launch.Processes, log *slog.Logger) (*modelServer, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // immediate
-	if err != nil {
-		return nil, fmt.Errorf("models.%s: choosing a port: %w", name, err)
-	}
-	listen := l.Addr().String()
-	if err := l.Close(); err != nil {
-		return nil, fmt.Errorf("models.%s: choosing a port: %w", name, err)
-	}
 	env, err := cfg.Pool.Environ(environ)
 	if err != nil {
 		return nil, err
 	}
+	at, err := reservePort()
+	if err != nil {
+		return nil, fmt.Errorf("models.%s: %w", name, err)
+	}
 	var secret [16]byte
 	_, _ = rand.Read(secret[:]) // never fails
 	s := &modelServer{
-		name: name, model: model, dir: cfg.Dir, listen: listen, key: hex.EncodeToString(secret[:]), processes: p,
+		name: name, model: model, dir: cfg.Dir, port: at, key: hex.EncodeToString(secret[:]), processes: p,
 		log: log.With("model", name), failure: "it is starting",
 	}
-	s.env = append(env, "DSPEX_MODEL_LISTEN="+s.listen, "DSPEX_MODEL_KEY="+s.key, "PYTHONUNBUFFERED=1")
+	s.env = append(env, "DSPEX_MODEL_LISTEN="+s.port.address(), "DSPEX_MODEL_KEY="+s.key, "PYTHONUNBUFFERED=1")
 	for _, a := range model.Command {
 		s.argv = append(s.argv, strings.ReplaceAll(a, "{python}", cfg.Pool.Python))
 	}
@@ -191,7 +189,7 @@ func (s *modelServer) runOnce(ctx context.Context) string {
 	}()
 	ready, stop := context.WithTimeout(ctx, s.model.StartTimeout)
 	defer stop()
-	if err := s.awaitReady(ready, process.Done()); err != nil {
+	if err := s.awaitReady(ready, process); err != nil {
 		return err.Error() + last(out)
 	}
 	s.fail("")
@@ -211,30 +209,48 @@ func last(out *launch.Output) string {
 	return ""
 }
 
-// awaitReady polls the server's /health until it answers 200.
-func (s *modelServer) awaitReady(ctx context.Context, ended <-chan struct{}) error {
+// awaitReady polls the server's /health until it answers 200, and makes sure that it is this server that does.
+func (s *modelServer) awaitReady(ctx context.Context, process *keeper.Process) error {
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
+	why := ""
 	for {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+s.listen+"/health", http.NoBody)
+		healthy, err := s.healthy(ctx)
 		if err != nil {
 			return err
 		}
-		resp, err := http.DefaultClient.Do(req)
-		if err == nil {
-			_, _ = io.Copy(io.Discard, resp.Body) // so that the connection can be used again
-			_ = resp.Body.Close()                 // read to its end
-			if resp.StatusCode == http.StatusOK {
-				http.DefaultClient.CloseIdleConnections()
+		if healthy {
+			ours, err := s.port.servedBy(process.PID())
+			switch {
+			case ours:
 				return nil
+			case err != nil:
+				why = ": who listens at " + s.port.address() + " cannot be told: " + err.Error()
+			default:
+				why = ": another process listens at " + s.port.address()
 			}
 		}
 		select {
 		case <-tick.C:
-		case <-ended:
-			return fmt.Errorf("it ended before it was ready")
+		case <-process.Done():
+			return errors.New("it ended before it was ready" + why)
 		case <-ctx.Done():
-			return fmt.Errorf("it was not ready within %s (start_timeout)", s.model.StartTimeout)
+			return fmt.Errorf("it was not ready within %s (start_timeout)%s", s.model.StartTimeout, why)
 		}
 	}
+}
+
+// healthy asks once. The error is of a request that cannot be made at all.
+func (s *modelServer) healthy(ctx context.Context) (bool, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+s.port.address()+"/health", http.NoBody)
+	if err != nil {
+		return false, err
+	}
+	req.Close = true // nothing is asked again once it is ready
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return false, nil //nolint:nilerr // it does not listen yet
+	}
+	_ = resp.Body.Close() // what else it says does not matter
+	return resp.StatusCode == http.StatusOK, nil
 }
