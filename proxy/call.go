@@ -45,7 +45,7 @@ func (c *conn) request(batch *wire.Batch, f *wire.Frame, owned bool) {
 	} else if d := c.server.cfg.DefaultTimeout; d > 0 {
 		k.Deadline = k.since.Add(d)
 	}
-	if m.Session != nil {
+	if m.Session != nil || m.SessionToken != nil {
 		k.key = c.keyOf(string(m.Session), string(m.SessionToken))
 	}
 	own := c.server.methods[string(f.Method)]

@@ -28,7 +28,7 @@ func (c *conn) callOwn(batch *wire.Batch, m Method, k *call, params []byte) {
 		return
 	}
 	who := &Caller{UID: c.uid, Owner: c.keyOf("", "").Owner, Admin: c.admin, Session: k.key.ID, Deadline: k.Deadline}
-	if k.key.ID != "" {
+	if k.key.Owner != "" {
 		who.Owner = k.key.Owner
 	}
 	m(batch, who, params, func(b *wire.Batch, result any, err error) {

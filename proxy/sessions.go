@@ -34,6 +34,9 @@ func (s *Server) sessionCreate(batch *wire.Batch, who *Caller, params []byte, re
 	if err == nil {
 		err = p.check()
 	}
+	if err == nil && who.Session != "" {
+		_, err = named(who, p.Session)
+	}
 	if err == nil && s.isDraining() {
 		err = wire.Errorf(wire.CodeDraining, "the sidecar is ending")
 	}
