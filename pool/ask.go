@@ -14,6 +14,7 @@ type Ask struct {
 	Cancelled func(batch *wire.Batch)
 
 	worker *Worker
+	call   *Call
 	id     uint64
 }
 
@@ -37,7 +38,8 @@ func (w *Worker) asking(f *wire.Frame, batch *wire.Batch) error {
 	ask := &Ask{Method: f.Method, Params: f.Payload, TimeoutMS: m.TimeoutMS, worker: w, id: f.ID}
 	running := c != nil && c.state == callRunning
 	if running {
-		c.touched = true
+		c.touched, c.asked = true, true
+		ask.call = c
 		w.asks[f.ID] = ask
 	}
 	p.mu.Unlock()
@@ -47,6 +49,16 @@ func (w *Worker) asking(f *wire.Frame, batch *wire.Batch) error {
 	}
 	c.Handler.Ask(batch, ask)
 	return nil
+}
+
+// dropAsksLocked answers what is open of the requests that a call made: it has ended, and its client may never answer.
+func (w *Worker) dropAsksLocked(c *Call, batch *wire.Batch) {
+	for id, ask := range w.asks {
+		if ask.call == c {
+			delete(w.asks, id)
+			w.answerAsk(batch, id, nil, wire.Errorf(wire.CodeCancelled, "the call that asks has ended"))
+		}
+	}
 }
 
 func (w *Worker) askSidecar(f *wire.Frame, batch *wire.Batch) {

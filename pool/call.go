@@ -40,6 +40,7 @@ type Call struct {
 	told     bool // settled
 	touched  bool // the client has seen or answered something of it: it is not run again
 	safe     bool // it may be run again when its worker dies
+	asked    bool // the worker has asked its client something
 	inTurn   bool
 	reader   bool      // its turn is shared with other read-only calls
 	reruns   int       // after a worker's death
@@ -55,7 +56,7 @@ type state uint8
 
 const (
 	callNew      state = iota
-	callQueued         // waits for its turn or for a slot
+	callQueued         // in its flow's queue: waits for its turn or for a slot
 	callRunning        // at a worker, or Local
 	callStopping       // at a worker, which has been told to stop it
 	callFinished
@@ -67,7 +68,7 @@ func (s state) String() string {
 
 // legal says which states may follow which.
 var legal = [...][]state{ //nolint:gochecknoglobals // a constant table
-	callNew:      {callQueued, callRunning, callFinished},
+	callNew:      {callQueued, callFinished},
 	callQueued:   {callRunning, callFinished},
 	callRunning:  {callQueued, callStopping, callFinished}, // back to the queue: to be run again
 	callStopping: {callFinished},

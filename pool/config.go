@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"time"
 
 	"github.com/dspex/dspex-sidecar/wire"
@@ -66,6 +67,13 @@ type Process interface {
 	Output() []string      // the last lines that it printed
 }
 
+// Dumper is a Process that can say where it is.
+type Dumper interface {
+	// Stacks has the process print the stack of each of its threads, and returns the lines of that: when all is there, or
+	// what there is when ctx is done. A process that cannot do it may end.
+	Stacks(ctx context.Context) []string
+}
+
 func (c *Config) check() error {
 	s := &c.Settings
 	switch {
@@ -73,6 +81,11 @@ func (c *Config) check() error {
 		return errors.New("pool: name, starter and hello are needed")
 	case s.Size < 1 || s.MaxOverflow < 0 || s.Concurrency < 1 || s.QueueLimit < 0:
 		return fmt.Errorf("pool %s: size, max_overflow, concurrency or queue_limit out of range", c.Name)
+	case s.CheckoutTimeout <= 0 || s.HealthInterval <= 0 || s.HealthTimeout <= 0 || s.StartTimeout <= 0 || s.CancelGrace < 0 ||
+		s.SoftWait < 0 || s.OverflowIdle < 0:
+		return fmt.Errorf("pool %s: a time limit is out of range", c.Name)
+	case !slices.Contains([]Pinning{PinStrict, PinFailFast, PinSoft}, s.Pinning):
+		return fmt.Errorf("pool %s: pinning is %s, %s or %s, not %q", c.Name, PinStrict, PinFailFast, PinSoft, s.Pinning)
 	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)

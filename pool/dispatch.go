@@ -6,16 +6,13 @@ import (
 	"github.com/dspex/dspex-sidecar/wire"
 )
 
-// reportWait is how long a call that has been told to stop is waited for before its client is answered, so that the answer can say
-// how the call ended.
-const reportWait = 50 * time.Millisecond
-
 // Submit takes a call in. From here on its handler is told what becomes of it.
 func (f *Flow) Submit(batch *wire.Batch, c *Call) {
 	p := f.pool
 	p.mu.Lock()
 	c.flow = f
 	c.queued = time.Now()
+	p.open.Add(1)
 	if err := p.refuseLocked(f, c); err != nil {
 		p.failLocked(c, err)
 		p.unlock(batch)
@@ -25,19 +22,18 @@ func (f *Flow) Submit(batch *wire.Batch, c *Call) {
 	if f.serial {
 		c.own() // it may be sent twice: its worker may hold an old state
 	}
-	if f.head == nil && f.ring == nil {
-		f.pushLocked(c, false)
+	c.setStateLocked(callQueued)
+	f.pushLocked(c, false)
+	switch {
+	case f.head == c:
 		p.offerLocked(f, batch)
-	} else {
-		f.pushLocked(c, false)
+	case !f.serial: // its turn has come, as that of all before it in the flow
+		p.startCheckoutLocked(c)
 	}
-	if c.state == callNew {
+	if c.state == callQueued {
 		c.own()
-		c.setStateLocked(callQueued)
+		p.timeLocked(c)
 		p.makeRoomLocked()
-		if c.state == callQueued {
-			p.timeLocked(c)
-		}
 	}
 	p.unlock(batch)
 }
@@ -47,14 +43,22 @@ func (p *Pool) refuseLocked(f *Flow, c *Call) *wire.Error {
 	switch {
 	case f.dead != nil:
 		return f.dead
-	case p.draining && !c.Nested:
+	case p.closing, p.draining.Load() && !c.Nested:
 		return wire.Errorf(wire.CodeDraining, "the sidecar is ending")
-	case p.methods != nil && c.Local == nil && p.methods[string(c.Method)] == nil:
+	case c.Local == nil && !p.knownLocked(c.Method):
 		return wire.Errorf(wire.CodeUnknownMethod, "no method %q", c.Method)
 	case !c.Deadline.IsZero() && !c.queued.Before(c.Deadline):
 		return wire.Errorf(wire.CodeDeadlineExceeded, "the deadline had passed when the call came").With("ended_by", "queue")
 	}
 	return nil
+}
+
+// knownLocked says whether a method may be called. Before a worker has said which it has, any may but those of the sidecar's.
+func (p *Pool) knownLocked(method []byte) bool {
+	if p.methods == nil {
+		return !reserved(string(method))
+	}
+	return p.methods[string(method)] != nil
 }
 
 // makeRoomLocked sheds one call where more wait than may: the last of the flow that has most waiting, of the owner
@@ -95,33 +99,17 @@ func (p *Pool) offerLocked(f *Flow, batch *wire.Batch) {
 			continue
 		}
 		if w == nil {
-			p.startCheckoutLocked(f, c)
-			if f.pin != nil {
-				f.pin.waiting.push(f)
-			} else {
-				p.waitingAny.push(f)
+			p.startCheckoutLocked(c)
+			if f.pin != nil { // an overflow worker would be of no use to it
+				f.pin.waiting.push(f, p.nextTurnLocked())
+				return
 			}
-			p.growLocked()
+			p.waitingAny.push(f, p.nextTurnLocked())
+			p.woken = true
+			p.ensureLocked()
 			return
 		}
 		p.dispatchLocked(w, c, batch)
-	}
-}
-
-// startCheckoutLocked begins the wait for a slot, whose limit counts from here.
-func (p *Pool) startCheckoutLocked(f *Flow, c *Call) {
-	if !c.turn.IsZero() {
-		return
-	}
-	s := &p.cfg.Settings
-	c.turn = time.Now()
-	wait := s.CheckoutTimeout
-	if f.pin != nil && s.Pinning == PinSoft {
-		wait = min(wait, s.SoftWait)
-	}
-	c.checkout = c.turn.Add(wait)
-	if c.state == callQueued {
-		p.timeLocked(c)
 	}
 }
 
@@ -133,7 +121,7 @@ func (p *Pool) workerForLocked(f *Flow) (*Worker, *wire.Error) {
 		f.unpinLocked()
 	}
 	if w := f.pin; w != nil {
-		if w.freeLocked() > 0 && w.waiting.empty() {
+		if w.freeLocked() > 0 && (w.waiting.empty() && p.waitingAny.empty() || s.Pinning == PinFailFast) {
 			return w, nil
 		}
 		if s.Pinning == PinFailFast {
@@ -163,26 +151,28 @@ func (p *Pool) leastLoadedLocked() *Worker {
 	return best
 }
 
-// fillLocked gives a worker's free slots to those that wait: flows pinned to it and others take turns.
+// fillLocked gives a worker's free slots to those that wait, pinned to it or not, in fair turns.
 func (p *Pool) fillLocked(w *Worker, batch *wire.Batch) {
 	for w.state == workerReady && w.freeLocked() > 0 {
-		r := &w.waiting
-		if r.empty() || w.lastPinned && !p.waitingAny.empty() {
-			r = &p.waitingAny
-		}
-		if r.empty() {
+		f := next(&w.waiting, &p.waitingAny)
+		if f == nil {
 			return
 		}
-		w.lastPinned = r == &w.waiting
-		f := r.pop()
-		if !f.readyLocked() {
-			continue
-		}
-		if f.head.Local == nil {
+		f.ring.remove(f)
+		turn := p.nextTurnLocked()
+		w.waiting.toEnd(f.owner, turn)
+		p.waitingAny.toEnd(f.owner, turn)
+		if f.readyLocked() && f.head.Local == nil {
 			p.dispatchLocked(w, f.head, batch)
 		}
 		p.offerLocked(f, batch)
 	}
+}
+
+// nextTurnLocked is a number higher than all before it.
+func (p *Pool) nextTurnLocked() uint64 {
+	p.lastTurn++
+	return p.lastTurn
 }
 
 // dispatchLocked takes the first call of its flow out of the queue and sends it to w.
@@ -197,8 +187,8 @@ func (p *Pool) dispatchLocked(w *Worker, c *Call, batch *wire.Batch) {
 		p.failLocked(c, err)
 		return
 	}
-	c.method = m
 	f.removeLocked(c)
+	c.method = m
 	if f.serial {
 		f.beginTurnLocked(c)
 		f.pinLocked(w)
@@ -213,9 +203,7 @@ func (p *Pool) dispatchLocked(w *Worker, c *Call, batch *wire.Batch) {
 	c.id = w.lastID
 	w.calls[c.id] = c
 	w.total++
-	if c.timer > 0 || !c.Deadline.IsZero() {
-		p.timeLocked(c)
-	}
+	p.timeLocked(c)
 	meta := c.Meta
 	meta.TimeoutMS, meta.RetrySafe = -1, false
 	if !c.Deadline.IsZero() {
@@ -232,53 +220,9 @@ func (p *Pool) runLocalLocked(c *Call) {
 		c.flow.beginTurnLocked(c)
 	}
 	c.setStateLocked(callRunning)
-	c.told = true
+	c.told = true // by Local
 	p.timeLocked(c)
 	p.todo = append(p.todo, func(b *wire.Batch) { c.Local(b) })
-}
-
-// Cancel stops a call: err is what its client is told. A call that has been settled already is not touched.
-func (p *Pool) Cancel(batch *wire.Batch, c *Call, err *wire.Error) {
-	p.mu.Lock()
-	switch c.state {
-	case callQueued:
-		p.failLocked(c, err.With("ended_by", "queue"))
-		p.offerLocked(c.flow, batch)
-	case callRunning:
-		if c.worker != nil {
-			p.stopLocked(c, err, false, batch)
-		}
-	case callNew, callStopping, callFinished:
-	}
-	p.unlock(batch)
-}
-
-// stopLocked tells a worker to stop a call. The client is told at once where it need not know how the call ended, else when the worker
-// has answered, but soon.
-func (p *Pool) stopLocked(c *Call, why *wire.Error, atOnce bool, batch *wire.Batch) {
-	if c.state != callRunning || c.worker == nil {
-		return
-	}
-	c.setStateLocked(callStopping)
-	c.why = why
-	now := time.Now()
-	c.settleBy, c.killBy = now.Add(reportWait), now.Add(p.cfg.Settings.CancelGrace)
-	var scratch [64]byte
-	c.worker.outbox.Append(batch, wire.AppendCancel(scratch[:0], c.id, string(why.Code)), nil, false)
-	if atOnce && !c.told {
-		p.settleLocked(c, why)
-	}
-	p.timeLocked(c)
-}
-
-// Grant passes credit for a stream on to the worker that runs it.
-func (p *Pool) Grant(batch *wire.Batch, c *Call, n uint32) {
-	p.mu.Lock()
-	if c.state == callRunning && c.worker != nil {
-		var scratch [64]byte
-		c.worker.outbox.Append(batch, wire.AppendCredit(scratch[:0], c.id, n), nil, false)
-	}
-	p.unlock(batch)
 }
 
 // State is where a call is, for people. The method is empty for what was not submitted.
@@ -295,34 +239,4 @@ func (p *Pool) State(c *Call) (method, state, worker string) {
 		method = string(c.Method)
 	}
 	return method, c.state.String(), worker
-}
-
-// failLocked settles and finishes a call that is at no worker.
-func (p *Pool) failLocked(c *Call, err *wire.Error) {
-	if c.state == callQueued || c.prev != nil || c.flow.head == c {
-		if f := c.flow; f.ring != nil && f.head == c && c.next == nil {
-			f.ring.remove(f)
-		}
-		c.flow.removeLocked(c)
-	}
-	c.setStateLocked(callFinished)
-	p.timeLocked(c)
-	told := c.told
-	c.told = true
-	p.errors++
-	p.drainedLocked()
-	p.todo = append(p.todo, func(b *wire.Batch) {
-		if !told {
-			c.Handler.Settle(b, &Result{Err: err, Meta: wire.ResponseMeta{QueueUS: time.Since(c.queued).Microseconds(), RunUS: -1}})
-		}
-		c.Handler.Finish(b)
-	})
-}
-
-// settleLocked tells the client the outcome of a call that a worker still works on.
-func (p *Pool) settleLocked(c *Call, err *wire.Error) {
-	c.told = true
-	p.errors++
-	meta := wire.ResponseMeta{Worker: c.worker.id, QueueUS: c.sent.Sub(c.queued).Microseconds(), RunUS: time.Since(c.sent).Microseconds()}
-	p.todo = append(p.todo, func(b *wire.Batch) { c.Handler.Settle(b, &Result{Err: err, Meta: meta}) })
 }

@@ -17,7 +17,9 @@ type Flow struct {
 	writer     bool
 	pin        *Worker
 	ring       *ring // where it waits for a slot; nil where it has nothing to send
+	ringTurn   uint64
 	nextInRing *Flow
+	prevInRing *Flow
 	dead       *wire.Error // what new calls are told; set by Close
 }
 
@@ -91,12 +93,16 @@ func (f *Flow) Close(batch *wire.Batch, reason *wire.Error) {
 func (f *Flow) EndTurn(batch *wire.Batch, c *Call) {
 	p := f.pool
 	p.mu.Lock()
-	if c.state == callRunning && c.Local != nil {
-		c.setStateLocked(callFinished)
+	local := c.state == callRunning && c.Local != nil
+	if local {
+		p.endLocked(c, false)
 	}
 	f.endTurnLocked(c)
 	p.offerLocked(f, batch)
 	p.unlock(batch)
+	if local {
+		p.closeOne()
+	}
 }
 
 // Share lets read-only calls run beside each other from now on. Before, every call takes its turn alone.
@@ -108,6 +114,7 @@ func (f *Flow) Share() {
 
 func (f *Flow) beginTurnLocked(c *Call) {
 	c.inTurn = true
+	f.pool.open.Add(1)
 	if c.reader = f.shared && c.readOnly(); c.reader {
 		f.readers++
 	} else {
@@ -116,14 +123,18 @@ func (f *Flow) beginTurnLocked(c *Call) {
 }
 
 func (f *Flow) endTurnLocked(c *Call) {
-	switch {
-	case !c.inTurn: // it failed before its turn came
-	case c.reader:
-		f.readers--
-	default:
-		f.writer = false
+	if !c.inTurn { // it failed before its turn came
+		return
 	}
 	c.inTurn = false
+	if c.reader {
+		f.readers--
+	} else {
+		f.writer = false
+	}
+	if f.pool.open.Add(-1) == 0 && f.pool.draining.Load() {
+		f.pool.changedLocked()
+	}
 }
 
 func (c *Call) readOnly() bool { return c.Local == nil && c.method != nil && c.method.ReadOnly }
@@ -156,6 +167,20 @@ func (f *Flow) pushLocked(c *Call, front bool) {
 	default:
 		c.prev, f.tail.next = f.tail, c
 		f.tail = c
+	}
+}
+
+// dropLocked takes a call out that will not be sent. Where it was the one that the flow waited in a ring for, the flow leaves the ring,
+// or waits in the same place for the next.
+func (f *Flow) dropLocked(c *Call) {
+	first := f.head == c
+	f.removeLocked(c)
+	switch {
+	case !first || f.ring == nil:
+	case !f.readyLocked() || f.head.Local != nil:
+		f.ring.remove(f)
+	default:
+		f.pool.startCheckoutLocked(f.head)
 	}
 }
 

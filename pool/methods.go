@@ -1,7 +1,9 @@
 package pool
 
 import (
+	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/dspex/dspex-sidecar/wire"
 )
@@ -23,6 +25,7 @@ type Method struct {
 // worker that the session is pinned to.
 const (
 	wantNone     = "none"
+	wantOptional = "optional"
 	wantRequired = "required"
 )
 
@@ -49,16 +52,82 @@ type workerHello struct {
 	Methods  []*Method      `msgpack:"methods"`
 }
 
-func (h *workerHello) table() (map[string]*Method, error) {
-	if h.Protocol != wire.Protocol {
-		return nil, fmt.Errorf("the worker speaks protocol %d, not %d", h.Protocol, wire.Protocol)
+// maxMethods is more than any application has.
+const maxMethods = 10_000
+
+// readHello reads a worker's answer to hello. The error says what of it cannot be right.
+func readHello(payload []byte) (*workerHello, map[string]*Method, error) {
+	h := &workerHello{MaxFrame: wire.DefaultFrame}
+	if err := wire.Unmarshal(payload, h); err != nil {
+		return nil, nil, fmt.Errorf("its answer to hello cannot be read: %w", err)
+	}
+	methods, err := h.check()
+	if err != nil {
+		return nil, nil, fmt.Errorf("its answer to hello cannot be used: %w", err)
+	}
+	return h, methods, nil
+}
+
+func (h *workerHello) check() (map[string]*Method, error) {
+	switch {
+	case h.Protocol != wire.Protocol:
+		return nil, fmt.Errorf("it speaks protocol %d, not %d", h.Protocol, wire.Protocol)
+	case h.PID < 1:
+		return nil, fmt.Errorf("pid is %d", h.PID)
+	case h.Worker == nil:
+		return nil, errors.New("worker is missing")
+	case h.MaxFrame < wire.MinFrameLimit:
+		return nil, fmt.Errorf("max_frame is %d, and is at least %d", h.MaxFrame, wire.MinFrameLimit)
+	case h.Methods == nil:
+		return nil, errors.New("methods are missing")
+	case len(h.Methods) > maxMethods:
+		return nil, fmt.Errorf("it has %d methods, and may have %d", len(h.Methods), maxMethods)
 	}
 	methods := make(map[string]*Method, len(h.Methods))
-	for _, m := range h.Methods {
-		m.RetrySafe = m.Retry != nil && *m.Retry == "safe"
+	for i, m := range h.Methods {
+		if m == nil {
+			return nil, fmt.Errorf("methods[%d] is nil", i)
+		}
+		if err := m.check(); err != nil {
+			return nil, fmt.Errorf("methods[%d], %.150q: %w", i, m.Name, err)
+		}
+		if methods[m.Name] != nil {
+			return nil, fmt.Errorf("methods[%d], %q, is there twice", i, m.Name)
+		}
+		m.RetrySafe = m.Retry != nil
 		methods[m.Name] = m
 	}
 	return methods, nil
+}
+
+func (m *Method) check() error {
+	wants := func(s string) bool { return s == wantNone || s == wantOptional || s == wantRequired }
+	switch {
+	case m.Name == "" || len(m.Name) > wire.MaxMethod:
+		return fmt.Errorf("a name has 1 to %d bytes", wire.MaxMethod)
+	case reserved(m.Name):
+		return errors.New("the name is reserved for the sidecar")
+	case !wants(m.Session):
+		return fmt.Errorf("session is %q", m.Session)
+	case !wants(m.Stream):
+		return fmt.Errorf("stream is %q", m.Stream)
+	case m.Retry != nil && *m.Retry != "safe":
+		return fmt.Errorf("retry is %q", *m.Retry)
+	}
+	return nil
+}
+
+// reserved says whether a name is one of those that applications may not register.
+func reserved(name string) bool {
+	if name == "hello" || name == "ping" {
+		return true
+	}
+	for _, family := range []string{"session.", "sidecar.", "admin."} {
+		if strings.HasPrefix(name, family) {
+			return true
+		}
+	}
+	return false
 }
 
 // Methods are those of the workers that got ready last; nil before any did.

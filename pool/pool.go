@@ -3,8 +3,10 @@ package pool
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 
+	"github.com/dspex/dspex-sidecar/internal/heap"
 	"github.com/dspex/dspex-sidecar/wire"
 )
 
@@ -17,24 +19,27 @@ type Pool struct {
 	wake    chan struct{} // the clock has something sooner to do
 	stopped chan struct{} // ends the clock
 
+	draining atomic.Bool  // refuses new calls; set under mu
+	open     atomic.Int64 // what a drain waits for: calls whose handler does not know their end, and turns
+
 	mu         sync.Mutex // guards what follows, and what flows, calls and workers say it does
 	workers    []*Worker  // those that are not dead
 	lastWorker int
 	methods    map[string]*Method
 	owners     map[string]*owner
+	lastTurn   uint64
 	waitingAny ring // flows that wait for a slot of any worker
 	waiting    int  // calls that wait, for a turn or for a slot
 	shares     shares[*owner]
-	timers     timers
+	timers     heap.Heap[*Call]
 	clockAt    time.Time
 	todo       []func(*wire.Batch) // to be done when mu is released
 	changed    chan struct{}       // closed, and made anew, when workers or calls in flight change
 
 	woken      bool // a lazy pool has been needed
-	draining   bool // refuses new calls
 	closing    bool // starts no worker any more
 	backingOff bool
-	failures   int // starts that failed in a row
+	failures   int // times in a row that starts failed
 	crashes    int // workers in a row that ended soon after they were ready
 
 	startFailure  *wire.Error
@@ -51,7 +56,7 @@ func New(cfg Config) (*Pool, error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
 	}
-	p := &Pool{cfg: cfg, wake: make(chan struct{}, 1), stopped: make(chan struct{}), owners: make(map[string]*owner), changed: make(chan struct{})}
+	p := &Pool{cfg: cfg, wake: make(chan struct{}, 1), stopped: make(chan struct{}), owners: make(map[string]*owner), changed: make(chan struct{}), timers: newTimers()}
 	p.life, p.kill = context.WithCancel(context.Background())
 	p.tasks.Go(p.runClock)
 	p.mu.Lock()
@@ -74,13 +79,6 @@ func (p *Pool) unlock(batch *wire.Batch) {
 func (p *Pool) changedLocked() {
 	close(p.changed)
 	p.changed = make(chan struct{})
-}
-
-// drainedLocked wakes those that wait for the end of calls; nobody does in normal running.
-func (p *Pool) drainedLocked() {
-	if p.draining {
-		p.changedLocked()
-	}
 }
 
 // until waits for a condition on the guarded state.
@@ -123,39 +121,29 @@ func (p *Pool) readyLocked() int {
 	return n
 }
 
-func (p *Pool) isClosing() bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.closing
-}
-
 // Draining says whether new calls are refused.
 func (p *Pool) Draining() bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.draining
+	return p.draining.Load()
 }
 
-// Drain refuses new calls and waits until no call waits or runs. It may be called before Close, with a context of its own.
+// Drain refuses new calls and waits until every call has settled and finished and every turn has ended. It may be called before
+// Close, with a context of its own.
 func (p *Pool) Drain(ctx context.Context) error {
 	p.mu.Lock()
-	p.draining = true
+	p.draining.Store(true)
 	p.mu.Unlock()
-	return p.until(ctx, func() bool {
-		busy := p.waiting
-		for _, w := range p.workers {
-			busy += len(w.calls)
-		}
-		return busy == 0
-	})
+	return p.until(ctx, p.idle)
 }
+
+func (p *Pool) idle() bool { return p.open.Load() == 0 }
 
 // Close settles what is left, lets the workers end by themselves until ctx is done, kills them, and returns when all
 // is gone.
 func (p *Pool) Close(ctx context.Context) {
 	var batch wire.Batch
 	p.mu.Lock()
-	p.draining, p.closing = true, true
+	p.draining.Store(true)
+	p.closing = true
 	ending := wire.Errorf(wire.CodeDraining, "the sidecar is ending")
 	p.failWaitingLocked(ending)
 	stop := wire.Errorf(wire.CodeCancelled, "the sidecar is ending")
@@ -167,8 +155,8 @@ func (p *Pool) Close(ctx context.Context) {
 	workers := append([]*Worker(nil), p.workers...)
 	p.unlock(&batch)
 	batch.Flush()
-	p.kill()                       // starts and waits; calls at workers go on
-	_ = p.until(ctx, p.idleLocked) // what goes on after that is killed
+	p.kill()                 // starts and waits; calls at workers go on
+	_ = p.until(ctx, p.idle) // what goes on after that is killed
 	for _, w := range workers {
 		p.dismiss(w)
 	}
@@ -182,15 +170,6 @@ func (p *Pool) Close(ctx context.Context) {
 	}
 	close(p.stopped)
 	p.tasks.Wait()
-}
-
-func (p *Pool) idleLocked() bool {
-	for _, w := range p.workers {
-		if len(w.calls) > 0 {
-			return false
-		}
-	}
-	return true
 }
 
 // dismiss asks a worker to end by closing the sidecar's half of its channel.

@@ -1,72 +1,52 @@
 package pool
 
 import (
-	"container/heap"
 	"time"
 
+	"github.com/dspex/dspex-sidecar/internal/heap"
 	"github.com/dspex/dspex-sidecar/wire"
 )
 
-// timers orders calls by the next instant at which something is due for them.
-type timers []*Call
+// newTimers orders calls by the next instant at which something is due for them.
+func newTimers() heap.Heap[*Call] {
+	return heap.New(func(a, b *Call) bool { return a.at.Before(b.at) }, func(c *Call) *int { return &c.timer })
+}
 
 // due is the next instant at which the call needs attention; the zero time means never.
 func (c *Call) due() time.Time {
-	at := c.Deadline
-	sooner := func(t time.Time) {
-		if !t.IsZero() && (at.IsZero() || t.Before(at)) {
-			at = t
-		}
-	}
 	switch c.state {
 	case callQueued:
-		sooner(c.checkout)
-	case callStopping:
-		at = c.killBy
-		if !c.told {
-			sooner(c.settleBy)
+		return sooner(c.Deadline, c.checkout)
+	case callRunning:
+		if c.Local == nil { // what is Local answers by itself
+			return c.Deadline
 		}
-	case callNew, callRunning, callFinished:
+	case callStopping:
+		if c.told {
+			return c.killBy
+		}
+		return sooner(c.killBy, c.settleBy)
+	case callNew, callFinished:
 	}
-	return at
+	return time.Time{}
 }
 
-func (t timers) Len() int           { return len(t) }
-func (t timers) Less(i, j int) bool { return t[i].at.Before(t[j].at) }
-func (t timers) Swap(i, j int) {
-	t[i], t[j] = t[j], t[i]
-	t[i].timer, t[j].timer = i+1, j+1
-}
-
-func (t *timers) Push(x any) {
-	c, _ := x.(*Call)
-	*t = append(*t, c)
-	c.timer = len(*t)
-}
-
-func (t *timers) Pop() any {
-	old := *t
-	c := old[len(old)-1]
-	old[len(old)-1] = nil
-	*t = old[:len(old)-1]
-	c.timer = 0
-	return c
+// sooner is the earlier of two instants, of which the zero time is none.
+func sooner(a, b time.Time) time.Time {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
 }
 
 // timeLocked puts the call where its next instant belongs, and wakes the clock where it would sleep beyond it.
 func (p *Pool) timeLocked(c *Call) {
 	c.at = c.due()
-	switch {
-	case c.at.IsZero() || c.state == callFinished:
-		if c.timer > 0 {
-			heap.Remove(&p.timers, c.timer-1)
-		}
+	if c.at.IsZero() {
+		p.timers.Remove(c)
 		return
-	case c.timer > 0:
-		heap.Fix(&p.timers, c.timer-1)
-	default:
-		heap.Push(&p.timers, c)
 	}
+	p.timers.Put(c)
 	if p.clockAt.IsZero() || c.at.Before(p.clockAt) {
 		p.clockAt = c.at
 		select {
@@ -84,14 +64,15 @@ func (p *Pool) runClock() {
 	for {
 		p.mu.Lock()
 		now := time.Now()
-		for len(p.timers) > 0 && !p.timers[0].at.After(now) {
-			p.dueLocked(p.timers[0], now, &batch)
+		c := p.timers.First()
+		for ; c != nil && !c.at.After(now); c = p.timers.First() {
+			p.dueLocked(c, now, &batch)
 		}
 		p.clockAt = time.Time{}
 		sleep := time.Hour
-		if len(p.timers) > 0 {
-			p.clockAt = p.timers[0].at
-			sleep = p.clockAt.Sub(now)
+		if c != nil {
+			p.clockAt = c.at
+			sleep = c.at.Sub(now)
 		}
 		p.unlock(&batch)
 		batch.Flush()
@@ -105,22 +86,19 @@ func (p *Pool) runClock() {
 	}
 }
 
-// dueLocked does what has become due for one call.
+// dueLocked does what has become due for one call. What it does moves the call's next instant on.
 func (p *Pool) dueLocked(c *Call, now time.Time, batch *wire.Batch) {
 	passed := func(t time.Time) bool { return !t.IsZero() && !t.After(now) }
 	switch {
 	case c.state == callStopping && passed(c.killBy):
 		c.killBy = time.Time{}
-		p.condemnLocked(c.worker, "a call went on for "+p.cfg.Settings.CancelGrace.String()+" after it was told to stop")
-	case c.state == callStopping && !c.told && passed(c.settleBy):
+		p.condemnLocked(c.worker, "a call went on for "+p.cfg.Settings.CancelGrace.String()+" after it was told to stop", p.cfg.Settings.CancelGrace, batch)
+	case c.state == callStopping:
 		p.settleLocked(c, c.why.With("ended_by", "pending"))
-	case c.state == callStopping: // its deadline is of no interest any more
 	case passed(c.Deadline):
 		p.expireLocked(c, batch)
-		return
-	case c.state == callQueued && passed(c.checkout):
+	default:
 		p.checkoutDueLocked(c, batch)
-		return
 	}
 	p.timeLocked(c)
 }
@@ -135,25 +113,51 @@ func (p *Pool) expireLocked(c *Call, batch *wire.Batch) {
 	p.stopLocked(c, err, false, batch)
 }
 
+// startCheckoutLocked begins the wait for a slot, whose limit counts from here.
+func (p *Pool) startCheckoutLocked(c *Call) {
+	if !c.turn.IsZero() {
+		return
+	}
+	s := &p.cfg.Settings
+	c.turn = time.Now()
+	wait := s.CheckoutTimeout
+	if c.flow.pin != nil && s.Pinning == PinSoft {
+		wait = min(wait, s.SoftWait)
+	}
+	c.checkout = c.turn.Add(wait)
+	p.timeLocked(c)
+}
+
+// leavePinLocked lets a flow that waits for the slot of one worker wait for any, as long as there is left.
+func (p *Pool) leavePinLocked(f *Flow, batch *wire.Batch) {
+	if f.ring != nil {
+		f.ring.remove(f)
+	}
+	f.unpinLocked()
+	if c := f.head; c != nil && !c.turn.IsZero() {
+		c.checkout = c.turn.Add(p.cfg.Settings.CheckoutTimeout)
+		p.timeLocked(c)
+	}
+	p.offerLocked(f, batch)
+}
+
 // checkoutDueLocked gives up on a call that waited for a slot, or lets it leave its worker.
 func (p *Pool) checkoutDueLocked(c *Call, batch *wire.Batch) {
 	s := &p.cfg.Settings
 	f := c.flow
-	if f.pin != nil && s.Pinning == PinSoft && time.Since(c.turn) < s.CheckoutTimeout {
-		c.checkout = c.turn.Add(s.CheckoutTimeout)
-		p.timeLocked(c)
-		if f.ring != nil {
-			f.ring.remove(f)
-		}
-		f.unpinLocked()
-		p.offerLocked(f, batch)
+	if f.pin != nil && s.Pinning == PinSoft && c.checkout.Before(c.turn.Add(s.CheckoutTimeout)) {
+		p.leavePinLocked(f, batch)
 		return
 	}
 	where := "any worker"
 	if f.pin != nil {
-		where = f.pin.id + ", to which its session is pinned"
+		where = f.pin.id + ", to which its session is pinned,"
 	}
-	p.failLocked(c, wire.Errorf(wire.CodeCheckoutTimeout, "no slot of %s came free within %s (pool %s, %d calls wait); raise checkout_timeout, size or concurrency",
-		where, s.CheckoutTimeout, p.cfg.Name, p.waiting).With("retry_after_ms", p.retryAfterLocked()))
+	err := wire.Errorf(wire.CodeCheckoutTimeout, "no slot of %s came free within %s (pool %s, %d calls wait); raise checkout_timeout, size or concurrency",
+		where, s.CheckoutTimeout, p.cfg.Name, p.waiting).With("retry_after_ms", p.retryAfterLocked())
+	if p.readyLocked() == 0 && p.lastFailure != "" {
+		err = err.With("last_failure", p.lastFailure)
+	}
+	p.failLocked(c, err)
 	p.offerLocked(f, batch)
 }

@@ -57,10 +57,10 @@ func (p *Pool) heartbeat(w *Worker) bool {
 	case <-timeout.C:
 	}
 	p.mu.Lock()
-	w.why = "it did not answer a heartbeat within " + p.cfg.Settings.HealthTimeout.String() + " (stopped, or C code holds the interpreter lock)"
-	p.mu.Unlock()
-	w.log.Warn("killing worker", "reason", w.why)
-	w.proc.Kill()
+	p.condemnLocked(w, "it did not answer a heartbeat within "+p.cfg.Settings.HealthTimeout.String()+
+		" (stopped, or C code holds the interpreter lock)", 0, &batch)
+	p.unlock(&batch)
+	batch.Flush()
 	return false
 }
 

@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -45,9 +46,8 @@ type Worker struct {
 	asks     map[uint64]*Ask                     // the worker's, that a client has to answer
 	lastID   uint64
 
-	waiting    ring // flows that are pinned to it and wait for a slot
-	lastPinned bool
-	pins       int
+	waiting ring // flows that are pinned to it and wait for a slot
+	pins    int
 
 	started  time.Time
 	ready    time.Time
@@ -55,7 +55,9 @@ type Worker struct {
 	total    uint64
 	errors   uint64
 	versions map[string]any
+	maxFrame int           // the longest body that it takes
 	why      string        // why it is made to end
+	stacks   string        // where it was when it was killed
 	quiet    chan struct{} // closed when a condemned worker has only calls left that were told to stop
 	gone     chan struct{} // closed when it is dead
 }
@@ -99,7 +101,7 @@ func (t *Target) Forget(w *Worker, method string, params []byte) {
 func (t *Target) ReadOnly() bool { return t.readOnly }
 
 // MaxFrame is the longest body that the worker takes.
-func (t *Target) MaxFrame() int { return t.worker.pool.cfg.Settings.MaxFrame }
+func (t *Target) MaxFrame() int { return t.worker.maxFrame }
 
 // ID is the worker's name.
 func (w *Worker) ID() string { return w.id }
@@ -134,19 +136,55 @@ func (w *Worker) read(r *wire.Reader) error {
 		if !r.Ready() {
 			batch.Flush()
 		}
-		body, owned, err := r.Next()
-		if err != nil {
+		if err := w.handleNext(r, &batch); err != nil {
 			return err
-		}
-		f, err := wire.Parse(body)
-		if err != nil {
-			return fmt.Errorf("it broke the protocol: %w", err)
-		}
-		if err := w.handle(&f, owned, &batch); err != nil {
-			return fmt.Errorf("it broke the protocol: %w", err)
 		}
 		batch.FlushIfDue()
 	}
+}
+
+func (w *Worker) handleNext(r *wire.Reader, batch *wire.Batch) error {
+	body, owned, err := r.Next()
+	var long *wire.TooLongError
+	switch {
+	case errors.As(err, &long):
+		err = w.tooLong(long, batch)
+	case err != nil && !errors.Is(err, wire.ErrStructure):
+		return err
+	case err == nil:
+		var f wire.Frame
+		if f, err = wire.Parse(body); err == nil {
+			err = w.handle(&f, owned, batch)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("it broke the protocol: %w", err)
+	}
+	return nil
+}
+
+// tooLong settles the call that a frame belongs to which is too long to be taken.
+func (w *Worker) tooLong(long *wire.TooLongError, batch *wire.Batch) error {
+	kind, id := long.Subject()
+	e := wire.FromError(long)
+	p := w.pool
+	p.mu.Lock()
+	defer p.unlock(batch)
+	c := w.calls[id]
+	switch {
+	case kind == wire.KindRequest:
+		w.answerAsk(batch, id, nil, e)
+	case c == nil:
+		return long
+	case kind == wire.KindResponse:
+		if p.takeAnswerLocked(w, c, &Result{Err: e, Meta: wire.ResponseMeta{RunUS: -1}}, batch) {
+			p.tellLocked(c, false, &Result{Err: e, Meta: c.metaAt(w)})
+		}
+		p.todo = append(p.todo, func(b *wire.Batch) { p.refill(w, b) })
+	default: // an item or a change
+		p.stopLocked(c, e, true, batch)
+	}
+	return nil
 }
 
 func (w *Worker) handle(f *wire.Frame, owned bool, batch *wire.Batch) error {
@@ -217,18 +255,34 @@ func (w *Worker) answered(f *wire.Frame, owned bool, batch *wire.Batch) error {
 		r.Payload = nil
 	}
 	settle := p.takeAnswerLocked(w, c, &r, batch)
+	waited := !w.waiting.empty() || !p.waitingAny.empty()
 	p.unlock(batch)
 	if settle {
 		c.Handler.Settle(batch, &r)
 		c.Handler.Finish(batch)
+		p.closeOne()
+	}
+	if waited {
+		p.refill(w, batch)
 	}
 	return nil
 }
 
-// takeAnswerLocked frees the slot and decides what the answer means; true: r settles the call.
+// refill gives free slots to those that wait. It is left for after the call has finished, so that its session's next call has waited by then,
+// and has its turn among the others.
+func (p *Pool) refill(w *Worker, batch *wire.Batch) {
+	p.mu.Lock()
+	p.fillLocked(w, batch)
+	p.unlock(batch)
+}
+
+// takeAnswerLocked frees the slot, which refill gives away, and decides what the answer means; true: r settles the call.
 func (p *Pool) takeAnswerLocked(w *Worker, c *Call, r *Result, batch *wire.Batch) (settle bool) {
 	now := time.Now()
 	delete(w.calls, c.id)
+	if c.asked {
+		w.dropAsksLocked(c, batch)
+	}
 	if r.Err != nil {
 		w.errors++
 	}
@@ -239,50 +293,24 @@ func (p *Pool) takeAnswerLocked(w *Worker, c *Call, r *Result, batch *wire.Batch
 		r.Meta.RunUS = ran.Microseconds()
 	}
 	stale := r.Err != nil && r.Err.Code == wire.CodeStaleSession
+	if stale && !c.flow.serial { // a code of the channel's alone
+		stale, r.Err = false, wire.Errorf(wire.CodeInternal, "worker %s answered stale_session to a call without a session", w.id)
+	}
 	switch {
 	case c.state == callStopping:
 		p.finishStoppedLocked(c, r)
-	case stale && c.stale < 2:
+	case stale && c.stale < 2 && !c.touched:
 		c.stale++
 		p.againLocked(c, batch)
 	default:
 		if stale {
 			r.Err = wire.Errorf(wire.CodeSessionLost, "worker %s cannot hold the session's state", w.id).With("reason", r.Err.Message)
 		}
-		if r.Err != nil {
-			p.errors++
-		}
-		c.setStateLocked(callFinished)
-		c.told = true
-		p.timeLocked(c)
+		p.endLocked(c, r.Err != nil)
 		settle = true
 	}
 	w.settleDownLocked(now)
-	p.fillLocked(w, batch)
 	return settle
-}
-
-// finishStoppedLocked ends a call that was told to stop. Whatever it answered, its client is told why it was stopped, and how it
-// ended.
-func (p *Pool) finishStoppedLocked(c *Call, r *Result) {
-	endedBy := any("answer") // it had its result before the cancel reached it
-	if r.Err != nil && r.Err.Details["ended_by"] != nil {
-		endedBy = r.Err.Details["ended_by"]
-	}
-	told, out := c.told, Result{Err: c.why.With("ended_by", endedBy), Meta: r.Meta}
-	out.Meta.App, out.Meta.Usage = nil, nil // borrowed
-	c.setStateLocked(callFinished)
-	c.told = true
-	p.timeLocked(c)
-	if !told {
-		p.errors++
-	}
-	p.todo = append(p.todo, func(b *wire.Batch) {
-		if !told {
-			c.Handler.Settle(b, &out)
-		}
-		c.Handler.Finish(b)
-	})
 }
 
 // againLocked puts a call that has not run back to the front of its flow.
@@ -303,7 +331,6 @@ func (p *Pool) againLocked(c *Call, batch *wire.Batch) {
 func (w *Worker) settleDownLocked(now time.Time) {
 	if len(w.calls) == 0 {
 		w.idle = now
-		w.pool.drainedLocked()
 	}
 	if w.quiet == nil {
 		return

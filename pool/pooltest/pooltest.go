@@ -33,13 +33,22 @@ func (m Method) With(key string, value any) Method {
 	return out
 }
 
-// Starter is a pool.Starter. Handle is called in a goroutine of each worker, for every frame after hello.
+// Starter is a pool.Starter. Handle is called in a goroutine of each worker, for every frame but hello and ping. Of the other functions
+// any may be nil.
 type Starter struct {
 	TB      testing.TB
 	Methods []Method
 	Handle  func(w *Worker, m wiretest.Message)
-	// Fail, where set, decides whether a start fails.
+	// Fail decides whether a start fails.
 	Fail func(id string) error
+	// Hello answers hello in place of the worker, or does not.
+	Hello func(w *Worker, m wiretest.Message)
+	// Ping does so with a heartbeat.
+	Ping func(w *Worker, m wiretest.Message)
+	// Stacks is what a worker prints when it is asked where it is.
+	Stacks func(ctx context.Context, w *Worker) []string
+	// Deaf workers live on when their channel ends: only Kill and Die end them.
+	Deaf bool
 
 	mu      sync.Mutex // guards what follows
 	workers []*Worker
@@ -75,12 +84,16 @@ type Worker struct {
 	Name string
 	*wiretest.Peer
 
+	starter *Starter
 	tb      testing.TB
 	sending sync.Mutex // held while a frame is written
 	channel *net.UnixConn
 	done    chan struct{}
 	once    sync.Once
 	exit    string
+
+	mu     sync.Mutex // guards what follows
+	output []string
 }
 
 // Start makes a worker that answers hello at once.
@@ -92,28 +105,39 @@ func (s *Starter) Start(_ context.Context, id string) (pool.Process, error) {
 	}
 	tb := atClose{s.TB, s}
 	ours, theirs := wiretest.Pair(tb)
-	w := &Worker{Name: id, Peer: wiretest.NewPeer(tb, theirs), tb: tb, channel: ours, done: make(chan struct{}), exit: "exit code 0"}
+	w := &Worker{Name: id, Peer: wiretest.NewPeer(tb, theirs), starter: s, tb: tb, channel: ours, done: make(chan struct{})}
 	s.mu.Lock()
 	s.workers = append(s.workers, w)
 	s.mu.Unlock()
 	served := w.Serve(func(m wiretest.Message) {
-		switch m.Method {
-		case "hello":
-			w.Send(wire.KindResponse, m.ID, nil, nil, map[string]any{
-				"protocol": wire.Protocol, "features": []string{}, "worker": map[string]any{"name": "test"}, "pid": 1, "max_frame": wire.DefaultFrame,
-				"methods": s.Methods,
-			})
-		case "ping":
+		switch {
+		case m.Method == "hello" && s.Hello != nil:
+			s.Hello(w, m)
+		case m.Method == "hello":
+			w.Answer(m, s.Greeting())
+		case m.Method == "ping" && s.Ping != nil:
+			s.Ping(w, m)
+		case m.Method == "ping":
 			w.Answer(m, map[string]any{})
 		default:
 			s.Handle(w, m)
 		}
 	})
-	go func() { // ends with the connection
-		<-served
-		w.end("exit code 0")
-	}()
+	if !s.Deaf {
+		go func() { // ends with the connection
+			<-served
+			w.end("exit code 0")
+		}()
+	}
 	return w, nil
+}
+
+// Greeting is what a worker answers to hello.
+func (s *Starter) Greeting() map[string]any {
+	return map[string]any{
+		"protocol": wire.Protocol, "features": []string{}, "worker": map[string]any{"name": "test"}, "pid": 1, "max_frame": wire.DefaultFrame,
+		"methods": s.Methods,
+	}
 }
 
 // Workers are those started so far, dead ones included.
@@ -154,6 +178,9 @@ func (w *Worker) Refuse(m wiretest.Message, e *wire.Error) {
 // Die ends the worker as kill -9 would.
 func (w *Worker) Die() { w.end("killed by SIGKILL") }
 
+// Leave ends the worker as if by itself.
+func (w *Worker) Leave(exit string) { w.end(exit) }
+
 func (w *Worker) end(exit string) {
 	w.once.Do(func() {
 		w.exit = exit
@@ -177,5 +204,27 @@ func (w *Worker) Exit() string { return w.exit }
 // Kill ends it.
 func (w *Worker) Kill() { w.end("killed by the pool") }
 
-// Output is empty.
-func (w *Worker) Output() []string { return nil }
+// Print adds lines to what the worker has printed.
+func (w *Worker) Print(lines ...string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.output = append(w.output, lines...)
+}
+
+// Output is what it has printed.
+func (w *Worker) Output() []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.output)
+}
+
+// Stacks is what the starter's Stacks says.
+func (w *Worker) Stacks(ctx context.Context) []string {
+	if w.starter.Stacks == nil {
+		return nil
+	}
+	return w.starter.Stacks(ctx, w)
+}
+
+// CloseChannel ends the worker's half of its channel, and the worker lives on.
+func (w *Worker) CloseChannel() { _ = w.Conn.CloseWrite() } // its peer may have ended it
