@@ -28,7 +28,7 @@ class Engine:
 
 
 class AsyncEngine(Engine):
-    async def complete(self, request: Request) -> Response:  # type: ignore[override]
+    async def complete(self, request: Request) -> Response:
         await asyncio.sleep(float(request.model.rpartition("/")[2]))
         return self._answer(request)
 
@@ -41,9 +41,6 @@ class Ask(dspy.Module):
 
     def forward(self, question: str) -> Any:
         return self.predict(question=question)
-
-    async def aforward(self, question: str) -> Any:
-        return await self.predict.acall(question=question)
 
     async def aforward(self, question: str) -> Any:
         return await self.predict.acall(question=question)

@@ -150,7 +150,8 @@ def memory(report: Report) -> None:
     their_fresh, their_used = gunicorn()
     # An idle preloaded worker has copied little, and the sidecar's own two processes count here: what it takes in use
     # is what one pays for. There DSPy's own lists grow, and a full collection copies all that was shared.
-    note = f"{used / MIB:.0f} and {their_used / MIB:.0f} MiB after {CALLS} DSPy calls; {fresh / MIB:.0f} and {their_fresh / MIB:.0f} fresh"
+    in_use = f"{used / MIB:.0f} and {their_used / MIB:.0f} MiB after {CALLS} DSPy calls"
+    note = f"{in_use}, {fresh / MIB:.0f} and {their_fresh / MIB:.0f} fresh"
     report.row("8 workers in use, part of gunicorn --preload's", used / their_used * 100, 75, "%", note)
 
 
