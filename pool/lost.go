@@ -17,7 +17,7 @@ import (
 const (
 	backoffFirst = 100 * time.Millisecond
 	backoffMost  = 30 * time.Second
-	// provenAfter is how long a worker has to live to count as one that works.
+	// provenAfter is how long a worker that has answered no call has to live to count as one that works.
 	provenAfter = 10 * time.Second
 	// exitWait is how long a worker whose channel ended is waited for, so that its own exit status can be told.
 	exitWait = 100 * time.Millisecond
@@ -73,7 +73,8 @@ func (p *Pool) removeLocked(w *Worker, starting, planned bool, batch *wire.Batch
 	p.workers = slices.DeleteFunc(p.workers, func(other *Worker) bool { return other == w })
 	calls := w.calls
 	w.calls = map[uint64]*Call{}
-	p.noteEndLocked(starting, !planned && time.Since(w.ready) < provenAfter)
+	answered := w.total > uint64(len(calls))
+	p.noteEndLocked(starting, !planned && !answered && time.Since(w.ready) < provenAfter)
 	p.moveWaitingLocked(w, batch)
 	p.rerunLocked(calls, batch)
 	p.changedLocked()
