@@ -37,7 +37,7 @@ func (p *Pool) ended(w *Worker, proc Process, cause error) {
 	planned := w.state == workerDraining && w.why == ""
 	calls := p.removeLocked(w, starting, planned, &batch)
 	if starting && !p.closing {
-		p.startFailedLocked(w, proc, reason)
+		p.startFailedLocked(w, lastOutput(proc, cause), reason)
 	}
 	p.unlock(&batch)
 	batch.Flush()
@@ -154,16 +154,28 @@ func (w *Worker) reap(proc Process, cause error) string {
 }
 
 // startFailedLocked notes why a worker could not be started, and tells the calls that wait, where no other is there or coming.
-func (p *Pool) startFailedLocked(w *Worker, proc Process, reason string) {
+func (p *Pool) startFailedLocked(w *Worker, output, reason string) {
 	e := wire.Errorf(wire.CodeNoWorkers, "no worker of pool %s can be started: %s: %s", p.cfg.Name, w.id, reason).With("reason", reason)
-	if proc != nil {
-		e = e.With("output", strings.Join(proc.Output(), "\n"))
+	if output != "" {
+		e = e.With("output", output)
 	}
 	p.startFailure = e
 	p.lastFailure, p.lastFailureAt = w.id+": "+reason, time.Now()
 	if failure := p.noWorkersLocked(); failure != nil {
 		p.failWaitingLocked(failure)
 	}
+}
+
+// lastOutput is what a process that did not get ready printed last: the worker, or the one that should have started it.
+func lastOutput(proc Process, cause error) string {
+	var starter interface{ Output() []string }
+	switch {
+	case proc != nil:
+		return strings.Join(proc.Output(), "\n")
+	case errors.As(cause, &starter):
+		return strings.Join(starter.Output(), "\n")
+	}
+	return ""
 }
 
 // noWorkersLocked is the error of calls for which there is no worker and none is coming; nil where they may wait.

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -17,6 +18,8 @@ import (
 const (
 	keptLines = 20   // of what a process printed last
 	lineLimit = 4096 // bytes of a line; the rest is cut
+	// outputWait is how long output is read on after its process ended, for what is still in the pipe.
+	outputWait = 200 * time.Millisecond
 )
 
 // Output turns what a process prints into log lines, and keeps the last ones.
@@ -24,9 +27,10 @@ type Output struct {
 	log     *slog.Logger
 	readers sync.WaitGroup
 
-	mu    sync.Mutex // guards what follows
-	lines []string
-	ends  []*os.File
+	mu       sync.Mutex // guards what follows
+	lines    []string
+	ends     []*os.File
+	listener chan<- string // wants standard error, too
 }
 
 // NewOutput logs to log, which says whose output it is.
@@ -91,6 +95,12 @@ func (o *Output) add(line, stream string) {
 		o.lines = o.lines[1:]
 	}
 	o.lines = append(o.lines, line)
+	if o.listener != nil && stream == "stderr" {
+		select {
+		case o.listener <- line:
+		default:
+		}
+	}
 	o.mu.Unlock()
 	o.log.Info("output", "stream", stream, "line", line)
 }
@@ -119,4 +129,19 @@ func (o *Output) Close() {
 	o.mu.Unlock()
 	closeFiles(ends...)
 	o.readers.Wait()
+}
+
+// finish reads what an ended process has left in its pipes.
+func (o *Output) finish() {
+	read := make(chan struct{})
+	go func() { // ends with the pipes
+		o.readers.Wait()
+		close(read)
+	}()
+	select {
+	case <-read:
+	case <-time.After(outputWait):
+		o.Close() // something that the process left behind holds them
+		<-read
+	}
 }

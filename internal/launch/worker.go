@@ -2,13 +2,9 @@ package launch
 
 import (
 	"net"
-	"time"
 
 	"github.com/dspex/dspex-sidecar/internal/keeper"
 )
-
-// outputWait is how long output is read on after its process ended, for what is still in the pipe.
-const outputWait = 200 * time.Millisecond
 
 // worker is a pool.Process.
 type worker struct {
@@ -27,17 +23,7 @@ func newWorker(process *keeper.Process, channel *net.UnixConn, out *Output) *wor
 // wait lets the output be complete before the process counts as done.
 func (w *worker) wait() {
 	<-w.process.Done()
-	read := make(chan struct{})
-	go func() { // ends with the pipes
-		w.out.readers.Wait()
-		close(read)
-	}()
-	select {
-	case <-read:
-	case <-time.After(outputWait):
-		w.out.Close() // something that the worker left behind holds them
-		<-read
-	}
+	w.out.finish()
 	close(w.done)
 }
 

@@ -77,6 +77,11 @@ func (w *Workers) Start(ctx context.Context, workerID string) (pool.Process, err
 			return p, err
 		}
 		w.cfg.Log.Warn("zygote lost; asking another one", "worker_id", workerID, "error", err.Error())
+		select {
+		case <-z.ended:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
 	}
 }
 
@@ -95,7 +100,7 @@ func (w *Workers) zygote(ctx context.Context) (*zygote, error) {
 	select {
 	case <-z.known:
 	case <-ctx.Done():
-		return nil, &StartError{Reason: "the application is still being loaded: " + context.Cause(ctx).Error(), Output: z.out.Last()}
+		return nil, &startError{reason: "the application is still being loaded: " + context.Cause(ctx).Error(), output: z.out.Last()}
 	}
 	if z.failure != nil {
 		return nil, z.failure

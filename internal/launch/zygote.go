@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strings"
 	"sync"
 	"time"
 
@@ -76,6 +75,7 @@ func (z *zygote) run(ctx context.Context, p *Processes, spec keeper.Spec, limit 
 		dismiss()
 		z.kill() // one that closed its end and lives on
 		<-z.process.Done()
+		z.out.finish()
 		if errors.Is(err, errZygoteEnded) {
 			err = fmt.Errorf("%w: %s", err, z.process.Exit())
 		}
@@ -92,7 +92,7 @@ func (z *zygote) run(ctx context.Context, p *Processes, spec keeper.Spec, limit 
 		close(answered)
 	}
 	if !z.isKnown() {
-		z.failure = &StartError{Reason: err.Error(), Output: z.out.Last()}
+		z.failure = &startError{reason: err.Error(), output: z.out.Last()}
 		close(z.known)
 	}
 }
@@ -207,13 +207,13 @@ func isClosed(c <-chan struct{}) bool {
 	}
 }
 
-// StartError is a process that did not start, with the last lines that it printed.
-type StartError struct {
-	Reason string
-	Output []string
+// startError is a worker that was not started, with the last lines that the zygote printed.
+type startError struct {
+	reason string
+	output []string
 }
 
-func (e *StartError) Error() string { return e.Reason }
+func (e *startError) Error() string { return e.reason }
 
-// LastOutput is what the process printed last, one string.
-func (e *StartError) LastOutput() string { return strings.Join(e.Output, "\n") }
+// Output is what the pool asks for.
+func (e *startError) Output() []string { return e.output }

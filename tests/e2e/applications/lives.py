@@ -1,0 +1,52 @@
+"""An application for what happens to workers, and to the process that they are forked from."""
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+from dspex_worker import App, Session
+
+app = App(use_dspy=False)
+
+if os.environ.get("LIVES_THREAD"):
+    threading.Thread(target=threading.Event().wait, name="of-the-application", daemon=True).start()
+if reason := os.environ.get("LIVES_BROKEN"):
+    print("about to fail")
+    raise RuntimeError(reason)
+
+
+@app.method(retry="safe")
+def pid() -> int:
+    return os.getpid()
+
+
+@app.method(retry="safe")
+def safe_nap(seconds: float) -> int:
+    time.sleep(seconds)
+    return os.getpid()
+
+
+@app.method
+def add(session: Session, amount: int = 1) -> int:
+    total: int = session.state.get("total", 0) + amount
+    session.state["total"] = total
+    return total
+
+
+@app.method
+def shout(lines: int, width: int) -> None:
+    """Print much at once, past Python's own buffering too."""
+    text = ("x" * width + "\n") * lines
+    sys.stdout.write(text)
+    os.write(2, text.encode())
+    print("shouted")
+
+
+@app.method
+def numbers() -> Iterator[int]:
+    n = 0
+    while True:
+        yield n
+        n += 1
