@@ -48,7 +48,7 @@ func (p *Pool) NewFlow(ownerName string, serial bool) *Flow {
 func (f *Flow) Worker() string {
 	f.pool.mu.Lock()
 	defer f.pool.mu.Unlock()
-	if f.pin == nil {
+	if f.pin == nil || f.pin.state == workerDead {
 		return ""
 	}
 	return f.pin.id
