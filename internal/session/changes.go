@@ -32,7 +32,7 @@ func merge(c *store.Change, payload []byte) error {
 		case "secrets":
 			secrets, err = entriesOf(raw)
 		case "delete":
-			err = wire.Unmarshal(raw, &deleted)
+			deleted, err = textsOf(raw)
 		default:
 			err = wire.Errorf(wire.CodeInvalidFrame, "a change holds %q", name)
 		}
@@ -91,6 +91,11 @@ func entriesOf(raw []byte) (map[string][]byte, error) {
 		m[k] = bytes.Clone(v)
 	}
 	return m, nil
+}
+
+func textsOf(raw []byte) (texts []string, err error) {
+	err = wire.Unmarshal(raw, &texts)
+	return texts, err
 }
 
 // clientState checks a map of state that a client sent, and splits it.

@@ -6,6 +6,7 @@ import (
 	"reflect"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/dspex/dspex-sidecar/internal/session"
 	"github.com/dspex/dspex-sidecar/wire"
@@ -206,6 +207,26 @@ func TestDelayedCommit(t *testing.T) {
 	a.ok()
 	same(t, "the next call saw", next.ok().State, doc{"x": 1})
 	<-a.ended
+}
+
+// What is at work in the store is not cut off by its deadline, and the deadline's passing disturbs nobody.
+func TestDeadlineDuringACommit(t *testing.T) {
+	b := start(t)
+	b.create("a", nil)
+	b.create("b", nil)
+	b.shelf.slowly("commit", true)
+	u := session.Update{Set: b.encode(doc{"x": 1}), Deadline: time.Now().Add(20 * time.Millisecond)}
+	updated := b.outcome(func(batch *wire.Batch, done session.Done) {
+		b.table.Update(batch, key("a"), u, func(b *wire.Batch, _ uint64, err error) { done(b, err) })
+	})
+	store := b.storing()
+	b.until("the deadline", func() bool { return time.Since(u.Deadline) > 10*time.Millisecond })
+	b.read("b")
+	store(nil)
+	if err := b.await(updated); err != nil {
+		t.Fatal(err)
+	}
+	same(t, "state", b.read("a").State, doc{"x": 1})
 }
 
 func TestEndDuringACommit(t *testing.T) {

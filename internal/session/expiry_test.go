@@ -35,7 +35,8 @@ func idle(t *testing.T, test func(b *rig, starter noWorkers)) {
 		b.pool, err = pool.New(pool.Config{
 			Name: "default", Starter: starter, Hello: func(string) ([]byte, error) { return nil, nil },
 			Settings: pool.Settings{
-				Size: 1, Concurrency: 1, QueueLimit: 10, Lazy: true, CheckoutTimeout: 24 * time.Hour, StartTimeout: 24 * time.Hour, Pinning: pool.PinStrict,
+				Size: 1, Concurrency: 1, QueueLimit: 10, Lazy: true, Pinning: pool.PinStrict,
+				CheckoutTimeout: 24 * time.Hour, StartTimeout: 24 * time.Hour, HealthInterval: time.Hour, HealthTimeout: time.Hour,
 			},
 		})
 		if err != nil {

@@ -19,7 +19,13 @@ func TestRestoreOnAnotherWorker(t *testing.T) {
 		if len(s.State) != 1+i {
 			t.Fatalf("call %d saw %v", i, s.State)
 		}
+		if info, _ := b.get("a"); info.Worker != s.Worker {
+			t.Errorf("it is said to be pinned to %q, not %q", info.Worker, s.Worker)
+		}
 		b.kill(s.Worker)
+		if info, _ := b.get("a"); info.Worker != "" {
+			t.Errorf("it is said to be pinned to %q, which is dead", info.Worker)
+		}
 	}
 	restores := 0
 	for _, line := range b.takeLog() {
@@ -227,10 +233,10 @@ func (b *rig) fill(worker string, round int) *held {
 
 // A large state is encoded before the dispatch where that can be foreseen; what is sent is the same.
 func TestLargeStates(t *testing.T) {
-	b := start(t, func(_ *pool.Settings, c *session.Config) { c.MaxState = 16 << 20 })
+	b := start(t, func(_ *pool.Settings, c *session.Config) { c.MaxState = 4 << 20 })
 	state := doc{}
 	for i := range 300 {
-		state[fmt.Sprint("k", i)] = strings.Repeat("x", 20_000)
+		state[fmt.Sprint("k", i)] = strings.Repeat("x", 1000)
 	}
 	b.create("a", state)
 	want := b.put("a", doc{"last": 1})

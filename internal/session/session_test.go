@@ -140,7 +140,10 @@ func TestBadChanges(t *testing.T) {
 func TestExpiryGoesByTheMonotonicClock(t *testing.T) {
 	p, err := pool.New(pool.Config{
 		Name: "p", Starter: noStarter{}, Hello: func(string) ([]byte, error) { return nil, nil },
-		Settings: pool.Settings{Size: 1, Concurrency: 1, Lazy: true},
+		Settings: pool.Settings{
+			Size: 1, Concurrency: 1, Lazy: true, Pinning: pool.PinStrict,
+			CheckoutTimeout: time.Hour, HealthInterval: time.Hour, HealthTimeout: time.Hour, StartTimeout: time.Hour,
+		},
 	})
 	if err != nil {
 		t.Fatal(err)
