@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -22,7 +23,8 @@ const (
 	PinSoft     Pinning = "soft"      // after Settings.SoftWait goes to whichever worker is free
 )
 
-// Settings are what an operator chooses for a pool.
+// Settings are what an operator chooses for a pool. Where zero would mean nothing (Pinning, MaxFrame, and times but for OverflowIdle, CancelGrace
+// and SoftWait), it stands for the sidecar's default.
 type Settings struct {
 	Size            int // workers kept
 	MaxOverflow     int // more of them while all are busy
@@ -81,17 +83,19 @@ func (c *Config) check() error {
 		return errors.New("pool: name, starter and hello are needed")
 	case s.Size < 1 || s.MaxOverflow < 0 || s.Concurrency < 1 || s.QueueLimit < 0:
 		return fmt.Errorf("pool %s: size, max_overflow, concurrency or queue_limit out of range", c.Name)
-	case s.CheckoutTimeout <= 0 || s.HealthInterval <= 0 || s.HealthTimeout <= 0 || s.StartTimeout <= 0 || s.CancelGrace < 0 ||
-		s.SoftWait < 0 || s.OverflowIdle < 0:
+	case min(s.CheckoutTimeout, s.HealthInterval, s.HealthTimeout, s.StartTimeout, s.CancelGrace, s.SoftWait, s.OverflowIdle) < 0:
 		return fmt.Errorf("pool %s: a time limit is out of range", c.Name)
-	case !slices.Contains([]Pinning{PinStrict, PinFailFast, PinSoft}, s.Pinning):
+	case !slices.Contains([]Pinning{"", PinStrict, PinFailFast, PinSoft}, s.Pinning):
 		return fmt.Errorf("pool %s: pinning is %s, %s or %s, not %q", c.Name, PinStrict, PinFailFast, PinSoft, s.Pinning)
 	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
-	if s.MaxFrame == 0 {
-		s.MaxFrame = wire.DefaultFrame
-	}
+	s.MaxFrame = cmp.Or(s.MaxFrame, wire.DefaultFrame)
+	s.Pinning = cmp.Or(s.Pinning, PinStrict)
+	s.CheckoutTimeout = cmp.Or(s.CheckoutTimeout, 5*time.Second)
+	s.HealthInterval = cmp.Or(s.HealthInterval, 30*time.Second)
+	s.HealthTimeout = cmp.Or(s.HealthTimeout, 10*time.Second)
+	s.StartTimeout = cmp.Or(s.StartTimeout, time.Minute)
 	return nil
 }

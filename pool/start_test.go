@@ -276,16 +276,14 @@ func TestRetiringWorkerThatStays(t *testing.T) {
 }
 
 func TestSettingsThatCannotBe(t *testing.T) {
-	good := pool.Settings{
-		Size: 1, Concurrency: 1, CheckoutTimeout: 1, HealthInterval: 1, HealthTimeout: 1, StartTimeout: 1, Pinning: pool.PinSoft,
-	}
+	good := pool.Settings{Size: 1, Concurrency: 1}
 	for name, change := range map[string]func(*pool.Settings){
 		"size":            func(s *pool.Settings) { s.Size = 0 },
 		"overflow":        func(s *pool.Settings) { s.MaxOverflow = -1 },
 		"concurrency":     func(s *pool.Settings) { s.Concurrency = 0 },
 		"queue_limit":     func(s *pool.Settings) { s.QueueLimit = -1 },
-		"health interval": func(s *pool.Settings) { s.HealthInterval = 0 },
-		"checkout":        func(s *pool.Settings) { s.CheckoutTimeout = 0 },
+		"health interval": func(s *pool.Settings) { s.HealthInterval = -1 },
+		"checkout":        func(s *pool.Settings) { s.CheckoutTimeout = -1 },
 		"cancel_grace":    func(s *pool.Settings) { s.CancelGrace = -1 },
 		"pinning":         func(s *pool.Settings) { s.Pinning = "loose" },
 	} {
