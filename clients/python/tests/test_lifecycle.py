@@ -208,7 +208,7 @@ def test_interrupt_cancels_a_call() -> None:
     def script(peer: Peer) -> None:
         peer.greet()
         request = peer.read()
-        while not waits[0]._leading:
+        while waits[0]._leader is None:
             pass
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
         assert peer.read() == wire.Cancel(request.id, None)

@@ -6,7 +6,6 @@ known of the protocol from a client's side is here. A `Core` is not thread-safe:
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Iterable, Mapping
 from enum import Enum
@@ -14,9 +13,6 @@ from typing import Any, Final, NamedTuple
 
 from . import wire
 from .errors import Cancelled, ConnectionLost, DspexError, FrameTooLarge, InvalidFrame, UnknownMethod, error_from_wire
-
-GRACE: Final = 0.1
-"""Seconds past its deadline that a call waits for the sidecar's `deadline_exceeded`, which says more than its own."""
 
 
 class Reply(NamedTuple):
@@ -50,10 +46,10 @@ class Call:
     def settle(self, reply: Reply | None, error: DspexError | None) -> None:
         """The outcome; what comes later changes nothing."""
         if not self.done:
-            self.done = True
             self.reply = reply
             self.error = error
-            self.wake()
+            self.done = True
+        self.wake()  # also where it was settled before: an interrupt may have come between the two
 
     def outcome(self) -> Reply:
         """What the call returned. Raises the error that it ended with."""
@@ -186,13 +182,16 @@ class Core:
                 self._message(message)
 
     def close(self, error: DspexError) -> None:
-        """The connection has ended, or is to end: settle all that is in flight."""
-        if self.state is State.CLOSED:
-            return
-        self._move(State.CLOSED)
-        calls, self.calls = self.calls, {}
-        for call in calls.values():
+        """The connection has ended, or is to end: settle all that is in flight.
+
+        What an interrupt left undone is done when this is called again.
+        """
+        if self.state is not State.CLOSED:
+            self._move(State.CLOSED)
+        while self.calls:
+            id, call = next(iter(self.calls.items()))
             call.settle(None, error)
+            self.calls.pop(id, None)
 
     def end_of_file(self) -> None:
         """The other side has closed the connection."""
@@ -218,11 +217,12 @@ class Core:
                 self.ignored += 1
 
     def _settle(self, id: int | None, reply: Reply | None, error: DspexError | None) -> None:
-        call = self.calls.pop(id, None) if id is not None else None
+        call = self.calls.get(id) if id is not None else None
         if call is None:
             self.ignored += 1
         else:
-            call.settle(reply, error)
+            call.settle(reply, error)  # before it is forgotten: an interrupt between the two would leave it to nobody
+            del self.calls[call.id]
 
     def _item(self, id: int, item: Any) -> None:
         call = self.calls.get(id)
@@ -276,16 +276,13 @@ def call_meta(
     session: str | None = None,
     session_token: str | None = None,
     pool: str | None = None,
-    timeout: float | None = None,
     credit: int | None = None,
     retry: str | None = None,
     traceparent: str | None = None,
     app: Mapping[str, Any] | None = None,
-) -> dict[str, Any] | None:
-    """The meta of a request; None where there is nothing to say. `timeout` in seconds."""
+) -> dict[str, Any]:
+    """The meta of a request, without its time limit."""
     meta: dict[str, Any] = {}
-    if timeout is not None:
-        meta["timeout_ms"] = max(0, math.ceil(timeout * 1000))
     if session is not None:
         meta["session"] = session
     if session_token is not None:
@@ -300,4 +297,4 @@ def call_meta(
         meta["traceparent"] = traceparent
     if app is not None:
         meta["app"] = wire.plain_value(app, "app")
-    return meta or None
+    return meta

@@ -47,6 +47,12 @@ def no_sidecar(path: str, error: OSError) -> ConnectionLost:
     return ConnectionLost(f"no sidecar at {path}: {reason}; {advice}", details={"path": path})
 
 
+def no_greeting(path: str, seconds: float) -> ConnectionLost:
+    """The error of a connection that was made, and on which `hello` was not answered."""
+    message = f"no sidecar at {path}: it did not answer the handshake within {seconds:.3g} s; see its log"
+    return ConnectionLost(message, details={"path": path})
+
+
 def lost(error: OSError) -> ConnectionLost:
     """The error of a connection that broke."""
     return ConnectionLost(f"the connection to the sidecar broke: {error.strerror or error}")

@@ -8,32 +8,38 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from copy import copy
 from functools import partial
 from time import monotonic
 from typing import Any, Literal, Self
 
-from dspex import wire
+from dspex import forks, wire
 from dspex.backoff import delays
 from dspex.cancel import CancelToken
 from dspex.core import Reply, call_meta
-from dspex.errors import ConnectionLost, Draining
+from dspex.deadline import Deadline, deadline_of
+from dspex.errors import ConnectionLost, Draining, DspexError
 from dspex.place import socket_path
 
 from .link import Link
 from .program import AsyncProgram
-from .runtime import Lock, sleep
+from .runtime import Turn, sleep
 from .session import AsyncSession
 from .stream import AsyncStream
+
+_HANDSHAKE = 5.0  # seconds that a sidecar may take to answer it
 
 
 class AsyncClient:
     """A client of one sidecar. Use it as a context manager, or close it.
 
-    It connects when first used, and again where the connection was lost. Any number of calls may be in flight.
+    It connects when first used, and again where the connection was lost, in a forked child, too. Any number of calls
+    may be in flight.
 
     Args:
         path: the sidecar's socket. None: DSPEX_SOCKET, `$XDG_RUNTIME_DIR/dspex/dspex.sock`, `/run/dspex/dspex.sock`.
-        timeout: seconds for each call that names no other; None: what the sidecar has as its default.
+        timeout: seconds for each call that names no other, connecting included; None: what the sidecar has as its
+            default.
         name: what the sidecar's lists call this client.
         token: stands for the token of each session that was given none.
         wait: seconds to wait for a sidecar that is not there, when a connection is first made.
@@ -62,8 +68,10 @@ class AsyncClient:
         self._max_frame = max_frame
         self._link: Link | None = None
         self._leaving: list[Link] = []  # connections that the sidecar drains, with calls in flight
-        self._connecting = Lock()  # held while a connection is made; guards _link and _leaving
+        self._connecting = Turn()  # held while a connection is made; guards _link, _leaving and _failure
+        self._failure: tuple[float, DspexError] | None = None  # when the last attempt that failed began, and its error
         self._closed = False
+        forks.watch(self)
 
     async def connect(self, wait: float | None = None) -> Self:
         """Connect now, waiting up to `wait` seconds for a sidecar. Raises DspexError."""
@@ -96,7 +104,7 @@ class AsyncClient:
         Args:
             method: of the application, of the DSPy application, or of the sidecar (`sidecar.stats`).
             params: by name.
-            timeout: seconds until the call is answered `deadline_exceeded`.
+            timeout: seconds until the call is answered `deadline_exceeded`; what connecting takes is part of them.
             session: the session's id, and `session_token` where it was made with one.
             pool: the pool to use.
             retry: "safe": the call may be run again if its worker dies.
@@ -106,12 +114,10 @@ class AsyncClient:
 
         Raises DspexError: the class goes by the error's code. Abandoning the call cancels it.
         """
-        timeout = self.timeout if timeout is None else timeout
         meta = call_meta(
             session=session,
             session_token=session_token,
             pool=pool,
-            timeout=timeout,
             retry=retry,
             traceparent=traceparent,
             app=app,
@@ -128,8 +134,7 @@ class AsyncClient:
         **options: Any,
     ) -> Reply:
         """`call`, with its options, for who wants the meta of the answer too (see `Reply`)."""
-        timeout = self.timeout if timeout is None else timeout
-        return await self._exchange(method, params, call_meta(timeout=timeout, **options), timeout, cancel)
+        return await self._exchange(method, params, call_meta(**options), timeout, cancel)
 
     def stream(
         self,
@@ -149,9 +154,8 @@ class AsyncClient:
 
         Use it as a context manager, or `close` it, where it may be left before its end: that cancels the call.
         """
-        timeout = self.timeout if timeout is None else timeout
-        meta = call_meta(timeout=timeout, credit=credit, **options)
-        return AsyncStream(self, method, params, meta or {}, credit, timeout, lambda reply: reply.result)
+        meta = call_meta(credit=credit, **options)
+        return AsyncStream(self, method, params, meta, credit, timeout, lambda reply: reply.result)
 
     def session(self, id: str, *, token: str | None = None) -> AsyncSession:
         """A session that is there already. Nothing is sent."""
@@ -197,11 +201,28 @@ class AsyncClient:
     async def close(self) -> None:
         """Close all connections. Calls in flight settle as ConnectionLost; nothing is left behind."""
         self._closed = True
-        async with self._connecting:
+        turn = self._connecting
+        taken: list[bool] = []
+        try:
+            await turn.take(taken, None)
             links, self._leaving = [*self._leaving, *([self._link] if self._link else [])], []
             self._link = None
+        finally:
+            if True in taken:
+                turn.leave()
         for link in links:
-            await link.close()
+            if link.stranded:
+                link.abandon()
+            else:
+                await link.close()
+
+    def forget_connections(self) -> None:
+        """Drop the connections without ending them; the next call makes one. Forked children do so by themselves."""
+        links, self._leaving = [*self._leaving, *([self._link] if self._link else [])], []
+        self._link = None
+        self._connecting = Turn()
+        for link in links:
+            link.abandon()
 
     async def __aenter__(self) -> Self:
         return await self.connect()
@@ -213,58 +234,97 @@ class AsyncClient:
         self,
         method: str,
         params: Mapping[str, Any] | None,
-        meta: Mapping[str, Any] | None,
+        meta: dict[str, Any],
         timeout: float | None,
         cancel: CancelToken | None,
     ) -> Reply:
-        link = self._link
-        if link is None or not link.usable:
-            link = await self._connected(timeout)
-        call = await link.start(method, params, meta)
-        await self._settled(link, call, timeout, cancel)
+        deadline = self._deadline(timeout)
+        link, call = await self._start(method, params, meta, deadline)
+        await self._settled(link, call, deadline, cancel)
         if call.error is not None and self._may_go_again(link, call.error):
-            link = await self._connected(timeout)
-            call = await link.start(method, params, meta)
-            await self._settled(link, call, timeout, cancel)
-        return call.outcome()
+            link, call = await self._start(method, params, meta, deadline)
+            await self._settled(link, call, deadline, cancel)
+        reply: Reply = call.outcome()
+        return reply
 
-    async def _settled(self, link: Link, call: Any, timeout: float | None, cancel: CancelToken | None) -> None:
+    def _deadline(self, timeout: float | None) -> Deadline | None:
+        return deadline_of(self.timeout if timeout is None else timeout)
+
+    async def _start(
+        self,
+        method: str,
+        params: Mapping[str, Any] | None,
+        meta: dict[str, Any],
+        deadline: Deadline | None,
+        credit: int = 0,
+    ) -> tuple[Link, Any]:
+        """Send a request over a connection that takes calls. Raises DspexError."""
+        link = self._link
+        if link is None or not link.usable or link.stranded:
+            link = await self._connected(deadline)
+        if deadline is not None:
+            meta["timeout_ms"] = deadline.milliseconds()
+        return link, await link.start(method, params, meta or None, credit, deadline)
+
+    async def _settled(self, link: Link, call: Any, deadline: Deadline | None, cancel: CancelToken | None) -> None:
         if cancel is None:
-            await link.wait(call, timeout)
+            await link.wait(call, deadline)
         else:
             with cancel.attached(partial(link.cancel_from_any_thread, call)):
-                await link.wait(call, timeout)
+                await link.wait(call, deadline)
 
     def _may_go_again(self, link: Link, error: Exception) -> bool:
         """A request that came after the sidecar's goaway was not executed: it goes over a new connection."""
         return isinstance(error, Draining) and not link.usable and not self._closed
 
-    async def _connected(self, timeout: float | None = None) -> Link:
-        """A connection that takes calls; made where there is none, within `timeout` seconds. Raises DspexError."""
+    async def _connected(self, deadline: Deadline | None = None) -> Link:
+        """A connection that takes calls; made where there is none, before the deadline. Raises DspexError."""
+        asked = monotonic()
         link = self._link
-        if link is not None and link.usable:
-            return link
-        async with self._connecting:
+        if link is not None and link.stranded:
+            self.forget_connections()
+        patience = self._wait if link is None else self._reconnect
+        if deadline is not None:
+            patience = min(patience, deadline.left())
+        turn = self._connecting
+        taken: list[bool] = []
+        try:
+            await turn.take(taken, None if deadline is None else deadline.left())
             link = self._link
             if link is not None and link.usable:
                 return link
-            if link is not None:
-                self._leaving.append(link)
-            self._leaving = [old for old in self._leaving if not await old.finish()]
-            patience = self._wait if link is None else self._reconnect
-            if timeout is not None:
-                patience = min(patience, timeout)
             if self._closed:
                 raise ConnectionLost("the client was closed")
-            self._link = await self._reach(patience)
-            return self._link
+            if True not in taken:
+                raise ConnectionLost(f"no connection to the sidecar at {self.path} within the call's timeout")
+            if self._failure is not None and self._failure[0] >= asked and monotonic() >= asked + patience:
+                raise copy(self._failure[1])  # who asked meanwhile need not fail one after the other
+            return await self._renew(asked + patience, deadline)
+        finally:
+            if True in taken:
+                turn.leave()
 
-    async def _reach(self, patience: float) -> Link:
-        """Connect; where there is no sidecar, try again for `patience` seconds, with growing and random pauses."""
-        until = monotonic() + patience
+    async def _renew(self, until: float, deadline: Deadline | None) -> Link:
+        """Put a new connection in the place of the old one. Raises DspexError."""
+        if self._link is not None and self._link not in self._leaving:
+            self._leaving.append(self._link)
+        self._leaving = [old for old in self._leaving if not await old.finish()]
+        began = monotonic()
+        try:
+            link = self._link = await self._reach(until, deadline)
+        except DspexError as error:
+            self._failure = began, copy(error)
+            raise
+        return link
+
+    async def _reach(self, until: float, deadline: Deadline | None) -> Link:
+        """Connect; where there is no sidecar, try again until then, with growing and random pauses."""
         for delay in delays():
+            handshake = max(until - monotonic(), _HANDSHAKE)
+            if deadline is not None:
+                handshake = min(handshake, deadline.left())
             try:
-                return await Link.connect(self.path, self._hello, self._max_frame, max(patience, 5.0))
+                return await Link.connect(self.path, self._hello, self._max_frame, handshake)
             except ConnectionLost:
                 if self._closed or monotonic() + delay >= until:
                     raise

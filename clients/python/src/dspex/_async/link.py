@@ -5,13 +5,15 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Mapping
 from time import monotonic
 from typing import Any, Self
 
-from dspex.core import GRACE, Call, Core, State
-from dspex.errors import ConnectionLost, DeadlineExceeded, DspexError
-from dspex.place import lost, new_socket, no_sidecar
+from dspex.core import Call, Core, State
+from dspex.deadline import Deadline
+from dspex.errors import ConnectionLost, DspexError
+from dspex.place import lost, new_socket, no_greeting, no_sidecar
 
 _SCRATCH = 256 << 10  # bytes taken from the socket at once
 
@@ -19,13 +21,12 @@ _SCRATCH = 256 << 10  # bytes taken from the socket at once
 class TaskCall(Call):
     """A call that a task waits for."""
 
-    __slots__ = ("deadline", "timeout", "waiter")
+    __slots__ = ("deadline", "waiter")
 
     def __init__(self, method: str, credit: int = 0) -> None:
         super().__init__(method, credit)
         self.waiter: asyncio.Future[None] | None = None
-        self.deadline: float | None = None
-        self.timeout = 0.0
+        self.deadline: Deadline | None = None  # while a task waits
 
     def wake(self) -> None:
         waiter, self.waiter = self.waiter, None
@@ -34,11 +35,12 @@ class TaskCall(Call):
 
 
 class Link(asyncio.BufferedProtocol):
-    """One connection to a sidecar. All methods belong to the thread of the event loop."""
+    """One connection to a sidecar. All methods but `abandon` belong to the thread of the event loop."""
 
-    def __init__(self, max_frame: int) -> None:
+    def __init__(self, sock: socket.socket, max_frame: int) -> None:
         self.core = Core(max_frame)
         self._loop = asyncio.get_running_loop()
+        self._socket = sock  # the transport's
         self._scratch = memoryview(bytearray(_SCRATCH))
         self._filling = False  # the buffer that the loop fills is the splitter's
         self._flushing = False  # a flush has been scheduled
@@ -57,7 +59,7 @@ class Link(asyncio.BufferedProtocol):
         try:
             sock.setblocking(False)
             await asyncio.wait_for(loop.sock_connect(sock, path), timeout)
-            _, link = await loop.create_unix_connection(lambda: cls(max_frame), sock=sock)
+            _, link = await loop.create_unix_connection(lambda: cls(sock, max_frame), sock=sock)
         except BaseException as error:
             sock.close()
             if isinstance(error, OSError):
@@ -65,7 +67,9 @@ class Link(asyncio.BufferedProtocol):
             raise
         try:
             greeting = await link.start("hello", link.core.greeting(hello), None)
-            await link.wait(greeting, timeout)
+            await link.wait(greeting, Deadline(timeout))
+            if isinstance(greeting.error, TimeoutError):
+                raise no_greeting(path, timeout)
             link.core.welcome(greeting)
         except BaseException:
             await link.close()
@@ -77,23 +81,42 @@ class Link(asyncio.BufferedProtocol):
         """Whether new calls may be made."""
         return self.core.state is State.READY
 
+    @property
+    def stranded(self) -> bool:
+        """Whether its event loop has ended. Raises RuntimeError where it runs on, and is not this one."""
+        if self._loop is asyncio.get_running_loop():
+            return False
+        if self._loop.is_closed():
+            return True
+        raise RuntimeError("this AsyncClient is connected in another event loop: make one for each loop")
+
     async def start(
-        self, method: str, params: Mapping[str, Any] | None, meta: Mapping[str, Any] | None, credit: int = 0
+        self,
+        method: str,
+        params: Mapping[str, Any] | None,
+        meta: Mapping[str, Any] | None,
+        credit: int = 0,
+        deadline: Deadline | None = None,
     ) -> TaskCall:
         """Send a request. Raises DspexError where it was not sent."""
         call = TaskCall(method, credit)
         if not self._writable.is_set():
-            await self._writable.wait()
+            try:
+                async with asyncio.timeout(None if deadline is None else deadline.left()):
+                    await self._writable.wait()
+            except TimeoutError:
+                assert deadline is not None
+                raise deadline.error(method) from None
         self.core.request(call, meta, params)
         self._send()
         return call
 
-    async def wait(self, call: TaskCall, timeout: float | None = None) -> None:
-        """Until `call` is settled, or has an item; after `timeout` seconds it settles as `deadline_exceeded`."""
+    async def wait(self, call: TaskCall, deadline: Deadline | None = None) -> None:
+        """Until `call` is settled, or has an item; once its deadline has passed it settles as `deadline_exceeded`."""
         if call.ready():
             return
-        if timeout is not None:
-            self._set_alarm(call, timeout)
+        if deadline is not None:
+            self._set_alarm(call, deadline)
         call.waiter = self._loop.create_future()
         try:
             await call.waiter
@@ -128,6 +151,16 @@ class Link(asyncio.BufferedProtocol):
         self.core.close(ConnectionLost("the client was closed"))
         self._transport.abort()
         await self._lost.wait()
+
+    def abandon(self) -> None:
+        """In a forked child, or where the event loop has ended: forget the connection."""
+        self._socket.close()  # this process's descriptor alone: a parent's connection goes on
+        self.core.outgoing.clear()
+        calls = list(self.core.calls.values())
+        for call in calls:
+            if isinstance(call, TaskCall):
+                call.waiter = None  # of a task that is not here any more
+        self.core.close(ConnectionLost("the connection belongs to another process, or to an event loop that has ended"))
 
     # What the event loop calls
 
@@ -187,23 +220,21 @@ class Link(asyncio.BufferedProtocol):
         if self.core.outgoing:
             self._transport.write(self.core.take_outgoing())
 
-    def _set_alarm(self, call: TaskCall, timeout: float) -> None:
+    def _set_alarm(self, call: TaskCall, deadline: Deadline) -> None:
         """One timer for all calls: most end before their deadlines, and would only have set and cleared one."""
-        call.timeout = timeout
-        call.deadline = monotonic() + timeout + GRACE
-        if self._alarm is None or self._alarm.when() > call.deadline:
+        call.deadline = deadline
+        if self._alarm is None or self._alarm.when() > deadline.gives_up:
             if self._alarm is not None:
                 self._alarm.cancel()
-            self._alarm = self._loop.call_at(call.deadline, self._ring)
+            self._alarm = self._loop.call_at(deadline.gives_up, self._ring)
 
     def _ring(self) -> None:
         self._alarm = None
         now = monotonic()
         waiting = [call for call in self.core.calls.values() if isinstance(call, TaskCall) and not call.done]
         for call in waiting:
-            if call.deadline is not None and call.deadline <= now:
-                message = f"no answer to {call.method} within {call.timeout} s"
-                self.cancel(call, DeadlineExceeded(message, details={"ended_by": "client"}))
-        ahead = [call.deadline for call in waiting if not call.done and call.deadline is not None]
+            if call.deadline is not None and call.deadline.gives_up <= now:
+                self.cancel(call, call.deadline.error(call.method))
+        ahead = [call.deadline.gives_up for call in waiting if not call.done and call.deadline is not None]
         if ahead:
             self._alarm = self._loop.call_at(min(ahead), self._ring)

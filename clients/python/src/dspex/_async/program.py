@@ -45,8 +45,7 @@ class AsyncProgram:
         self, inputs: Mapping[str, Any], *, credit: int = 64, timeout: float | None = None, **options: Any
     ) -> AsyncStream[Outputs]:
         """`stream`, with options as those of the client's."""
-        timeout = self.client.timeout if timeout is None else timeout
-        meta = call_meta(timeout=timeout, credit=credit, **self._options, **options) or {}
+        meta = call_meta(credit=credit, **self._options, **options)
         params = {"program": self.id, "inputs": inputs}
         return AsyncStream(self.client, "execute_program", params, meta, credit, timeout, _outputs)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from dspex.core import Reply
+from dspex.deadline import Deadline
 from dspex.errors import DspexError
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ class AsyncStream(Generic[T]):
         client: AsyncClient,
         method: str,
         params: Mapping[str, Any] | None,
-        meta: Mapping[str, Any],
+        meta: dict[str, Any],
         credit: int,
         timeout: float | None,
         finish: Callable[[Reply], T],
@@ -36,6 +37,7 @@ class AsyncStream(Generic[T]):
         self._window = credit
         self._taken = 0  # since more was asked for
         self._timeout = timeout
+        self._deadline: Deadline | None = None
         self._finish = finish
         self._link: Link | None = None
         self._call: Any = None
@@ -58,11 +60,14 @@ class AsyncStream(Generic[T]):
         if self._closed:
             raise StopAsyncIteration
         if self._call is None:
+            self._deadline = self._client._deadline(self._timeout)
             await self._start()
+            if self._refused():
+                await self._start()
         call, link = self._call, self._link
         assert link is not None
         if not call.items:
-            await link.wait(call, self._timeout)
+            await link.wait(call, self._deadline)
         if call.items:
             item = call.items.popleft()
             self._taken += 1
@@ -91,9 +96,14 @@ class AsyncStream(Generic[T]):
             self._link.core.orphan(self._call)
 
     async def _start(self) -> None:
+        """Send the request, and wait for its first item or its end."""
         method, params, meta = self._request
-        self._link = await self._client._connected(self._timeout)
-        self._call = await self._link.start(method, params, meta, self._window)
+        self._link, self._call = await self._client._start(method, params, meta, self._deadline, self._window)
+        await self._link.wait(self._call, self._deadline)
+
+    def _refused(self) -> bool:
+        assert self._link is not None
+        return self._call.error is not None and self._client._may_go_again(self._link, self._call.error)
 
     def _reply(self) -> Reply:
         if self._call is None or not self._call.done:

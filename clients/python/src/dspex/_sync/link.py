@@ -15,13 +15,15 @@ from collections.abc import Mapping
 from time import monotonic
 from typing import Any
 
-from dspex.core import GRACE, Call, Core, State
-from dspex.errors import ConnectionLost, DeadlineExceeded, DspexError
-from dspex.place import lost, new_socket, no_sidecar
+from dspex.core import Call, Core, State
+from dspex.deadline import Deadline
+from dspex.errors import ConnectionLost, DspexError
+from dspex.place import lost, new_socket, no_greeting, no_sidecar
 
 _SCRATCH = 256 << 10  # bytes taken from the socket at once
 _STALE = 0.05  # seconds without reading after which a call looks first whether the sidecar has left
-_RETRY = 50  # milliseconds: how long who waits to write lets another read, before it asks for the lead again
+_RETRY = 0.05  # seconds: how long who waits to write lets another read, before it asks for the lead again
+_LONGEST_POLL = 1000.0  # seconds; poll() takes no more than 24 days at a time
 
 
 class ThreadCall(Call):
@@ -34,8 +36,9 @@ class ThreadCall(Call):
         self._waker: threading.Lock | None = None
 
     def wake(self) -> None:
-        waker, self._waker = self._waker, None
+        waker = self._waker
         if waker is not None:
+            self._waker = None
             waker.release()
 
     def sleeper(self) -> threading.Lock:
@@ -51,15 +54,19 @@ class ThreadCall(Call):
 
 
 class Link:
-    """One connection to a sidecar. All methods may be called from any thread."""
+    """One connection to a sidecar. All methods may be called from any thread.
+
+    Who leads and who writes is noted by an object of its own, not by a flag: an interrupt (Ctrl-C) may come between any
+    two steps, and whoever unwinds then can tell whether it was the one.
+    """
 
     def __init__(self, max_frame: int) -> None:
         self.core = Core(max_frame)
-        self._lock = threading.Lock()  # guards core, calls, _leading, _closers, _deaf; nothing slow under it
-        self._writing = threading.Lock()  # held by who writes; only ever tried for, never waited for
-        self._unsent = memoryview(b"")  # guarded by _writing
+        self._lock = threading.Lock()  # guards core, calls, _leader, _writer, _closers, _deaf; nothing slow under it
+        self._unsent = memoryview(b"")  # belongs to who writes
         self._deaf = False  # the other side takes nothing more; what it said before can still be read
-        self._leading = False
+        self._leader: object = None  # of who reads
+        self._writer: object = None  # of who writes
         self._closers: list[threading.Lock] = []
         self._scratch = memoryview(bytearray(_SCRATCH))
         self._heard = 0.0
@@ -80,7 +87,9 @@ class Link:
         link._readable.register(link._socket, select.POLLIN)
         try:
             greeting = link.start("hello", link.core.greeting(hello), None)
-            link.wait(greeting, timeout)
+            link.wait(greeting, Deadline(timeout))
+            if isinstance(greeting.error, TimeoutError):
+                raise no_greeting(path, timeout)
             with link._lock:
                 link.core.welcome(greeting)
         except BaseException:
@@ -95,43 +104,60 @@ class Link:
             self._glance()
         return self.core.state is State.READY and not self._deaf
 
+    @property
+    def stranded(self) -> bool:
+        """Whether it can be used here no more; a forked child has abandoned it already."""
+        return False
+
     def start(
-        self, method: str, params: Mapping[str, Any] | None, meta: Mapping[str, Any] | None, credit: int = 0
+        self,
+        method: str,
+        params: Mapping[str, Any] | None,
+        meta: Mapping[str, Any] | None,
+        credit: int = 0,
+        deadline: Deadline | None = None,
     ) -> ThreadCall:
-        """Send a request. Raises DspexError where it was not sent."""
+        """Send a request, or as much of it as the other side takes before the deadline. Raises DspexError."""
         call = ThreadCall(method, credit)
         try:
             with self._lock:
                 self.core.request(call, meta, params)
-            while not self._send():
-                self._wait_writable()
+            while not self._send() and _seconds_left(deadline) != 0.0:
+                self._wait_writable(deadline)
         except BaseException:
             self.cancel(call)
             raise
         return call
 
-    def wait(self, call: ThreadCall, timeout: float | None = None) -> None:
-        """Until `call` is settled, or has an item; after `timeout` seconds it settles as `deadline_exceeded`."""
-        deadline = None if timeout is None else monotonic() + timeout + GRACE
+    def wait(self, call: ThreadCall, deadline: Deadline | None = None) -> None:
+        """Until `call` is settled, or has an item; once its deadline has passed it settles as `deadline_exceeded`."""
+        me = object()
         try:
             while not call.ready():
                 with self._lock:
                     if call.ready():
                         return
-                    sleeper = call.sleeper() if self._leading else None
-                    self._leading = True
+                    sleeper = None
+                    if self._leader is None:
+                        self._leader = me
+                    else:
+                        sleeper = call.sleeper()
                 if sleeper is None:
                     self._lead(call, deadline)
                 else:
-                    sleeper.acquire(timeout=-1 if deadline is None else max(0.0, deadline - monotonic()))
-                if deadline is not None and monotonic() >= deadline and not call.items:
-                    message = f"no answer to {call.method} within {timeout} s"
-                    self.cancel(call, DeadlineExceeded(message, details={"ended_by": "client"}))
+                    left = _seconds_left(deadline)
+                    sleeper.acquire(timeout=-1 if left is None else left)
+                if deadline is not None and monotonic() >= deadline.gives_up and not call.items:
+                    self.cancel(call, deadline.error(call.method))
         except BaseException:
             self.cancel(call)  # KeyboardInterrupt, say: the answer is wanted no more
             raise
         finally:
-            self._pass_on()
+            try:
+                self._pass_on(me)
+            except BaseException:  # a KeyboardInterrupt before it was done: else nobody would ever read again
+                self._pass_on(me)
+                raise
 
     def grant(self, call: ThreadCall, n: int) -> None:
         """Let a stream go on by `n` items."""
@@ -164,7 +190,7 @@ class Link:
         self._shut_down()
         while True:
             with self._lock:
-                if not self._leading:
+                if self._leader is None:
                     self._socket.close()
                     return
                 gone = threading.Lock()
@@ -172,39 +198,46 @@ class Link:
                 self._closers.append(gone)
             gone.acquire()
 
+    def abandon(self) -> None:
+        """In a forked child: forget the parent's connection. The locks may be held by threads that are not here."""
+        self._lock = threading.Lock()
+        self._leader = self._writer = None
+        self._unsent = memoryview(b"")
+        self._socket.close()  # this process's descriptor alone: the connection itself goes on
+        self.core.outgoing.clear()
+        self.core.close(ConnectionLost("this process was forked: the connection is its parent's"))
+
     # Reading
 
-    def _lead(self, call: ThreadCall, deadline: float | None) -> None:
-        """Read for all, until `call` has what it waits for. `_leading` was set by the caller."""
-        try:
-            while not call.ready():
-                left = None
-                if deadline is not None:
-                    left = (deadline - monotonic()) * 1000
-                    if left <= 0:
-                        return
-                if self._unsent:
-                    self._wait_both(left)
-                elif left is None:
-                    self._read(0)
-                elif self._readable.poll(left):
-                    self._read()
-        finally:
-            with self._lock:
-                self._leading = False
+    def _lead(self, call: ThreadCall, deadline: Deadline | None) -> None:
+        """Read for all, until `call` has what it waits for. The caller is the leader, and ceases to be."""
+        while not call.ready():
+            left = _seconds_left(deadline)
+            if left == 0.0:
+                return
+            if self._unsent and self._writer is None:
+                self._wait_both(left)
+                continue
+            if self._unsent:  # somebody is at it now, and may leave some
+                left = _RETRY if left is None else min(left, _RETRY)
+            if self._readable.poll(None if left is None else left * 1000):
+                self._read()
 
-    def _read(self, flags: int = socket.MSG_DONTWAIT) -> None:
-        """Take what has arrived; without flags, wait for it. Only for who leads."""
+    def _read(self) -> None:
+        """Take what has arrived. Only for who leads.
+
+        It never waits: an interrupt while waiting in poll() does no harm, one within this costs the connection.
+        """
         core = self.core
-        room = core.splitter.room()
         error: OSError | None = None
         try:
-            count = self._socket.recv_into(self._scratch if room is None else room, 0, flags)
-        except BlockingIOError:
-            return
-        except OSError as failed:
-            count, error = 0, failed
-        try:
+            room = core.splitter.room()
+            try:
+                count = self._socket.recv_into(self._scratch if room is None else room, 0, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return
+            except OSError as failed:
+                count, error = 0, failed
             self._heard = monotonic()
             with self._lock:
                 if error is not None:
@@ -225,26 +258,30 @@ class Link:
 
     def _glance(self) -> None:
         """Read what has come by now, unless somebody reads anyway."""
-        with self._lock:
-            if self._leading or self.core.state is State.CLOSED:
-                return
-            self._leading = True
+        me = object()
         try:
+            with self._lock:
+                if self._leader is not None or self.core.state is State.CLOSED:
+                    return
+                self._leader = me
             if self._readable.poll(0):
                 self._read()
         finally:
-            with self._lock:
-                self._leading = False
-            self._pass_on()
+            try:
+                self._pass_on(me)
+            except BaseException:  # a KeyboardInterrupt before it was done: else nobody would ever read again
+                self._pass_on(me)
+                raise
 
-    def _pass_on(self) -> None:
-        """Where nobody leads, wake one who waits: it will."""
+    def _pass_on(self, me: object) -> None:
+        """Lead no more. Where nobody leads, wake one who waits: it will."""
         with self._lock:
-            if self._leading:
+            if self._leader is me:
+                self._leader = None
+            if self._leader is not None:
                 return
-            for gone in self._closers:
-                gone.release()
-            self._closers.clear()
+            while self._closers:
+                self._closers.pop().release()
             for call in self.core.calls.values():
                 if isinstance(call, ThreadCall) and call.asleep:
                     call.wake()
@@ -254,8 +291,13 @@ class Link:
 
     def _send(self) -> bool:
         """Send what there is to send, or leave it to who is at it. False: the socket is full."""
-        while self._writing.acquire(blocking=False):
+        me = object()
+        while True:
             try:
+                with self._lock:
+                    if self._writer is not None:
+                        return True
+                    self._writer = me
                 while self._unsent or self.core.outgoing:
                     if not self._unsent:
                         with self._lock:
@@ -269,36 +311,44 @@ class Link:
                     self._deaf = True
                     self.core.outgoing.clear()
             except BaseException:  # KeyboardInterrupt: nobody knows how much was sent
-                self._give_up()
+                if self._writer is me:
+                    self._give_up()
                 raise
             finally:
-                self._writing.release()
+                if self._writer is me:
+                    self._writer = None
             if not self.core.outgoing:
-                break
-        return True
+                return True
 
-    def _wait_writable(self) -> None:
+    def _wait_writable(self, deadline: Deadline | None) -> None:
         """The socket is full. The other side may want to be read from before it reads on."""
-        with self._lock:
-            lead = not self._leading
-            self._leading = True
-        if not lead:
-            poller = select.poll()
-            poller.register(self._socket, select.POLLOUT)
-            poller.poll(_RETRY)
-            return
+        me = object()
         try:
-            self._wait_both(None)
-        finally:
             with self._lock:
-                self._leading = False
-            self._pass_on()
+                if self._leader is None:
+                    self._leader = me
+            left = _seconds_left(deadline)
+            if self._leader is me:
+                self._wait_both(left)
+                return
+            poller = select.poll()
+            try:
+                poller.register(self._socket, select.POLLOUT)
+            except ValueError:  # it was closed meanwhile
+                return
+            poller.poll(1000 * (_RETRY if left is None else min(left, _RETRY)))
+        finally:
+            try:
+                self._pass_on(me)
+            except BaseException:  # a KeyboardInterrupt before it was done: else nobody would ever read again
+                self._pass_on(me)
+                raise
 
-    def _wait_both(self, milliseconds: float | None) -> None:
+    def _wait_both(self, seconds: float | None) -> None:
         """Wait until something can be read or written, and do it. Only for who leads."""
         poller = select.poll()
         poller.register(self._socket, select.POLLIN | select.POLLOUT)
-        for _, event in poller.poll(milliseconds):
+        for _, event in poller.poll(None if seconds is None else seconds * 1000):
             if event & ~select.POLLOUT:
                 self._read()
             if event & select.POLLOUT:
@@ -316,3 +366,8 @@ class Link:
             self._socket.shutdown(socket.SHUT_RDWR)
         except OSError:
             pass
+
+
+def _seconds_left(deadline: Deadline | None) -> float | None:
+    """How long to wait at a time; None: without an end; 0: not at all."""
+    return None if deadline is None else min(max(0.0, deadline.gives_up - monotonic()), _LONGEST_POLL)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from dspex.core import Reply
+from dspex.deadline import Deadline
 from dspex.errors import DspexError
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ class Stream(Generic[T]):
         client: Client,
         method: str,
         params: Mapping[str, Any] | None,
-        meta: Mapping[str, Any],
+        meta: dict[str, Any],
         credit: int,
         timeout: float | None,
         finish: Callable[[Reply], T],
@@ -37,6 +38,7 @@ class Stream(Generic[T]):
         self._window = credit
         self._taken = 0  # since more was asked for
         self._timeout = timeout
+        self._deadline: Deadline | None = None
         self._finish = finish
         self._link: Link | None = None
         self._call: Any = None
@@ -59,11 +61,14 @@ class Stream(Generic[T]):
         if self._closed:
             raise StopIteration
         if self._call is None:
+            self._deadline = self._client._deadline(self._timeout)
             self._start()
+            if self._refused():
+                self._start()
         call, link = self._call, self._link
         assert link is not None
         if not call.items:
-            link.wait(call, self._timeout)
+            link.wait(call, self._deadline)
         if call.items:
             item = call.items.popleft()
             self._taken += 1
@@ -92,9 +97,14 @@ class Stream(Generic[T]):
             self._link.core.orphan(self._call)
 
     def _start(self) -> None:
+        """Send the request, and wait for its first item or its end."""
         method, params, meta = self._request
-        self._link = self._client._connected(self._timeout)
-        self._call = self._link.start(method, params, meta, self._window)
+        self._link, self._call = self._client._start(method, params, meta, self._deadline, self._window)
+        self._link.wait(self._call, self._deadline)
+
+    def _refused(self) -> bool:
+        assert self._link is not None
+        return self._call.error is not None and self._client._may_go_again(self._link, self._call.error)
 
     def _reply(self) -> Reply:
         if self._call is None or not self._call.done:
