@@ -18,28 +18,45 @@ import (
 // clear kills all descendants until none is left. It still reports the ends of children: when the client closes in
 // good order it wants them.
 func (k *keeper) clear() {
-	hurry()
+	hurry(0) // nothing is started any more: new threads hurry, too
+	told := make(toldToEnd)
 	// No child means no descendant: the children of a dead child are ours.
-	for pause := retryFirst; k.reap(); pause = min(2*pause, retryLast) {
+	for pause := retryFirst; k.reap(); {
 		if table, err := procs.Read(); err == nil {
-			kill(k.self, table.Below(k.self, nil))
+			pause = nextPause(pause, told.kill(k.self, table.Below(k.self, nil), pause))
 		}
-		select {
-		case <-k.deaths:
-		case <-time.After(pause):
+		if !k.reapFor(pause) {
+			return
 		}
 	}
 }
 
-// hurry puts this process before all ordinary ones: of a processor that hundreds of busy descendants share, each in
-// a session and so in a scheduling group of its own, it would get next to nothing. Without the right to do so it goes
-// on at the pace it has.
-func hurry() {
+// reapFor reaps as children end, for a while, without looking at the process table, which takes far longer: of hundreds
+// that were killed each would cost a look. It returns whether children are left.
+func (k *keeper) reapFor(pause time.Duration) bool {
+	over := time.NewTimer(pause)
+	defer over.Stop()
+	for {
+		select {
+		case <-over.C:
+			return true
+		case <-k.deaths:
+			if !k.reap() {
+				return false
+			}
+		}
+	}
+}
+
+// hurry puts this process before all ordinary ones: of a processor that hundreds of busy descendants share, each in a session and so
+// in a scheduling group of its own, it would get next to nothing, and would not even learn in time that the sidecar is gone. Flags say
+// what holds for processes and threads that it makes afterwards. Without the right to do so it goes on at the pace it has.
+func hurry(flags uint64) {
 	threads, err := os.ReadDir("/proc/self/task")
 	if err != nil {
 		return
 	}
-	first := &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_RR, Priority: 1}
+	first := &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_RR, Flags: flags, Priority: 1}
 	for _, thread := range threads {
 		if id, err := strconv.Atoi(thread.Name()); err == nil {
 			_ = unix.SchedSetAttr(id, first, 0)
@@ -47,26 +64,51 @@ func hurry() {
 	}
 }
 
-// kill sends SIGKILL to processes that are descendants of this one, outside its session. A process that has got it
-// runs no more code of its own, so nothing needs to be stopped first where all descendants are meant. Groups first:
-// a signal to a group cannot be escaped by forking.
-func kill(self int, victims []procs.Proc) {
+// toldToEnd holds the processes that have been sent SIGKILL: they run no more code of their own, but may take a while to go.
+type toldToEnd map[procs.ID]bool
+
+// killPatience is the pause from which on a process that was killed and is still there is killed once more: it may have been in a
+// group of which the signal reached others only.
+const killPatience = 16 * time.Millisecond
+
+// kill sends SIGKILL to those of the processes, descendants of this one outside its session, that have not got it, and returns
+// whether there were any. Nothing needs to be stopped first where all descendants are meant. Groups first: a signal to a group
+// cannot be escaped by forking.
+func (t toldToEnd) kill(self int, victims []procs.Proc, pause time.Duration) (found bool) {
 	ownGroup := unix.Getpgrp()
-	groups := make(map[int]bool)
+	groups := make(map[int]bool) // whether the signal went out
 	for _, p := range victims {
-		// Group 1 would be "every process" to kill(2).
-		if p.Group > 1 && p.Group != ownGroup && !groups[p.Group] {
-			groups[p.Group] = true
-			_ = unix.Kill(-p.Group, unix.SIGKILL) // gone, or not permitted: the next look shows it
+		if p.Zombie() || t[p.ID] && pause < killPatience {
+			continue
 		}
-	}
-	for _, p := range victims {
+		again := t[p.ID]
+		found = found || !again
+		t[p.ID] = true
+		// Group 1 would be "every process" to kill(2).
+		if sent, known := groups[p.Group]; p.Group > 1 && p.Group != ownGroup && !again {
+			if !known {
+				sent = unix.Kill(-p.Group, unix.SIGKILL) == nil // else gone, or not permitted
+				groups[p.Group] = sent
+			}
+			if sent {
+				continue
+			}
+		}
 		if p.Parent == self {
 			_ = unix.Kill(p.PID, unix.SIGKILL) // not reaped, so the number is still its own
 		} else {
 			_ = procs.Signal(p.ID, unix.SIGKILL)
 		}
 	}
+	return found
+}
+
+// nextPause is how long to wait before the next look: shortest while looks still find processes to kill.
+func nextPause(pause time.Duration, found bool) time.Duration {
+	if found {
+		return retryFirst
+	}
+	return min(2*pause, retryLast)
 }
 
 // ClearChildren kills and reaps every child of this process with all descendants, until none is left or ctx ends:
@@ -81,7 +123,8 @@ func ClearChildren(ctx context.Context, spare ...int) error {
 	kept := func(p procs.Proc) bool {
 		return p.Parent == self && (p.Session == session || slices.Contains(spare, p.PID))
 	}
-	for pause := retryFirst; ; pause = min(2*pause, retryLast) {
+	told := make(toldToEnd)
+	for pause := retryFirst; ; {
 		table, err := procs.Read()
 		if err != nil {
 			return fmt.Errorf("clear children: %w", err)
@@ -90,7 +133,7 @@ func ClearChildren(ctx context.Context, spare ...int) error {
 		if len(victims) == 0 {
 			return nil
 		}
-		kill(self, victims)
+		pause = nextPause(pause, told.kill(self, victims, pause))
 		for _, p := range victims {
 			if p.Parent == self {
 				reapOne(p.PID)

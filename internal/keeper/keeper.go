@@ -34,6 +34,7 @@ import (
 	"strconv"
 	"syscall"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -70,6 +71,7 @@ func Main() int {
 		return 1
 	}
 	defer k.null.Close()
+	hurry(unix.SCHED_FLAG_RESET_ON_FORK) // what it starts is ordinary
 	k.run()
 	return 0
 }
@@ -78,10 +80,19 @@ func Main() int {
 // keeper: when to end is the sidecar's decision. They are received and dropped, not ignored, since children would
 // inherit that.
 func holdSignals() chan os.Signal {
+	unignore(34)
 	held := make(chan os.Signal, 1)
 	signal.Notify(held, unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGUSR1, unix.SIGUSR2,
 		unix.SIGALRM, unix.SIGPIPE, unix.SIGCONT, unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU)
 	return held
+}
+
+// unignore gives a signal its default effect. Go's runtime puts handlers where signals were ignored, which exec resets, but
+// leaves out 34, the first of the real-time signals: that would stay ignored in children.
+func unignore(signal uintptr) {
+	var fallback [4]uint64 // the kernel's struct sigaction: handler, flags, restorer, mask
+	//nolint:gosec // what the call takes: a pointer that is used within it
+	_, _, _ = unix.RawSyscall6(unix.SYS_RT_SIGACTION, signal, uintptr(unsafe.Pointer(&fallback)), 0, 8, 0, 0)
 }
 
 // closeInherited marks every descriptor but the standard ones to be closed on exec: what leaked into the sidecar from
