@@ -61,7 +61,8 @@ func (p *Pool) startLocked(overflow bool) {
 // run is a worker's life.
 func (p *Pool) run(w *Worker) {
 	defer close(w.gone)
-	ctx, cancel := context.WithTimeout(p.life, p.cfg.Settings.StartTimeout)
+	late := fmt.Errorf("%w of %s", errStartTimeout, p.cfg.Settings.StartTimeout)
+	ctx, cancel := context.WithTimeoutCause(p.life, p.cfg.Settings.StartTimeout, late)
 	defer cancel()
 	proc, err := p.cfg.Starter.Start(ctx, w.id)
 	if err != nil {
@@ -110,7 +111,7 @@ func (p *Pool) serve(ctx context.Context, w *Worker, proc Process) error {
 		case p.life.Err() != nil:
 			outbox.Fail(errEnding)
 		default:
-			outbox.Fail(fmt.Errorf("%w of %s", errStartTimeout, p.cfg.Settings.StartTimeout))
+			outbox.Fail(context.Cause(ctx))
 		}
 	})
 	err = w.read(reader)
