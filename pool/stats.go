@@ -17,6 +17,7 @@ type Snapshot struct {
 	LastFailure string
 	FailedFor   time.Duration // since LastFailure
 	NoWorkers   string        // why no worker can be started; empty where one can
+	Printed     string        // the last lines of the worker that could not be started, until one is ready
 	QueueFull   bool
 	Workers     []WorkerSnapshot
 }
@@ -65,6 +66,9 @@ func (p *Pool) Snapshot() Snapshot {
 	}
 	if e := p.noWorkersLocked(); e != nil {
 		s.NoWorkers = e.Message
+	}
+	if p.startFailure != nil {
+		s.Printed, _ = p.startFailure.Details["output"].(string)
 	}
 	for _, w := range p.workers {
 		ws := WorkerSnapshot{

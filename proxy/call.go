@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"bytes"
 	"time"
 
 	"github.com/dspex/dspex-sidecar/internal/session"
@@ -59,8 +58,6 @@ func (c *conn) request(batch *wire.Batch, f *wire.Frame, owned bool) {
 		k.end(batch, wire.Errorf(wire.CodeInvalidParams, "%s does not stream: call it without meta.stream", f.Method))
 	case own != nil:
 		c.callOwn(batch, own, k, f.Payload)
-	case reserved(f.Method):
-		k.end(batch, wire.Errorf(wire.CodeUnknownMethod, "no method %q", f.Method))
 	default:
 		c.submit(batch, k, f, &m, owned)
 	}
@@ -100,17 +97,6 @@ func (c *conn) enter(k *call, m *wire.RequestMeta, own bool) (refused *wire.Erro
 	c.bytes += k.size
 	c.commands++
 	return nil, false
-}
-
-// reserved says whether a name belongs to the sidecar: no worker is asked for such a method.
-func reserved(method []byte) bool {
-	prefix, _, dotted := bytes.Cut(method, []byte("."))
-	switch string(prefix) {
-	case "session", "sidecar", "admin":
-		return dotted
-	default:
-		return false
-	}
 }
 
 // submit hands the call to its session or to the pool.

@@ -71,11 +71,14 @@ func (a *Admin) health(*proxy.Caller) (any, error) {
 	switch ready := s.Ready(); {
 	case s.Lazy: // not needed yet
 	case ready == 0 && s.NoWorkers != "":
-		worse(unhealthy, s.NoWorkers)
+		worse(unhealthy, s.NoWorkers+printed(&s))
 	case ready == 0:
 		worse(unhealthy, "no worker is ready")
 	case ready < s.Size:
 		worse(degraded, fmt.Sprintf("%d of %d workers are ready", ready, s.Size))
+	}
+	if status != healthy && s.LastFailure != "" && s.NoWorkers == "" { // which says it already
+		reasons = append(reasons, fmt.Sprintf("last failure, %s ago: %s", s.FailedFor.Round(time.Second), s.LastFailure)+printed(&s))
 	}
 	if s.QueueFull {
 		worse(degraded, fmt.Sprintf("the queue is full: %d calls wait", s.Waiting))
@@ -88,10 +91,15 @@ func (a *Admin) health(*proxy.Caller) (any, error) {
 		w := &s.Workers[i]
 		workers = append(workers, map[string]any{"worker": w.ID, "state": w.State, "last_failure": orNil(w.Why)})
 	}
-	if s.LastFailure != "" && status != healthy {
-		reasons = append(reasons, fmt.Sprintf("last failure, %s ago: %s", s.FailedFor.Round(time.Second), s.LastFailure))
-	}
 	return map[string]any{"status": status, "reasons": reasons, "workers": workers}, nil
+}
+
+// printed is what a worker that could not be started said itself: where an application cannot be imported, its traceback.
+func printed(s *pool.Snapshot) string {
+	if s.Printed == "" {
+		return ""
+	}
+	return "; it printed:\n" + s.Printed
 }
 
 func (a *Admin) stats(*proxy.Caller) (any, error) {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -124,8 +125,16 @@ func (p place) serve(t *testing.T, command ...string) *running {
 		_ = s.Wait() // its code says how it ended
 	}()
 	t.Cleanup(func() {
-		_ = s.Process.Kill() // it has ended, mostly
-		<-s.done
+		for range 2 { // at once; it has ended, mostly
+			_ = s.Process.Signal(unix.SIGTERM)
+		}
+		select {
+		case <-s.done:
+		case <-time.After(patience):
+			t.Error("it does not end")
+			_ = s.Process.Kill()
+			<-s.done
+		}
 		if t.Failed() {
 			t.Log(s.log())
 		}
@@ -236,6 +245,30 @@ func TestNothingIsStartedWhereTheSocketIsTaken(t *testing.T) {
 	}
 	if conn, err := net.Dial("unix", p.socket); err != nil || conn.Close() != nil {
 		t.Errorf("the other's socket: %v", err)
+	}
+}
+
+// Who asks for the health of a sidecar whose workers do not start is told why, in the words of the process that failed.
+func TestHealthSaysWhyWorkersDoNotStart(t *testing.T) {
+	for name, want := range map[string][]string{
+		"fails":   {"exit code 3", "it printed:", "Traceback", "ModuleNotFoundError: No module named 'shop'"},
+		"missing": {"cannot start", "missing", "no such file"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newPlace(t, "./"+name, "")
+			program := "#!/bin/sh\necho Traceback >&2\necho \"ModuleNotFoundError: No module named 'shop'\" >&2\nexit 3\n"
+			if err := os.WriteFile(filepath.Join(p.dir, "fails"), []byte(program), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			p.serve(t)
+			c := p.connect(t)
+			var health string
+			await(t, "the reason", func() bool {
+				answer, _ := call(t, c, "sidecar.health", nil).(map[string]any)
+				health = fmt.Sprint(answer["reasons"])
+				return answer["status"] == "unhealthy" && !slices.ContainsFunc(want, func(part string) bool { return !strings.Contains(health, part) })
+			})
+		})
 	}
 }
 
