@@ -19,6 +19,7 @@ type call struct {
 
 	change   store.Change // collected since the last dispatch; used by the worker's reader alone
 	changed  bool
+	size     int // of its frames
 	maxFrame int // the worker's
 	bytes    int // of the state with the change
 
@@ -38,7 +39,7 @@ func (c *call) Dispatch(to *pool.Target, meta *wire.RequestMeta) {
 	defer t.mu.Unlock()
 	c.maxFrame = to.MaxFrame()
 	t.maxFrame = c.maxFrame
-	c.change, c.changed = store.Change{Number: s.number, Expected: s.version}, false
+	c.change, c.changed, c.size = store.Change{Number: s.number, Expected: s.version}, false, 0
 	if old := s.holder; old != nil && old != to.Worker() {
 		to.Forget(old, "session.drop", dropParams(s.number, false))
 	}
@@ -67,8 +68,15 @@ func (c *call) Change(payload []byte) error {
 		return wire.Errorf(wire.CodeInvalidFrame, "a change of a call that may only read")
 	}
 	c.changed = true
+	if c.size += len(payload); c.tooLong() {
+		c.change.Set, c.change.Secrets, c.change.Delete = nil, nil, nil // it will be refused
+		return nil
+	}
 	return merge(&c.change, payload)
 }
+
+// tooLong says whether the frames of a change take more than any that is to be had, its keys and its overhead included.
+func (c *call) tooLong() bool { return c.size > 4*c.table.cfg.MaxState }
 
 // Settle commits the changes of a call that succeeded, and passes its outcome on when they are in force. After an error nothing
 // is known to have changed at the worker: where its answer and a cancel crossed, it will say that its copy is stale.
@@ -87,7 +95,7 @@ func (c *call) Settle(batch *wire.Batch, r *pool.Result) {
 	}
 	refused := c.admitLocked()
 	if refused != nil {
-		s.abandoned(&c.change)
+		c.abandonedLocked()
 	} else {
 		c.committing, s.storing = true, true
 	}
@@ -113,6 +121,9 @@ func (c *call) Settle(batch *wire.Batch, r *pool.Result) {
 
 // admitLocked says why the change cannot be made, if it cannot.
 func (c *call) admitLocked() (refused *wire.Error) {
+	if c.tooLong() {
+		return tooMuch(c.session, c.size, c.table.cfg.MaxState)
+	}
 	for _, set := range [...]map[string][]byte{c.change.Set, c.change.Secrets} {
 		for k, v := range set {
 			if n, most := len(k)+len(v)+entryHead, c.maxFrame-partHead; n > most {
@@ -125,10 +136,14 @@ func (c *call) admitLocked() (refused *wire.Error) {
 	return refused
 }
 
-// abandoned notes that the worker went on to a version that will not be.
-func (s *session) abandoned(c *store.Change) {
-	s.holds, s.behind = c.Version, s.behind[:0]
-	s.fallsBehind(c)
+// abandonedLocked notes that the worker went on to a version that will not be.
+func (c *call) abandonedLocked() {
+	s := c.session
+	s.holds, s.behind = c.change.Version, s.behind[:0]
+	if c.tooLong() { // the keys were not kept
+		s.holds = unknown
+	}
+	s.fallsBehind(&c.change)
 }
 
 // fromStore is called by a store that took its time, from a goroutine of its own. The call goes on here, or in Settle if that has
@@ -154,7 +169,7 @@ func (c *call) committed(batch *wire.Batch, r *pool.Result, err error) {
 	case s.ended:
 		r = &pool.Result{Meta: r.Meta, Err: notFound(s.key)}
 	case err != nil:
-		s.abandoned(&c.change)
+		c.abandonedLocked()
 		r = &pool.Result{Meta: r.Meta, Err: notStored(err)}
 	default:
 		s.apply(&c.change, c.bytes)

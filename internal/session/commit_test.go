@@ -194,12 +194,15 @@ func TestFailedCommit(t *testing.T) {
 func TestDelayedCommit(t *testing.T) {
 	b := start(t)
 	b.create("a", nil)
-	b.create("b", nil)
 	b.shelf.slowly("commit", true)
 	a := b.ask("a", "do", changing(doc{"set": doc{"x": 1}}))
 	store := b.storing()
 	next := b.ask("a", "read", nil)
-	b.read("b") // others go on
+	info, _ := b.get("a")
+	for i, at := 0, ""; at != info.Worker; i++ { // others go on, also at that worker, whose frames after the answer have been read then
+		b.create(fmt.Sprint("other", i), nil)
+		at = b.read(fmt.Sprint("other", i)).Worker
+	}
 	if _, state := b.get("a"); len(state) != 0 || !a.pending() || !next.pending() {
 		t.Error("a change was in force, a call answered or the turn over before the commit")
 	}

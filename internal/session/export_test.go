@@ -13,3 +13,22 @@ func EncodeRestore(state map[string][]byte, limit int) (n int) {
 	}
 	return n
 }
+
+// Prepare encodes a session's state ahead of its next call, if that is worth it, and says how many parts are ready.
+func Prepare(t *Table, key Key) int {
+	t.mu.Lock()
+	s := t.sessions[key]
+	t.mu.Unlock()
+	t.prepare(s)
+	return Prepared(t, key)
+}
+
+// Prepared is how many parts are ready for a session.
+func Prepared(t *Table, key Key) int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if p := t.sessions[key].prepared; p != nil {
+		return len(p.parts)
+	}
+	return 0
+}

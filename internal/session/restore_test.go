@@ -240,14 +240,26 @@ func TestLargeStates(t *testing.T) {
 	}
 	b.create("a", state)
 	want := b.put("a", doc{"last": 1})
+	ready := func(parts int) {
+		t.Helper()
+		if n := session.Prepare(b.table, key("a")); n != parts {
+			t.Errorf("%d parts are ready, want %d", n, parts)
+		}
+	}
 	for i := range 3 {
-		b.update("a", doc{"k1": strings.Repeat("y", 200_000), fmt.Sprint("new", i): 1}) // a large part of it
-		if s := b.read("a"); len(s.State) != 302+i || len(fmt.Sprint(s.State["k1"])) != 200_000 {
+		ready(0)
+		b.update("a", doc{fmt.Sprint("new", i): 1})
+		ready(0) // it is small
+		b.update("a", doc{"k1": strings.Repeat("y", 200_000)})
+		ready(1)
+		b.update("a", doc{"k1": strings.Repeat("z", 200_000+i)}) // what is ready is of no use
+		if s := b.read("a"); len(s.State) != 302+i || len(fmt.Sprint(s.State["k1"])) != 200_000+i {
 			t.Fatalf("%d keys", len(s.State))
 		}
 		b.kill(want.Worker)
+		ready(1)
 		want = b.read("a")
-		if len(want.State) != 302+i {
+		if len(want.State) != 302+i || session.Prepared(b.table, key("a")) != 0 {
 			t.Fatalf("%d keys", len(want.State))
 		}
 		// The call that waits behind one whose worker dies.
@@ -258,6 +270,11 @@ func TestLargeStates(t *testing.T) {
 		dies.refused(wire.CodeWorkerLost)
 		if want = behind.ok(); len(want.State) != 302+i {
 			t.Fatalf("%d keys", len(want.State))
+		}
+	}
+	for _, line := range b.takeLog() {
+		if strings.HasPrefix(line, "stale") {
+			t.Errorf("what was prepared did not fit: %s", line)
 		}
 	}
 }

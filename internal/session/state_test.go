@@ -56,6 +56,21 @@ func TestLimits(t *testing.T) {
 	b.create("d", nil)
 }
 
+// What a call sends of its change is bounded while it runs, not only when it commits.
+func TestChangesAreBounded(t *testing.T) {
+	b := start(t)
+	b.create("a", doc{"x": 1})
+	frame := doc{"set": doc{"k": make([]byte, maxState-100)}}
+	b.ask("a", "do", changing(frame, frame, frame)).ok() // the last counts
+	b.ask("a", "do", changing(frame, frame, frame, frame, frame, doc{"set": doc{"k": 1}})).refused(wire.CodeSessionLimit)
+	if info, state := b.get("a"); info.Bytes < maxState-100 || len(state) != 2 {
+		t.Errorf("%d bytes, %d keys", info.Bytes, len(state))
+	}
+	if s := b.ask("a", "read", doc{"lengths": true}).ok(); number(s.State["k"]) < maxState-100 {
+		t.Errorf("the next call saw values of %v bytes", s.State)
+	}
+}
+
 func TestSecretsAreNotShown(t *testing.T) {
 	b := start(t)
 	b.create("a", doc{"x": 1})
