@@ -54,6 +54,10 @@ def test_all_that_is_wrong_is_named_in_one_error() -> None:
         ("list[int]", [1, "2"]),
         ("dict[str, int]", {"a": "b"}),
         ("Literal['a', 'b']", "c"),
+        ("Literal[1]", True),
+        ("Literal[True, 'a']", 1),
+        ("int | Literal['a']", True),
+        ("Literal[3]", 3.0),
         ("int | list[str]", [1]),
     ],
 )
@@ -70,6 +74,8 @@ def test_values_are_not_taken_for_others(type_: str, value: Any) -> None:
         ("datetime", datetime(2026, 1, 31, tzinfo=UTC), datetime(2026, 1, 31, tzinfo=UTC)),
         ("int | str", "5", "5"),
         ("Literal['a', 3]", 3, 3),
+        ("Literal[True, None]", True, True),
+        ("Literal[True] | int", 1, 1),
         ("list", [1, "a", None], [1, "a", None]),
         ("dict", {"a": {"b": [1]}}, {"a": {"b": [1]}}),
         ("bytes", b"\x00", b"\x00"),
@@ -83,7 +89,7 @@ def test_values_are_taken(type_: str, value: Any, taken: Any) -> None:
 
 def test_optional_inputs_may_be_left_out() -> None:
     check = checker("a: int | None, b -> c")
-    assert check.check({"b": "x"}) == {"b": "x"}
+    assert check.check({"b": "x"}) == {"b": "x", "a": None}
     assert check.check({"b": "x", "a": None}) == {"b": "x", "a": None}
     assert problems(check, {"a": None}) == {"inputs.b": "is missing"}
 

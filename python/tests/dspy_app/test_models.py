@@ -9,23 +9,24 @@ from typing import Any
 
 import dspy
 import pytest
-from dspex.errors import DeadlineExceeded, InvalidParams, LMError
+from dspex.errors import DeadlineExceeded, InvalidParams, LMError, ProgramError
 from dspex_worker import App
 from dspex_worker.dspy_app.models import LmCache, make_lm
 from dspex_worker.dspy_app.settings import CLIENT_PROVIDERS, LmSettings, Models
 from dspy.clients.base_lm import GLOBAL_HISTORY
+from dspy.utils.exceptions import LMError as LmFailure
 from support.driver import Driver, driving
-from support.openai_server import OpenAIServer, Reply, json_answer
+from support.openai_server import OpenAIServer, Reply, Seen, json_answer
 
 Scenario = Callable[[Driver, OpenAIServer], Awaitable[None]]
 ASK: dict[str, Any] = {"program": "p", "inputs": {"a": "x"}}
 
 
-def run(scenario: Scenario, *script: Reply, app: App | None = None, **settings: Any) -> None:
+def run(scenario: Scenario, *script: Reply, app: App | None = None, tracebacks: bool = False, **settings: Any) -> None:
     async def go() -> None:
         with OpenAIServer(*script, answer=lambda seen: json_answer(b="yes")) as server:
             model = {"model": "openai/m", "api_key": "operator-key", "api_base": server.base, "adapter": "json"}
-            async with driving(app or App(), {"main": model | settings}) as driver:
+            async with driving(app or App(), {"main": model | settings}, tracebacks=tracebacks) as driver:
                 await driver.call("create_program", "s", id="p", signature="a -> b")
                 await scenario(driver, server)
 
@@ -89,6 +90,7 @@ def test_the_operators_key_goes_to_no_address_of_a_client(monkeypatch: pytest.Mo
     "settings",
     [
         {"model": "m"},
+        {"model": f"openai/{'m' * 257}", "api_key": "k"},
         {"model": "claude-code/x", "api_key": "k"},
         {"model": "bedrock/x", "api_key": "k"},
         {"model": "openai/m", "api_key": "with space"},
@@ -150,6 +152,78 @@ def test_errors_of_the_provider(reply: Reply, kind: str, status: int | None, ret
     run(scenario, reply)
 
 
+def test_a_key_that_a_provider_repeats_gets_out_by_no_error() -> None:
+    """Programs pass on what they caught, in errors of their own."""
+    app = App()
+
+    @app.program("careless")
+    class Careless(dspy.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = dspy.Predict("a -> b")
+
+        async def aforward(self, a: str) -> Any:
+            try:
+                return await self.inner.acall(a=a)
+            except Exception as error:
+                raise RuntimeError(f"it failed: {error}") from error
+
+    @app.program("threaded")
+    class Threaded(dspy.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = dspy.Predict("a -> b")
+
+        def forward(self, a: str) -> Any:
+            try:
+                return self.inner(a=a)
+            except LmFailure as error:
+                raise ValueError(repr(error), vars(error)) from None
+
+    async def scenario(driver: Driver, server: OpenAIServer) -> None:
+        for program in ("careless", "threaded"):
+            server.script.append(Reply(status=401, message="the key operator-key is wrong"))
+            with pytest.raises(ProgramError, match="is wrong") as caught:
+                await driver.call("execute_program", program=program, inputs={"a": "x"})
+            assert "operator-key" not in str(caught.value.to_wire())
+            assert "Traceback" in caught.value.details["traceback"]
+
+    run(scenario, app=app, tracebacks=True)
+
+
+def test_interleaved_sessions_each_with_an_lm_of_its_own() -> None:
+    sessions = [f"s{number}" for number in range(10)]
+
+    def answer(seen: Seen) -> Reply:
+        number = int(seen.key.removeprefix("key-"))
+        return Reply(json_answer(b=f"{seen.key} {seen.body['model']}"), usage=(number, 1), pause=0.001 * (number % 3))
+
+    async def scenario(driver: Driver, server: OpenAIServer) -> None:
+        server.answer = answer
+        for number, session in enumerate(sessions):
+            mine = {"model": f"openai/m{number}", "api_key": f"key-{number}", "api_base": server.base}
+            await driver.call("configure_lm", session, settings=mine | {"adapter": "json", "temperature": number / 10})
+            await driver.call("create_program", session, id="p", signature="a -> b")
+        answers = await asyncio.gather(*(driver.call("execute_program", s, **ASK) for s in sessions * 20))
+        for turn, got in enumerate(answers):
+            number = turn % 10
+            assert got == {"b": f"key-{number} m{number}"}
+            assert (got.usage["lm_calls"], got.usage["prompt_tokens"], got.usage["total_tokens"]) == (
+                1,
+                number,
+                number + 1,
+            )
+        assert {(seen.key, seen.body["temperature"]) for seen in server.requests} == {
+            (f"key-{number}", number / 10) for number in range(10)
+        }
+        for session in sessions:
+            shown = await driver.call("get_session_state", session)
+            info = await driver.call("get_program_info", session, program="p")
+            assert "key-" not in f"{shown} {info} {await driver.call('list_programs', session)}"
+
+    run(scenario)
+
+
 def test_retries_stay_within_the_deadline() -> None:
     async def scenario(driver: Driver, server: OpenAIServer) -> None:
         got = await driver.call("execute_program", "s", **ASK)
@@ -159,6 +233,10 @@ def test_retries_stay_within_the_deadline() -> None:
             await driver.call("execute_program", "s", timeout=5.0, **ASK)
         assert caught.value.details["retry_after_ms"] == 30_000
         assert len(server.requests) == 3
+        server.script.append(Reply(status=429, message="slow", headers={"Retry-After": "86400"}))
+        with pytest.raises(LMError):  # without a deadline, too
+            await driver.call("execute_program", "s", **ASK)
+        assert len(server.requests) == 4
 
     run(scenario, Reply(status=429, message="slow", headers={"Retry-After": "0"}), num_retries=2)
 

@@ -8,11 +8,14 @@ from typing import Any
 
 import dspy
 import pytest
-from dspex.errors import InvalidParams, InvalidSignature, ProgramError, ProgramExists, ProgramNotFound
+from dspex import wire
+from dspex.errors import DspexError, InvalidParams, InvalidSignature, ProgramError, ProgramExists, ProgramNotFound
 from dspex_worker import App, Session
 from dspex_worker.dspy_app.modules import copy_module, load_state, runs_async
 from support.driver import Driver, driving
 from support.openai_server import OpenAIServer, Seen, json_answer
+
+AB: dict[str, Any] = {"inputs": [{"name": "a"}], "outputs": [{"name": "answer"}]}
 
 
 def run(scenario: Callable[[Driver, OpenAIServer], Awaitable[None]], app: App | None = None) -> None:
@@ -97,6 +100,49 @@ def test_chain_of_thought_info_list_and_delete() -> None:
     run(scenario)
 
 
+def test_a_program_that_the_application_can_build_no_longer_hides_no_other() -> None:
+    async def scenario(driver: Driver, server: OpenAIServer) -> None:
+        await driver.call("create_program", "s", id="good", signature="a -> answer", instructions="Be brief.")
+        await driver.call("create_program", "s", id="gone", signature={"description": "D", **AB})
+        copy = driver.session("s")
+        value = wire.decode_value(copy.entries["dspex.program.gone"])
+        copy.entries["dspex.program.gone"] = wire.pack_value(value | {"module": "once_registered"})
+        driver.restored("s")
+        listed = (await driver.call("list_programs", "s"))["programs"]
+        assert [(p["program"], p["module"], p["doc"]) for p in listed] == [
+            ("gone", "once_registered", "D"),
+            ("good", "predict", "Be brief."),
+        ]
+        with pytest.raises(InvalidParams, match="once_registered"):
+            await driver.call("execute_program", "s", program="gone", inputs={"a": "x"})
+
+    run(scenario)
+
+
+def test_names_of_any_length_make_short_errors() -> None:
+    long = "x" * 1_000_000
+
+    async def scenario(driver: Driver, server: OpenAIServer) -> None:
+        await driver.call("create_program", "s", id="p", signature="a -> answer")
+        calls: list[tuple[str, dict[str, Any]]] = [
+            ("execute_program", {"program": long, "inputs": {}}),
+            ("get_program_info", {"program": long}),
+            ("delete_program", {"program": long}),
+            ("configure_lm", {"model": long}),
+            ("configure_lm", {"model": "main", "program": long}),
+            ("create_program", {"signature": "a -> b", "module": long}),
+            ("create_program", {"signature": "a -> b", "id": long}),
+            ("create_program", {"signature": {"inputs": [{"name": f"{long}-"}], "outputs": [{"name": "b"}]}}),
+            ("update_session_state", {"set": {long: 1}}),
+        ]
+        for method, params in calls:
+            with pytest.raises(DspexError) as caught:
+                await driver.call(method, "s", **params)
+            assert len(str(caught.value.to_wire())) < 5_000
+
+    run(scenario)
+
+
 def test_state_methods() -> None:
     async def scenario(driver: Driver, server: OpenAIServer) -> None:
         await driver.call("create_program", "s", id="p", signature="a -> answer")
@@ -106,6 +152,8 @@ def test_state_methods() -> None:
         assert await driver.call("get_session_state", "s") == {"state": {"y": [2]}}
         with pytest.raises(InvalidParams, match="reserved"):
             await driver.call("update_session_state", "s", set={"dspex.program.p": {}})
+        with pytest.raises(InvalidParams, match="reserved"):
+            await driver.call("update_session_state", "s", delete=["dspex.program.p"])
         assert await driver.call("reset_state", "s") == {"deleted": 3}
         assert driver.session("s").entries == {}
         with pytest.raises(ProgramNotFound):

@@ -114,6 +114,12 @@ WRONG: list[tuple[object, str, str]] = [
     (f"{'x' * 65} -> b", "inputs.", "longer than 64"),
     ("x" * 20_000 + " -> b", "signature", "longer than"),
     (", ".join(f"a{i}" for i in range(65)) + " -> b", "inputs", "65"),
+    ("a: " + "|".join(f"Literal[{i}]" for i in range(33)) + " -> b", "character", "at most 32 members"),
+    (
+        {"inputs": [{"name": f"a{i}", "type": f"list[{'str|' * 31}str]"} for i in range(64)] * 2, "outputs": []},
+        "inputs",
+        "all types",
+    ),
     (7, "signature", "is int"),
     ({"inputs": "a", "outputs": []}, "inputs", "list"),
     ({"inputs": [{"name": "a"}], "outputs": [{"name": "b", "type": "Foo"}]}, "outputs[0].type", "'Foo'"),

@@ -33,10 +33,10 @@ class Driver:
 
     writable = True
 
-    def __init__(self, app: App, concurrency: int = 8) -> None:
+    def __init__(self, app: App, concurrency: int = 8, tracebacks: bool = False) -> None:
         self.loop = asyncio.get_running_loop()
         self.app = app
-        self.runtime = Runtime(app, Batch(self.loop), concurrency=concurrency, grace=5.0, tracebacks=False)
+        self.runtime = Runtime(app, Batch(self.loop), concurrency=concurrency, grace=5.0, tracebacks=tracebacks)
         self.sessions: dict[str, Copy] = {}
         self._ids = itertools.count(1)
         self._settled: dict[int, asyncio.Future[tuple[Any, Changes | None]]] = {}
@@ -132,13 +132,15 @@ class Driver:
 
 
 @asynccontextmanager
-async def driving(app: App, models: dict[str, dict[str, Any]] | None = None) -> AsyncIterator[Driver]:
+async def driving(
+    app: App, models: dict[str, dict[str, Any]] | None = None, *, tracebacks: bool = False
+) -> AsyncIterator[Driver]:
     """Install the DSPy application, run the hooks, and clean up as a worker does."""
     from dspex_worker import dspy_app
 
     await asyncio.to_thread(dspy_app.install, app)  # as before the loop of a worker runs
     app.init_worker(Worker("worker_1", concurrency=8, models=models or {}))
-    driver = Driver(app)
+    driver = Driver(app, tracebacks=tracebacks)
     await driver.runtime.start_worker()
     try:
         yield driver

@@ -11,6 +11,7 @@ from dspex.errors import DspexError, InvalidParams, InvalidSignature, ProgramExi
 _IN_TEXT = 20
 _IN_DETAILS = 200
 _PATH = 200  # characters
+_MESSAGE = 1000
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,10 @@ class Problem:
 
     path: str
     message: str
+
+    def shortened(self) -> Problem:
+        """As it is told: names and values that a client gave may be of any length."""
+        return Problem(_short(self.path, _PATH), _short(self.message, _MESSAGE))
 
 
 def invalid_params(problems: Sequence[Problem]) -> DspexError:
@@ -39,23 +44,23 @@ def invalid_signature(path: str, message: str) -> DspexError:
 
 def program_not_found(program: str) -> DspexError:
     """Neither the session nor the application has a program of this id."""
-    return ProgramNotFound(f"there is no program {program!r}; list_programs names those there are")
+    return ProgramNotFound(f"there is no program {_short(program, _PATH)!r}; list_programs names those there are")
 
 
 def program_exists(program: str, message: str) -> DspexError:
     """The id is taken."""
-    return ProgramExists(f"program {program!r} {message}")
+    return ProgramExists(f"program {_short(program, _PATH)!r} {message}")
 
 
 def _text(problems: Sequence[Problem]) -> str:
-    told = "; ".join(f"{_short(problem.path)}: {problem.message}" for problem in problems[:_IN_TEXT])
+    told = "; ".join(f"{problem.path}: {problem.message}" for problem in map(Problem.shortened, problems[:_IN_TEXT]))
     return told if len(problems) <= _IN_TEXT else f"{told}; and {len(problems) - _IN_TEXT} more"
 
 
 def _details(problems: Sequence[Problem]) -> dict[str, object]:
-    named = problems[:_IN_DETAILS]
-    return {"errors": [{"path": _short(problem.path), "message": problem.message} for problem in named]}
+    named = map(Problem.shortened, problems[:_IN_DETAILS])
+    return {"errors": [{"path": problem.path, "message": problem.message} for problem in named]}
 
 
-def _short(path: str) -> str:
-    return path if len(path) <= _PATH else f"{path[:_PATH]}…"
+def _short(text: str, length: int) -> str:
+    return text if len(text) <= length else f"{text[:length]}…"

@@ -12,6 +12,7 @@ from operator import or_
 from typing import Any, Literal
 
 MAX_DEPTH = 16
+MAX_MEMBERS = 32  # of a union: what pydantic and DSPy do with one takes time by the square of its members
 ALLOWED = (
     "str, int, float, bool, list, dict, date, datetime, bytes, Literal[…], Optional[…], list[…], dict[str, …]"
     " and unions of these with |"
@@ -133,6 +134,8 @@ def read_type(tokens: Tokens, depth: int = 0) -> Any:
         raise tokens.error(f"types lie inside each other more than {MAX_DEPTH} deep")
     members = [_single(tokens, depth)]
     while tokens.accept("|"):
+        if len(members) == MAX_MEMBERS:
+            raise tokens.error(f"a union has at most {MAX_MEMBERS} members; values go into one Literal[…]")
         members.append(_single(tokens, depth))
     return _union(members)
 

@@ -10,6 +10,7 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime
+from functools import partial
 from typing import Annotated, Any, Literal, Union
 
 from pydantic import BeforeValidator, ConfigDict, Strict, TypeAdapter, ValidationError
@@ -52,10 +53,14 @@ class InputChecker:
 
     def _check(self, inputs: Mapping[str, Any], problems: list[Problem]) -> dict[str, Any]:
         fields = self._fields or {}
+        checked: dict[str, Any] = {}
         for name, field in fields.items():
-            if field.required and name not in inputs:
+            if name in inputs or not field.expected:
+                continue
+            if field.optional:
+                checked[name] = None  # else DSPy warns of it in every call, and a module's forward lacks an argument
+            else:
                 problems.append(Problem(f"inputs.{name}", "is missing"))
-        checked = {}
         for name, value in inputs.items():
             if name in fields:
                 checked[name] = fields[name].check(value, problems)
@@ -66,7 +71,8 @@ class InputChecker:
 
 class _FieldChecker:
     def __init__(self, field: Field) -> None:
-        self.required = field.required and not allows_none(field.type)
+        self.expected = field.required
+        self.optional = allows_none(field.type)
         self._name = field.name
         self._type = field.type
         self._has_union = _has_union(field.type)
@@ -118,9 +124,18 @@ def strict_type(annotation: Any) -> Any:
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in (Union, types.UnionType):
         return Union[tuple(strict_type(argument) for argument in arguments)]  # noqa: UP007 - made at run time
+    if origin is Literal:
+        return Annotated[annotation, BeforeValidator(partial(_exactly_one_of, arguments))]
     if origin in (list, dict, tuple, set, frozenset):
         return origin[tuple(a if a is Ellipsis else strict_type(a) for a in arguments)]
     return annotation
+
+
+def _exactly_one_of(allowed: tuple[Any, ...], value: Any) -> Any:
+    """Let a value pass for pydantic to tell whether it is allowed, unless it only equals one: True does 1."""
+    if isinstance(value, (bool, int, float)) and not any(type(value) is type(one) and value == one for one in allowed):
+        raise PydanticCustomError("literal", f"Input should be {type_text(Literal[allowed])[8:-1]}")
+    return value
 
 
 def _date_or_text(value: Any) -> Any:

@@ -39,8 +39,6 @@ def _made(kind: str, message: str, retryable: bool, settings: LmSettings | None,
     told = {"type": kind, **details}
     if settings is not None:
         told["model"] = settings.name
-        if settings.api_key:
-            message = message.replace(settings.api_key, "***")  # providers repeat a wrong key
     return LmCallError(_shortened(message, _SHOWN), retryable=retryable, details=told)
 
 

@@ -14,7 +14,7 @@ from dspex_worker.dspy_app.programs import ApplicationPrograms, Program, Session
 from dspex_worker.dspy_app.settings import LmSettings, Models
 from dspex_worker.dspy_app.signatures import MAX_TEXT, SignatureCache, json_schema
 from dspex_worker.dspy_app.stream import Item, Sink
-from dspex_worker.session import Session
+from dspex_worker.session import RESERVED, Session
 
 if TYPE_CHECKING:
     from dspex_worker.app import App
@@ -135,16 +135,13 @@ class DspyApp:
 
     def list_programs(self, session: Session | None) -> dict[str, Any]:
         """List the programs of this session and those of the application."""
-        programs = list(self._application)
+        programs: list[dict[str, Any]] = [
+            {"program": p.id, "scope": p.scope, "module": p.module_name, "doc": p.doc or p.instructions or ""}
+            for p in self._application
+        ]
         if session is not None:
-            of_session = self._programs(session)
-            programs += [of_session.get(id) for id in of_session.ids()]
-        return {
-            "programs": [
-                {"program": p.id, "scope": p.scope, "module": p.module_name, "doc": p.doc or p.instructions or ""}
-                for p in sorted(programs, key=lambda p: p.id)
-            ]
-        }
+            programs += self._programs(session).listed()
+        return {"programs": sorted(programs, key=lambda listed: str(listed["program"]))}
 
     def get_program_info(self, program: str, session: Session | None) -> dict[str, Any]:
         """Say what a program takes and returns, as JSON schemas, and what it runs with."""
@@ -194,7 +191,9 @@ class DspyApp:
                 session.state[key] = value
             except ValueError as error:
                 raise invalid_param(f"set.{key[:80]}", str(error)) from None
-        for key in delete or []:
+        for index, key in enumerate(delete or []):
+            if key.startswith(RESERVED):
+                raise invalid_param(f"delete[{index}]", f"state keys that begin with {RESERVED!r} are reserved")
             session.state.pop(key, None)
         return {"keys": sorted(session.state)}
 

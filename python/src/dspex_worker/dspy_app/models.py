@@ -19,6 +19,9 @@ from dspex_worker.calls import CallCancelled
 from dspex_worker.dspy_app.settings import Adapter, LmSettings
 from dspex_worker.dspy_app.usage import CallUsage
 
+_LONGEST_WAIT = (
+    60.0  # seconds before a further attempt; a caller who is told to wait for longer knows better what to do
+)
 _KEPT = 32  # LMs that no call uses at the moment and that keep their connections
 
 
@@ -75,6 +78,7 @@ class CallLM(dspy.LM):
 
     limits: CallLimits | None = None
     takes_schema = False
+    secret: str | None = None  # the provider's key, which is told to nobody else
 
     @property
     def supports_response_schema(self) -> bool:
@@ -103,8 +107,12 @@ class CallLM(dspy.LM):
         if not self.limits.on_the_loop():
             return self.limits.request(self.acall(*args, **kwargs))
         self._begin()
-        with dspy.context(disable_history=False, send_stream=None):
-            return super().__call__(*args, **kwargs)
+        try:
+            with dspy.context(disable_history=False, send_stream=None):
+                return super().__call__(*args, **kwargs)
+        except Exception as error:
+            _blot_out(self.secret, error)
+            raise
 
     async def acall(self, *args: Any, **kwargs: Any) -> Any:
         attempt = 0
@@ -114,6 +122,7 @@ class CallLM(dspy.LM):
                 with dspy.context(disable_history=False):  # for update_history above alone
                     return await super().acall(*args, **kwargs)
             except Exception as error:
+                _blot_out(self.secret, error)
                 wait = self._wait(error, attempt, sent)
                 if wait is None:
                     raise
@@ -135,7 +144,7 @@ class CallLM(dspy.LM):
         hint = getattr(error, "retry_after", None)
         wait = float(hint) if hint is not None else float(min(2**attempt, 30))
         left = limits.left()
-        return wait if left is None or wait < left else None
+        return wait if wait <= _LONGEST_WAIT and (left is None or wait < left) else None
 
 
 def make_lm(settings: LmSettings) -> CallLM:
@@ -152,7 +161,24 @@ def make_lm(settings: LmSettings) -> CallLM:
     engine = "lm15" if settings.from_client else "auto"
     lm = CallLM(settings.model, cache=False, num_retries=0, engine=engine, **given)
     lm.takes_schema = settings.response_schema
+    lm.secret = settings.api_key
     return lm
+
+
+def _blot_out(secret: str | None, error: BaseException) -> None:
+    """Remove a key from what an error says: providers repeat a wrong one, and programs pass on what they caught."""
+    told: set[int] = set()
+    waiting = [error]
+    while secret and waiting:
+        one = waiting.pop()
+        if id(one) in told:
+            continue
+        told.add(id(one))
+        one.args = tuple(arg.replace(secret, "***") if isinstance(arg, str) else arg for arg in one.args)
+        for name, value in list(vars(one).items()):
+            if isinstance(value, str) and secret in value:
+                setattr(one, name, value.replace(secret, "***"))
+        waiting += [chained for chained in (one.__cause__, one.__context__) if chained is not None]
 
 
 def make_adapter(adapter: Adapter) -> dspy.Adapter:

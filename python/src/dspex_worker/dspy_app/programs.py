@@ -180,6 +180,16 @@ class SessionPrograms:
         """In the order of their names."""
         return sorted(key.removeprefix(_RECORD) for key in self._reserved if key.startswith(_RECORD))
 
+    def listed(self) -> list[dict[str, Any]]:
+        """What is told of each, by what was given when it was made: none is built for that, or needs to be."""
+        listed = []
+        for id in self.ids():
+            record = Record(**self._reserved[_RECORD + id])
+            described = record.signature.get("description") if isinstance(record.signature, Mapping) else None
+            doc = record.instructions or described or ""
+            listed.append({"program": id, "scope": "session", "module": record.module, "doc": doc})
+        return listed
+
     def get(self, id: str) -> Program:
         """The program, built from its record where this worker has not built it yet.
 

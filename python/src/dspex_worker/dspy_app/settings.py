@@ -98,7 +98,7 @@ class Models:
             model=model,
             api_key=api_key or _NO_KEY,
             api_base=api_base,
-            adapter=given.get("adapter", "chat"),
+            adapter=given.get("adapter") or "chat",
             temperature=_float_or_none(given.get("temperature")),
             max_tokens=given.get("max_tokens"),
             from_client=True,
@@ -139,7 +139,7 @@ def _problems(given: Mapping[str, Any]) -> list[tuple[str, str]]:
     found = [(str(key), f"is not known; known are {', '.join(sorted(known))}") for key in given if key not in known]
     model = given.get("model")
     provider, _, rest = model.partition("/") if isinstance(model, str) else ("", "", "")
-    if provider not in CLIENT_PROVIDERS or not rest:
+    if provider not in CLIENT_PROVIDERS or not rest or len(rest) > 256:
         found.append(("model", f"must be PROVIDER/MODEL with a provider of: {', '.join(CLIENT_PROVIDERS)}"))
     if not _is_key(given.get("api_key")):
         found.append(("api_key", "must be text in printable ASCII without spaces"))
@@ -150,7 +150,7 @@ def _problems(given: Mapping[str, Any]) -> list[tuple[str, str]]:
         found.append(("temperature", "must be a number from 0 to 2"))
     if limit is not None and not (isinstance(limit, int) and not isinstance(limit, bool) and 1 <= limit <= 1_000_000):
         found.append(("max_tokens", "must be a whole number from 1 to 1000000"))
-    if given.get("adapter", "chat") not in ADAPTERS:
+    if (given.get("adapter") or "chat") not in ADAPTERS:
         found.append(("adapter", f"must be one of {', '.join(ADAPTERS)}"))
     return found
 

@@ -23,7 +23,7 @@ from dspex_worker.dspy_app.field_types import Tokens, TypeTextError, parse_type,
 from dspex_worker.dspy_app.names import problem_of_name
 
 MAX_FIELDS = 64  # of inputs and of outputs
-MAX_TEXT = 16_384  # characters of a signature's text form, of a description, of instructions
+MAX_TEXT = 16_384  # characters of a signature's text form, of all types together, of a description, of instructions
 _CACHED = 256  # built signatures that are kept
 
 
@@ -122,12 +122,20 @@ def _read_fields(given: Mapping[str, Any]) -> SignatureSpec:
     if name is not None and not (isinstance(name, str) and re.fullmatch(r"[A-Za-z]\w{0,63}", name, re.ASCII)):
         raise invalid_signature("name", "must be a letter and up to 63 letters, digits and _")
     sides = {}
+    types = 0  # characters
     for side in ("inputs", "outputs"):
         fields = given.get(side)
         if not isinstance(fields, list):
             raise invalid_signature(side, "must be a list of {name, type?, description?}")
+        types += sum(len(field["type"]) for field in fields if _has_type_text(field))
+        if types > MAX_TEXT:
+            raise invalid_signature(side, f"the texts of all types are longer than {MAX_TEXT} characters")
         sides[side] = tuple(_read_field(f"{side}[{index}]", field) for index, field in enumerate(fields))
     return SignatureSpec(sides["inputs"], sides["outputs"], name, _optional_text("description", given))
+
+
+def _has_type_text(given: object) -> bool:
+    return isinstance(given, Mapping) and isinstance(given.get("type"), str)
 
 
 def _read_field(path: str, given: object) -> Field:
