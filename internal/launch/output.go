@@ -89,6 +89,7 @@ func (o *Output) read(r *os.File, stream string) {
 }
 
 func (o *Output) add(line, stream string) {
+	call, line := ofCall(line)
 	line = printable(line)
 	o.mu.Lock()
 	if len(o.lines) == keptLines {
@@ -102,7 +103,22 @@ func (o *Output) add(line, stream string) {
 		}
 	}
 	o.mu.Unlock()
-	o.log.Info("output", "stream", stream, "line", line)
+	o.log.Info("output", append(call, "stream", stream, "line", line)...)
+}
+
+// ofCall takes the mark off a line that a worker's call printed, and returns what it says (python's output.py).
+func ofCall(line string) (call []any, text string) {
+	parts := strings.SplitN(line, "\x1f", 4)
+	if len(parts) != 4 || parts[0] != "" {
+		return nil, line
+	}
+	if session := parts[1]; session != "" {
+		call = append(call, "session_id", printable(session))
+	}
+	if id, err := strconv.ParseUint(parts[2], 10, 64); err == nil {
+		call = append(call, "request_id", id)
+	}
+	return call, parts[3]
 }
 
 // printable escapes control characters, so that no process writes to the terminal that shows the log.

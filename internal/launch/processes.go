@@ -19,6 +19,7 @@ type Processes struct {
 	closed bool
 }
 
+// NewProcesses starts a keeper.
 func NewProcesses(log *slog.Logger) (*Processes, error) {
 	client, err := keeper.Start(keeper.Config{Logger: log})
 	if err != nil {
@@ -29,7 +30,7 @@ func NewProcesses(log *slog.Logger) (*Processes, error) {
 
 // Start starts a process, whose output goes to out.
 func (p *Processes) Start(ctx context.Context, spec keeper.Spec, out *Output) (*keeper.Process, error) {
-	client, err := p.keeper()
+	client, err := p.keeper() //nolint:contextcheck // a keeper outlives the start of one process
 	if err != nil {
 		out.Close()
 		return nil, err
@@ -50,7 +51,7 @@ func (p *Processes) Start(ctx context.Context, spec keeper.Spec, out *Output) (*
 
 // adopt takes over a process that one of the keeper's has forked.
 func (p *Processes) adopt(ctx context.Context, pid int) (*keeper.Process, error) {
-	client, err := p.keeper()
+	client, err := p.keeper() //nolint:contextcheck // a keeper outlives the start of one process
 	if err != nil {
 		return nil, err
 	}
@@ -81,6 +82,7 @@ func (p *Processes) keeper() (*keeper.Client, error) {
 	return client, nil
 }
 
+// Close ends the keeper and all processes.
 func (p *Processes) Close() {
 	p.mu.Lock()
 	p.closed = true

@@ -14,6 +14,7 @@ from typing import Any
 
 from dspex_worker import loading, loop, pool_worker, zygote
 from dspex_worker.app import App
+from dspex_worker.output import mark_output
 from dspex_worker.threads import CALL_THREAD
 from dspex_worker.worker import version_of
 
@@ -29,6 +30,8 @@ def main(arguments: Sequence[str] | None = None, program: str = "python -m dspex
     """Serve until told to end; return the exit code."""
     parser = _parser(program)
     options = parser.parse_args(arguments)
+    if options.mode != "standalone":
+        mark_output()
     _prepare_output(options.log_level)
     try:
         if options.mode == "pool-worker":

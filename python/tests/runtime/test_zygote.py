@@ -248,3 +248,29 @@ def test_hello_of_a_forked_worker_is_that_of_a_started_one(zygote: Zygote) -> No
     assert answers[0] == answers[1]
     forked.end()
     started.close()
+
+
+def test_what_a_call_prints_says_whose_it_is(start: Start) -> None:
+    zygote = start(
+        """
+        import logging, os
+
+        @app.method
+        async def say(session: __import__("dspex_worker").Session | None):
+            print("first\\nsecond")
+            print("in", end=" ")
+            print("pieces")
+            logging.getLogger("of-the-application").warning("logged")
+            os.write(1, b"past Python\\n")
+        """
+    )
+    worker = zygote.fork().ready()
+    worker.request(5, "say")
+    assert worker.response(5).error is None
+    worker.request(6, "say", {"session": "s-é", "key": 1, "version": 0, "next": 1})
+    assert worker.response(6).error is None
+    lines = worker.end().splitlines()
+    for mark in ("\x1f\x1f5\x1f", "\x1fs-é\x1f6\x1f"):
+        for text in ("first", "second", "in pieces", "WARNING of-the-application: logged"):
+            assert lines.count(mark + text) == 1, lines
+    assert lines.count("past Python") == 2
