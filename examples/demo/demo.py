@@ -120,7 +120,11 @@ def sessions_side_by_side(client: Client, own: str | None) -> list[Session]:
         return session, session.create_program("facts", FACTS)(text=own or text("curie"))
 
     with ThreadPoolExecutor(len(NAMES)) as pool:
-        begun_sessions = list(pool.map(begin, NAMES))
+        try:
+            begun_sessions = list(pool.map(begin, NAMES))
+        except BaseException:
+            client.close()  # Ctrl-C, say: the threads' calls end with it, else the pool would wait for them
+            raise
     for session, outputs in begun_sessions:
         show(f"session {session.id}", f"on {session.info()['worker']}: {brief(outputs)}")
     show("all four", f"{time.monotonic() - begun:.1f} s")
@@ -258,6 +262,9 @@ if __name__ == "__main__":
     try:
         sys.exit(main())
     except DspexError as error:
-        sys.exit(f"\ndemo: {error}; the sidecar's log is {machine.LOG}")
+        hint = ""
+        if error.details.get("type") == "ContextWindowExceededError":
+            hint = "\n      the text is too long for this model: give a shorter TEXT, or a larger MODEL"
+        sys.exit(f"\ndemo: {error}; the sidecar's log is {machine.LOG}{hint}")
     except KeyboardInterrupt:
         sys.exit(130)

@@ -1,20 +1,25 @@
-"""The demo's application file loads and does what the demo shows of it."""
+"""The demo's application file loads and does what the demo shows of it; the demo ends when it is told to."""
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import importlib.util
+import threading
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
+import pytest
+from dspex.errors import ConnectionLost
 from support.driver import driving
 from support.openai_server import OpenAIServer, json_answer
 
 DEMO = Path(__file__).parents[3] / "examples" / "demo"
 
 
-def load() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("demo_app", DEMO / "app.py")
+def load(name: str = "app") -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"demo_{name}", DEMO / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -40,3 +45,22 @@ def test_the_demo_s_application() -> None:
                     assert len(driver.session("s").entries) == 1, count
 
     asyncio.run(go())
+
+
+def test_ctrl_c_does_not_wait_for_the_calls_of_the_demo_s_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed = threading.Event()
+
+    class Stuck:
+        def create_session(self, name: str) -> Any:
+            if name == "ada":
+                _thread.interrupt_main()
+            closed.wait(5.0)
+            raise ConnectionLost
+
+        def close(self) -> None:
+            closed.set()
+
+    monkeypatch.syspath_prepend(DEMO)
+    with pytest.raises(KeyboardInterrupt):
+        load("demo").sessions_side_by_side(Stuck(), None)
+    assert closed.is_set()
