@@ -72,24 +72,41 @@ func (s *Server) newConn(sock *net.UnixConn) (*conn, error) {
 	return c, err
 }
 
-// run is the connection's life.
+// run is the connection's life up to its handshake. What follows gets a stack of its own: the handshake's is several times what an idle
+// connection needs, and ten thousand may be idle.
 func (c *conn) run() {
-	defer c.server.left(c)
-	defer c.reader.Release()
 	var batch wire.Batch
-	if !c.handshake(&batch) {
-		c.outbox.End()
-		c.outbox.Wait()
+	if c.handshake(&batch) {
+		c.server.tasks.Go(c.serve)
 		return
 	}
-	err := c.read(&batch)
-	c.leave(&batch, err)
+	c.outbox.End()
+	c.outbox.Wait()
+	c.finish()
+}
+
+// serve is its life after that. Little may stand on the stack while it waits for a frame.
+func (c *conn) serve() {
+	batch := new(wire.Batch)
+	c.end(batch, c.read(batch))
+	c.finish()
+}
+
+// end ends a connection that was served, and says why it did where that is not usual.
+func (c *conn) end(batch *wire.Batch, err error) {
+	c.leave(batch, err)
 	if e := c.outbox.Err(); e != nil && !errors.Is(e, net.ErrClosed) {
 		err = e
 	}
 	if !errors.Is(err, io.EOF) && !errors.Is(err, net.ErrClosed) {
 		c.server.log.Info("client lost", "connection", c.id, "client", c.name, "reason", err.Error())
 	}
+}
+
+// finish is the last of it.
+func (c *conn) finish() {
+	c.reader.Release()
+	c.server.left(c)
 }
 
 // leave cancels what the client had in flight, and closes: after what waits was written, where the client broke the protocol

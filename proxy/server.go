@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"time"
@@ -52,17 +53,26 @@ func (s *Server) Serve() {
 	s.tasks.Go(s.guardSocket)
 }
 
-// guardSocket makes the socket again when somebody removed its file.
+// crowd is how many connections leave so much behind with their handshakes that it is given back to the system.
+const crowd = 1000
+
+// guardSocket makes the socket again when somebody removed its file, and clears up after crowds.
 func (s *Server) guardSocket() {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
-	said := ""
+	said, last, tidied := "", uint64(0), uint64(0)
 	for {
 		select {
 		case <-s.done:
 			return
 		case <-tick.C:
 		}
+		came := s.came()
+		if came == last && came-tidied >= crowd {
+			tidied = came
+			debug.FreeOSMemory() // idle connections alone would not make the collector run for minutes
+		}
+		last = came
 		if !s.cfg.Socket.lost() {
 			said = ""
 			continue
@@ -77,6 +87,13 @@ func (s *Server) guardSocket() {
 			s.tasks.Go(func() { s.accept(l) })
 		}
 	}
+}
+
+// came is how many connections there have been.
+func (s *Server) came() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.lastConn
 }
 
 func (s *Server) accept(l *net.UnixListener) {
