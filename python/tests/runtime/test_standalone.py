@@ -548,12 +548,31 @@ def test_a_call_within_a_call(serve: Serve) -> None:
     assert connection.error("echo", parent, value=1)["code"] == "invalid_params"
 
 
+def test_a_call_within_a_call_within_a_call(serve: Serve) -> None:
+    connection = serve().connect()
+    parent: dict[str, Any] = {}
+    waiting: list[tuple[int, int]] = []
+    for id, session in ((50, "s"), (51, "t")):
+        connection.call("session.create", session=session)
+        connection.request(id, "nested_call", {**parent, "session": session}, question=f"of {session}")
+        question = connection.until(lambda message: isinstance(message, wire.Request))
+        parent = {"parent": question.id}
+        waiting.append((id, question.id))
+    for session in ("s", "t"):  # each waits for this call, however far away
+        assert connection.error("get", {**parent, "session": session})["code"] == "session_busy"
+    for id, asked in reversed(waiting):
+        connection.send(wire.encode_response(asked, None, "answer"))
+        assert connection.response(id).result == "answer"
+
+
 # The end.
 
 
 def test_sigterm_drains(serve: Serve) -> None:
     server = serve()
     connection = server.connect()
+    connection.call("session.create", session="s")
+    silent = server.connect({})
     connection.request(50, "ask", value=1)
     question = connection.until(lambda message: isinstance(message, wire.Request))
     server.process.terminate()
@@ -563,6 +582,12 @@ def test_sigterm_drains(serve: Serve) -> None:
     error = connection.error("echo", value=1)
     assert (error["code"], error["retryable"]) == ("draining", True)
     assert connection.call("sidecar.health")["status"] == "unhealthy"
+    assert connection.call("session.update", session="s", set={"x": 1}) == {"session": "s", "version": 1}
+    assert connection.error("session.create")["code"] == "draining"
+    silent.request(1, "hello", None, protocols=[1])
+    answer = silent.receive()  # nothing comes before the answer to hello
+    assert isinstance(answer, wire.Response)
+    assert (answer.error or {})["code"] == "draining"
     connection.send(wire.encode_response(question.id, None, "answer"))
     assert connection.response(50).result == "answer"
     assert connection.receive() is None

@@ -23,7 +23,6 @@ from dspex.errors import (
 from dspex_worker.calls import ENDED, Call
 from dspex_worker.peer import Peer
 from dspex_worker.session import Changes, Session, attach
-from dspex_worker.standalone import meta as metas
 from dspex_worker.standalone.dispatch import Ticket
 from dspex_worker.standalone.methods import UPDATE
 from dspex_worker.standalone.table import Record, not_found, owner_of
@@ -58,7 +57,7 @@ class Client(Peer):
         self.commands = 0
         self._refusal = refusal
         self._token: str | None = None
-        self._greeted = False
+        self.greeted = False
         self._patience = self.loop.call_later(settings.handshake_timeout, self._too_late)
 
     def owner(self, token: str | None = None) -> str:
@@ -86,7 +85,7 @@ class Client(Peer):
             self.server.dispatcher.stop(call, Cancelled(reason or "the client cancelled the call"))
 
     def handle_event(self, event: wire.Event) -> None:
-        if self._greeted:
+        if self.greeted:
             super().handle_event(event)
             return
         reason = "it cannot be read"
@@ -190,7 +189,7 @@ class Client(Peer):
             self.fail(request.id, error)
             self.channel.end()
             return
-        self._greeted = True
+        self.greeted = True
         self._patience.cancel()
         self.respond(request.id, answer)
 
@@ -207,6 +206,8 @@ class Client(Peer):
             )
         if self._refusal is not None:
             raise self._refusal
+        if self.server.draining:
+            raise Draining("the server is ending")
         if max_frame is not None and (type(max_frame) is not int or max_frame < wire.MIN_FRAME_LIMIT):
             raise InvalidParams(f"max_frame is at least {wire.MIN_FRAME_LIMIT}")
         token = hello.get("token")
@@ -229,7 +230,10 @@ class Client(Peer):
         """Answer a method of the server's own, or make and queue the call of one of the application's."""
         id, name, meta, params = request
         server = self.server
-        metas.check(meta)
+        try:
+            wire.check_request_meta(meta)
+        except wire.ContentError as error:
+            raise InvalidFrame(str(error)) from None
         deadline = monotonic() + min(meta.get("timeout_ms", server.settings.default_timeout * 1000), _FOREVER) / 1000
         if meta.get("timeout_ms") == 0:
             raise DeadlineExceeded("the deadline had passed when the call came", details={"ended_by": "queue"})
@@ -243,13 +247,12 @@ class Client(Peer):
             self.respond(id, server.own.call(self, name, meta, params))
             return
         parent = self._parent(meta)
-        if server.draining and parent is None:
+        if server.draining and parent is None and name != UPDATE:  # what the server itself answers goes on to the end
             raise Draining("the server is ending")
         record = server.own.session_of(self, name, meta, params)
-        if parent is not None and record is not None and parent.front.record is record:
+        if record is not None and record in _waiting_sessions(parent):
             raise SessionBusy(f"a call of session {record.key[1]!r} waits for this one")
-        ticket = Ticket(self, record)
-        ticket.nested = parent is not None
+        ticket = Ticket(self, record, parent)
         call = self._call(method, id, meta, params, ticket)
         call.deadline = deadline
         self.calls[id] = call
@@ -283,6 +286,17 @@ class Client(Peer):
     def _too_late(self) -> None:
         self.protocol_error(None, "hello did not come in time", "handshake_required")
         self.channel.end()
+
+
+def _waiting_sessions(call: Call | None) -> list[Record]:
+    """Return the sessions of a call and of those that it was made for: a call in one of them would wait for itself."""
+    found = []
+    while call is not None:
+        ticket: Ticket = call.front
+        if ticket.record is not None:
+            found.append(ticket.record)
+        call = ticket.parent
+    return found
 
 
 def _printable(text: Any) -> str:

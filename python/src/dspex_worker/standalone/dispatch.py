@@ -25,18 +25,18 @@ class Ticket:
         "checkout",
         "client",
         "exclusive",
-        "nested",
+        "parent",
         "record",
         "started",
         "state",
         "timer",
     )
 
-    def __init__(self, client: Client, record: Record | None) -> None:
+    def __init__(self, client: Client, record: Record | None, parent: Call | None) -> None:
         self.client = client
         self.record = record
         self.exclusive = True  # in its session
-        self.nested = False  # made by a client for a call that waits for it: takes no slot
+        self.parent = parent  # the call that waits for this one, which its client makes for it: takes no slot
         self.arrived = monotonic()
         self.started = 0.0
         self.state = "queued"  # then running, then stopping where it was answered before it has stopped
@@ -108,7 +108,7 @@ class Dispatcher:
             if timer is not None:
                 timer.cancel()
         ticket.timer = ticket.checkout = None
-        if ticket.state != "queued" and not ticket.nested:
+        if ticket.state != "queued" and ticket.parent is None:
             self._running -= 1
         if ticket.record is not None:
             ticket.record.used = monotonic()
@@ -120,7 +120,7 @@ class Dispatcher:
 
     def _take_slot(self, call: Call) -> None:
         ticket: Ticket = call.front
-        if ticket.nested:
+        if ticket.parent is not None:
             self._start(call)
             return
         if self._running + len(self._waiting) >= self._slots + self._queue_limit:

@@ -11,12 +11,13 @@ from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from dspex import wire
 from dspex.errors import Draining, InvalidFrame, InvalidParams, PermissionDenied, UnknownMethod
 
 from dspex_worker import session as sessions
 from dspex_worker.app import Method
 from dspex_worker.session import Session
-from dspex_worker.standalone.table import Record, check_keys, owner_of, valid_id
+from dspex_worker.standalone.table import Record, check_keys, owner_of
 from dspex_worker.worker import versions
 
 if TYPE_CHECKING:
@@ -111,14 +112,16 @@ class OwnMethods:
     ) -> dict[str, Any]:
         if self._server.draining:
             raise Draining("the server is ending")
-        if session is not None and not valid_id(session):
+        if session is not None and not wire.is_session_id(session):
             raise _invalid("session", "must have 1 to 128 bytes and no control characters")
         if ttl_ms is not None and not 1 <= ttl_ms <= _TEN_YEARS:
             raise _invalid("ttl_ms", "must be at least 1 and at most ten years")
         if pool != "default":
             raise _invalid("pool", f"there is no pool {pool!r}")
         _check_labels(labels or {})
-        id = session or who.session or secrets.token_hex(16)
+        if who.session is not None:
+            session = who.named(session)
+        id = session or secrets.token_hex(16)
         result = {"session": id}
         owner = who.owner
         if token:

@@ -138,7 +138,8 @@ class Server:
         self._close_socket()
         goaway = wire.encode_notification("goaway", {"reason": "shutdown", "drain_ms": int(seconds * 1000)})
         for client in list(self.clients):
-            client.channel.write(goaway)
+            if client.greeted:
+                client.channel.write(goaway)
         await self._until_idle(seconds)
         for call in self.dispatcher.calls:
             self.dispatcher.stop(call, Cancelled("the server ended before the call did"))

@@ -186,8 +186,3 @@ def check_keys(keys: Any) -> None:
         else:
             continue
         raise InvalidParams(f"{problem}: {key[:80]!r}", details={"errors": [{"path": key[:80], "message": problem}]})
-
-
-def valid_id(id: str) -> bool:
-    """Whether a session may be called so."""
-    return 1 <= len(id.encode()) <= wire.MAX_SESSION_ID and not any(ord(c) < 32 or ord(c) == 127 for c in id)
