@@ -158,12 +158,18 @@ func (k *call) Settle(batch *wire.Batch, r *pool.Result) {
 	c.mu.Lock()
 	delete(c.calls, k.id)
 	asks := c.takeAsksLocked(k)
-	c.mu.Unlock()
-	for id, ask := range asks {
+	for id := range asks {
 		c.cancelAsk(batch, id)
+	}
+	c.respond(batch, k.id, r) // under the lock: with the last call gone the connection may be ended by another goroutine
+	last := c.ending && len(c.calls) == 0
+	c.mu.Unlock()
+	for _, ask := range asks {
 		ask.Answer(batch, nil, true, wire.Errorf(wire.CodeCancelled, "the call that asks has ended"))
 	}
-	c.respond(batch, k.id, r)
+	if last {
+		c.outbox.End()
+	}
 }
 
 // Finish gives back what the call held: until now a worker may have been working on it, settled or not.

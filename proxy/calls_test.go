@@ -182,7 +182,7 @@ func TestBytesInFlight(t *testing.T) {
 	s := start(t, func(_ *pool.Settings, p *proxy.Config) { p.MaxInFlightBytes = 1 << 20 })
 	c, other := s.connect(), s.connect()
 	large := meta{"value": "x", "more": make([]byte, 600<<10)}
-	c.ask("stubborn", meta{"timeout_ms": 1}, large)
+	id := c.ask("stubborn", nil, large)
 	<-s.arrived
 	e := c.refused("echo", nil, large, wire.CodeQueueFull)
 	if !e.Retryable || number(e.Details["limit"]) != 1<<20 || number(e.Details["retry_after_ms"]) == 0 {
@@ -191,7 +191,8 @@ func TestBytesInFlight(t *testing.T) {
 	c.ok("echo", nil, meta{"value": 1})
 	other.ok("echo", nil, large)
 	// Its client has been told; the worker still holds it.
-	if r := c.Receive(); r.Error == nil || r.Error.Code != wire.CodeDeadlineExceeded {
+	c.Send(wire.KindCancel, id, "enough")
+	if r := c.Receive(); r.Error == nil || r.Error.Code != wire.CodeCancelled {
 		t.Fatalf("got %+v", r)
 	}
 	c.want("echo", nil, large, wire.CodeQueueFull)

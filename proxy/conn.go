@@ -48,6 +48,7 @@ type conn struct {
 	ignored  uint64             // frames of unknown kinds, cancels and credits for nothing in flight
 	stalled  map[*call]struct{} // streams that get credit when the outbox is empty
 	closed   bool
+	ending   bool // the sidecar is: the connection ends with the last of its calls
 	leaving  bool // it was told goaway
 }
 
@@ -114,10 +115,7 @@ func (c *conn) finish() {
 func (c *conn) leave(batch *wire.Batch, reason error) {
 	c.mu.Lock()
 	c.closed = true
-	calls := make([]*call, 0, len(c.calls))
-	for _, k := range c.calls {
-		calls = append(calls, k)
-	}
+	calls := c.inFlightLocked()
 	asks := c.asks
 	c.asks = nil
 	c.mu.Unlock()
@@ -136,6 +134,30 @@ func (c *conn) leave(batch *wire.Batch, reason error) {
 	c.flow.Close(batch, gone)
 	batch.Flush()
 	c.outbox.Wait()
+}
+
+// dismiss ends the connection from the sidecar's side: its calls are cancelled, and when they have been answered and all is written, it
+// is closed.
+func (c *conn) dismiss(batch *wire.Batch) {
+	c.mu.Lock()
+	c.ending = true
+	calls := c.inFlightLocked()
+	c.mu.Unlock()
+	if len(calls) == 0 {
+		c.outbox.End()
+	}
+	ending := wire.Errorf(wire.CodeCancelled, "the sidecar is ending")
+	for _, k := range calls {
+		c.server.cfg.Pool.Cancel(batch, &k.Call, ending)
+	}
+}
+
+func (c *conn) inFlightLocked() []*call {
+	calls := make([]*call, 0, len(c.calls))
+	for _, k := range c.calls {
+		calls = append(calls, k)
+	}
+	return calls
 }
 
 // read handles frames until the connection ends, and says why it did.

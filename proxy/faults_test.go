@@ -182,3 +182,20 @@ func TestCloseWaitsForNoHandshake(t *testing.T) {
 	admitted.ReceiveEnd()
 	refused.ReceiveEnd()
 }
+
+func TestCloseAnswersWhatIsInFlight(t *testing.T) {
+	s := start(t)
+	c, idle := s.connect(), s.connect()
+	for _, method := range []string{"hold", "stubborn"} {
+		c.ask(method, nil, nil)
+		<-s.arrived
+	}
+	s.once.Do(func() { s.server.Close(t.Context()) })
+	idle.ReceiveEnd()
+	for range 2 {
+		if r := c.Receive(); r.Error == nil || r.Error.Code != wire.CodeCancelled {
+			t.Errorf("got %+v", r)
+		}
+	}
+	c.ReceiveEnd()
+}

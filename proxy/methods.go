@@ -95,10 +95,7 @@ func (s *Server) Calls() []Call {
 	var out []Call
 	for _, c := range s.open() {
 		c.mu.Lock()
-		calls := make([]*call, 0, len(c.calls))
-		for _, k := range c.calls {
-			calls = append(calls, k)
-		}
+		calls := c.inFlightLocked()
 		c.mu.Unlock()
 		for _, k := range calls {
 			method, state, worker := s.cfg.Pool.State(&k.Call)

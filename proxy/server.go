@@ -201,7 +201,7 @@ func (s *Server) Drain(reason string, limit time.Duration) {
 	batch.Flush()
 }
 
-// Close ends all connections, after what waits for them has been written or ctx is done.
+// Close cancels the calls that are in flight and ends all connections, when what is for them has been written or ctx is done.
 func (s *Server) Close(ctx context.Context) {
 	s.cfg.Socket.Close()
 	s.mu.Lock()
@@ -212,9 +212,11 @@ func (s *Server) Close(ctx context.Context) {
 	}
 	s.mu.Unlock()
 	close(s.done)
+	var batch wire.Batch
 	for _, c := range conns {
-		c.outbox.End()
+		c.dismiss(&batch) //nolint:contextcheck // what a cancel leads to, a worker started say, does not end with ctx
 	}
+	batch.Flush()
 	stop := context.AfterFunc(ctx, func() {
 		for _, c := range conns {
 			c.outbox.Fail(net.ErrClosed) // it had its time
