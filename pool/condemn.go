@@ -11,6 +11,8 @@ import (
 const (
 	// stacksWait is how long a worker that is about to be killed is waited for, so that it can say where it is.
 	stacksWait = 200 * time.Millisecond
+	// probeWait is how long a worker may take to answer a ping before it counts as one that can do nothing any more.
+	probeWait = time.Second
 	// stacksMost is how much of that goes into an error.
 	stacksMost = 8 << 10
 )
@@ -18,10 +20,12 @@ const (
 // condemnLocked makes a worker end that does not do as it should: it takes no new call, and those in it get a grace time, unless all of
 // them were told to stop. Then it is killed.
 func (p *Pool) condemnLocked(w *Worker, why string, grace time.Duration, batch *wire.Batch) {
-	if w.state != workerReady {
+	switch {
+	case w.state == workerReady:
+		w.setStateLocked(workerDraining)
+	case w.state != workerDraining || w.why != "":
 		return
 	}
-	w.setStateLocked(workerDraining)
 	w.why, w.quiet = why, make(chan struct{})
 	w.settleDownLocked(time.Now())
 	p.moveWaitingLocked(w, batch)
@@ -32,12 +36,13 @@ func (p *Pool) condemnLocked(w *Worker, why string, grace time.Duration, batch *
 
 // execute kills a condemned worker when its time has come, after it was asked for its stacks.
 func (p *Pool) execute(w *Worker, why string, grace time.Duration) {
-	timer := time.NewTimer(grace)
-	defer timer.Stop()
-	select {
-	case <-w.quiet:
-	case <-timer.C:
-	case <-w.gone:
+	if !p.grantGrace(w, grace) {
+		why += "; it answers nothing (C code holds the interpreter lock), so the calls beside that one had no time to finish"
+		p.mu.Lock()
+		w.why = why
+		p.mu.Unlock()
+	}
+	if isClosed(w.gone) {
 		return
 	}
 	w.log.Warn("killing worker", "reason", why)
@@ -54,6 +59,26 @@ func (p *Pool) execute(w *Worker, why string, grace time.Duration) {
 	w.stacks = stacks
 	p.mu.Unlock()
 	w.proc.Kill()
+}
+
+// grantGrace lets the calls of a condemned worker finish, those aside that were told to stop. It returns false where they cannot, since
+// the worker does nothing else than what it is killed for.
+func (p *Pool) grantGrace(w *Worker, grace time.Duration) bool {
+	if grace <= 0 || isClosed(w.quiet) {
+		return true
+	}
+	timer := time.NewTimer(grace)
+	defer timer.Stop()
+	answered, _ := p.ping(w)
+	if !p.await(w, answered, min(grace, probeWait)) && !isClosed(w.quiet) && !isClosed(w.gone) {
+		return false
+	}
+	select {
+	case <-w.quiet:
+	case <-timer.C:
+	case <-w.gone:
+	}
+	return true
 }
 
 // askStacks has the process say where each of its threads is; empty where it does not, or cannot.

@@ -40,6 +40,13 @@ type Settings struct {
 	Pinning         Pinning
 	SoftWait        time.Duration
 	MaxFrame        int
+
+	// A worker is replaced by a new one when it has taken so many calls, is so old or takes so much memory; zero: never.
+	RecycleCalls  int
+	RecycleAge    time.Duration
+	RecycleMemory int64
+	MemoryLimit   int64         // bytes at which it is killed; zero: none
+	SampleEvery   time.Duration // between looks at age and memory
 }
 
 // Config is what New takes. Only Log may be left out.
@@ -69,6 +76,18 @@ type Process interface {
 	Output() []string      // the last lines that it printed
 }
 
+// Vitals are what the kernel says of a process.
+type Vitals struct {
+	Memory int64         // resident bytes; those that it shares with others count, too
+	CPU    time.Duration // used so far
+	State  byte          // 'R' runs, 'S' and 'D' wait, 'T' and 't' are stopped, as in /proc/PID/stat
+}
+
+// Examiner is a Process of which the kernel can be asked.
+type Examiner interface {
+	Vitals() (Vitals, error)
+}
+
 // Dumper is a Process that can say where it is.
 type Dumper interface {
 	// Stacks has the process print the stack of each of its threads, and returns the lines of that: when all is there, or
@@ -83,8 +102,10 @@ func (c *Config) check() error {
 		return errors.New("pool: name, starter and hello are needed")
 	case s.Size < 1 || s.MaxOverflow < 0 || s.Concurrency < 1 || s.QueueLimit < 0:
 		return fmt.Errorf("pool %s: size, max_overflow, concurrency or queue_limit out of range", c.Name)
-	case min(s.CheckoutTimeout, s.HealthInterval, s.HealthTimeout, s.StartTimeout, s.CancelGrace, s.SoftWait, s.OverflowIdle) < 0:
+	case min(s.CheckoutTimeout, s.HealthInterval, s.HealthTimeout, s.StartTimeout, s.CancelGrace, s.SoftWait, s.OverflowIdle, s.RecycleAge) < 0:
 		return fmt.Errorf("pool %s: a time limit is out of range", c.Name)
+	case s.RecycleCalls < 0 || s.RecycleMemory < 0 || s.MemoryLimit < 0:
+		return fmt.Errorf("pool %s: recycle_calls, recycle_memory or memory_limit out of range", c.Name)
 	case !slices.Contains([]Pinning{"", PinStrict, PinFailFast, PinSoft}, s.Pinning):
 		return fmt.Errorf("pool %s: pinning is %s, %s or %s, not %q", c.Name, PinStrict, PinFailFast, PinSoft, s.Pinning)
 	}
@@ -96,6 +117,7 @@ func (c *Config) check() error {
 	s.CheckoutTimeout = cmp.Or(s.CheckoutTimeout, 5*time.Second)
 	s.HealthInterval = cmp.Or(s.HealthInterval, 30*time.Second)
 	s.HealthTimeout = cmp.Or(s.HealthTimeout, 10*time.Second)
+	s.SampleEvery = cmp.Or(s.SampleEvery, time.Second)
 	s.StartTimeout = cmp.Or(s.StartTimeout, time.Minute)
 	return nil
 }

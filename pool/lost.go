@@ -74,6 +74,7 @@ func (p *Pool) removeLocked(w *Worker, starting, planned bool, batch *wire.Batch
 	calls := w.calls
 	w.calls = map[uint64]*Call{}
 	answered := w.total > uint64(len(calls))
+	defer p.replaceLocked(batch)
 	p.noteEndLocked(starting, !planned && !answered && time.Since(w.ready) < provenAfter)
 	p.moveWaitingLocked(w, batch)
 	p.rerunLocked(calls, batch)

@@ -25,7 +25,7 @@ func (p *Pool) ensureLocked() {
 		if w.state == workerStarting {
 			starting++
 		}
-		if w.state != workerDraining {
+		if w.state != workerDraining && !w.replaced {
 			steady++
 		}
 	}
@@ -51,7 +51,7 @@ func (p *Pool) startLocked(overflow bool) {
 	w := &Worker{
 		pool: p, id: id, log: p.cfg.Log.With("worker_id", id), overflow: overflow, started: time.Now(), idle: time.Now(),
 		calls: make(map[uint64]*Call), requests: make(map[uint64]func(*wire.Frame, error)), asks: make(map[uint64]*Ask),
-		gone: make(chan struct{}),
+		spread: drawSpread(), gone: make(chan struct{}),
 	}
 	p.workers = append(p.workers, w)
 	p.starts++
@@ -151,6 +151,7 @@ func (p *Pool) greet(w *Worker, f *wire.Frame) error {
 	p.tasks.Go(func() { p.watch(w) })
 	p.fillLocked(w, &batch)
 	p.ensureLocked()
+	p.replaceLocked(&batch)
 	p.changedLocked()
 	p.unlock(&batch)
 	batch.Flush()

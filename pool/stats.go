@@ -1,6 +1,9 @@
 package pool
 
-import "time"
+import (
+	"cmp"
+	"time"
+)
 
 // Snapshot is a consistent copy of a pool's figures.
 type Snapshot struct {
@@ -34,6 +37,7 @@ type WorkerSnapshot struct {
 	Errors   uint64
 	Age      time.Duration
 	Why      string
+	Memory   int64 // when it was last looked at; 0: it was not
 	Versions map[string]any
 }
 
@@ -73,7 +77,7 @@ func (p *Pool) Snapshot() Snapshot {
 	for _, w := range p.workers {
 		ws := WorkerSnapshot{
 			ID: w.id, State: w.state.String(), Overflow: w.overflow, InFlight: len(w.calls), Pins: w.pins, Calls: w.total,
-			Errors: w.errors, Age: time.Since(w.started), Why: w.why, Versions: w.versions,
+			Errors: w.errors, Age: time.Since(w.started), Why: cmp.Or(w.why, w.recycle), Memory: w.memory, Versions: w.versions,
 		}
 		if w.proc != nil {
 			ws.PID = w.proc.PID()

@@ -56,6 +56,12 @@ type Worker struct {
 	errors   uint64
 	versions map[string]any
 	maxFrame int           // the longest body that it takes
+	spread   float64       // its limits are the configured ones times this
+	memory   int64         // when it was last looked at
+	overSoft int           // samples in a row in which its memory was over RecycleMemory
+	recycle  string        // why it is to be replaced; empty: it is not
+	replaced bool          // its replacement has been asked for
+	vacant   chan struct{} // closed when a retired worker has no call left
 	why      string        // why it is made to end
 	stacks   string        // where it was when it was killed
 	quiet    chan struct{} // closed when a condemned worker has only calls left that were told to stop
@@ -310,6 +316,7 @@ func (p *Pool) takeAnswerLocked(w *Worker, c *Call, r *Result, batch *wire.Batch
 		settle = true
 	}
 	w.settleDownLocked(now)
+	p.countLocked(w, batch)
 	return settle
 }
 
@@ -331,6 +338,10 @@ func (p *Pool) againLocked(c *Call, batch *wire.Batch) {
 func (w *Worker) settleDownLocked(now time.Time) {
 	if len(w.calls) == 0 {
 		w.idle = now
+		if w.vacant != nil {
+			close(w.vacant)
+			w.vacant = nil
+		}
 	}
 	if w.quiet == nil {
 		return

@@ -31,7 +31,7 @@ func allowed() map[string][]string {
 		"internal/session": {"pool", "internal/store", "internal/heap", "internal/metrics", "wire"},
 		"pool":             {"internal/heap", "internal/metrics", "wire"},
 
-		"internal/launch": {"internal/keeper", "internal/packet", "pool", "wire"},
+		"internal/launch": {"internal/keeper", "internal/packet", "internal/procs", "pool", "wire"},
 		"internal/keeper": {"internal/packet", "internal/procs", "wire"},
 
 		"internal/archtest": {},

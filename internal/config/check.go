@@ -15,6 +15,10 @@ func (l *loader) check(c *Config) {
 	}
 	l.checkFits(c, "write_buffer", c.Listen.WriteBuffer)
 	l.checkFits(c, "max_in_flight_bytes", c.Listen.MaxInFlightBytes)
+	if p := &c.Pool; p.MemoryLimit > 0 && p.RecycleMemory >= p.MemoryLimit {
+		l.failKey(c, "pools.default.recycle_memory", "is %s, and must be below memory_limit, %s, at which a worker is killed",
+			showBytes(p.RecycleMemory), showBytes(p.MemoryLimit))
+	}
 	l.checkModels(c)
 }
 

@@ -80,7 +80,11 @@ type Pool struct {
 	ShutdownTimeout     time.Duration
 	CancelGrace         time.Duration
 	StreamStall         time.Duration
-	PassEnv             []string // names, or beginnings that end in "*"
+	RecycleCalls        int           // 0: never
+	RecycleAge          time.Duration // likewise
+	RecycleMemory       int           // likewise
+	MemoryLimit         int           // 0: none
+	PassEnv             []string      // names, or beginnings that end in "*"
 	Env                 map[string]Secret
 	Tracebacks          bool
 }

@@ -22,8 +22,9 @@ func fields() []field {
 }
 
 const (
-	short     = time.Millisecond // the least of most limits of time
-	manyCalls = 1 << 20
+	short      = time.Millisecond // the least of most limits of time
+	manyCalls  = 1 << 20
+	mostMemory = 1 << 50 // bytes
 )
 
 func listenFields() []field {
@@ -66,7 +67,7 @@ func listenFields() []field {
 }
 
 func poolFields() []field {
-	return slices.Concat(poolProcessFields(), poolLimitFields(), poolEnvironmentFields())
+	return slices.Concat(poolProcessFields(), poolLimitFields(), poolLifeFields(), poolEnvironmentFields())
 }
 
 // poolProcessFields are what a worker process is made from.
@@ -141,6 +142,23 @@ func poolLimitFields() []field {
 			in(duration(0), func(c *Config) *time.Duration { return &p(c).CancelGrace })),
 		setting("pools.default.stream_stall", `"30s"`, "", Live, "A stream whose client gives no credit for so long is cancelled.",
 			in(duration(short), func(c *Config) *time.Duration { return &p(c).StreamStall })),
+	}
+}
+
+// poolLifeFields are when a worker is replaced by a new one.
+func poolLifeFields() []field {
+	p := func(c *Config) *Pool { return &c.Pool }
+	return []field{
+		setting("pools.default.recycle_calls", "0", "", Live,
+			"A worker that has taken so many calls, a tenth more or less, is replaced by a new one; 0: never.",
+			in(integer(0, manyCalls), func(c *Config) *int { return &p(c).RecycleCalls })),
+		setting("pools.default.recycle_age", `"0s"`, "", Live, `A worker that is so old, a tenth more or less, is replaced by a new one; "0s": never.`,
+			in(duration(0), func(c *Config) *time.Duration { return &p(c).RecycleAge })),
+		setting("pools.default.recycle_memory", "0", "", Live,
+			"A worker that takes more memory is replaced when its calls have ended; 0: never.",
+			in(byteSize(0, mostMemory), func(c *Config) *int { return &p(c).RecycleMemory })),
+		setting("pools.default.memory_limit", "0", "", Live, "A worker that takes more memory is killed; 0: no limit.",
+			in(byteSize(0, mostMemory), func(c *Config) *int { return &p(c).MemoryLimit })),
 	}
 }
 

@@ -151,6 +151,10 @@ func TestMistakes(t *testing.T) {
 		{"[pools.default]\nsize = 'cpu*900'", `:2:1: pools.default.size must be a whole number from 1 to 1024, or "cpu", "cpu*1.5", "cpu*2" and so on: with 2.5 CPUs that is 2250`},
 		{"[pools.default]\nchceckout_timeout = 5", `did you mean checkout_timeout? (`},
 		{"[pools.default]\ncheckout_timeout = 5", `:2:1: pools.default.checkout_timeout must be a duration of at least 1ms, such as "500ms", "5s", "10m" or "1h", not 5`},
+		{
+			"[pools.default]\nrecycle_memory = '1GiB'\nmemory_limit = '512MiB'",
+			`:2:1: pools.default.recycle_memory is 1GiB, and must be below memory_limit, 512MiB, at which a worker is killed`,
+		},
 		{"[pools.default]\nstart = 'fork'", `:2:1: pools.default.start must be "zygote" or "spawn", not "fork"`},
 		{"[pools.default]\napp = 'app.py'", `:2:1: pools.default.app must be "module:attribute", such as "app:app", or "", not "app.py"`},
 		{"[pools.default]\npass_env = ['PATH', '*']", `: its item 2 is "*"`},

@@ -10,6 +10,7 @@ import (
 	"os"
 	"strconv"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -85,6 +86,43 @@ func ReadOne(pid int) (Proc, error) {
 		return Proc{}, fmt.Errorf("%s: %w", path, err)
 	}
 	return p, nil
+}
+
+// Usage is what a process takes.
+type Usage struct {
+	Resident int64         // bytes of memory, those that it shares with others included
+	CPU      time.Duration // of all its threads since its start
+	State    byte          // as in Proc
+}
+
+// userTick is the unit of times in /proc/PID/stat: USER_HZ is 100 on every architecture that Go runs on.
+const userTick = 10 * time.Millisecond
+
+// ReadUsage returns what a process takes. Errors are as ReadOne's.
+func ReadUsage(pid int) (Usage, error) {
+	path := "/proc/" + strconv.Itoa(pid) + "/stat"
+	line, err := os.ReadFile(path)
+	if err != nil {
+		return Usage{}, err
+	}
+	fields := bytes.Fields(line[bytes.LastIndexByte(line, ')')+1:])
+	const state, user, system, resident = 0, 11, 12, 21 // fields 3, 14, 15 and 24
+	if len(fields) <= resident {
+		return Usage{}, fmt.Errorf("%s: short stat line: %q", path, line)
+	}
+	var failed error
+	number := func(i int) int64 {
+		n, err := strconv.ParseInt(string(fields[i]), 10, 64)
+		if err != nil {
+			failed = fmt.Errorf("%s: %w", path, err)
+		}
+		return n
+	}
+	return Usage{
+		Resident: number(resident) * int64(os.Getpagesize()),
+		CPU:      time.Duration(number(user)+number(system)) * userTick,
+		State:    fields[state][0],
+	}, failed
 }
 
 // parseStat reads a line of proc(5) /proc/PID/stat. The name in it may hold spaces and parentheses, so the fields

@@ -1,9 +1,11 @@
 package procs
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
+	"runtime"
 	"slices"
 	"testing"
 
@@ -109,5 +111,39 @@ func TestSignalMeansOneProcess(t *testing.T) {
 	}
 	if p, err := ReadOne(child.PID); err != nil || !p.Frozen() {
 		t.Errorf("%+v, %v", p, err)
+	}
+}
+
+// A process that computes and holds memory is seen to.
+func TestReadUsage(t *testing.T) {
+	before, err := ReadUsage(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	held := make([]byte, 64<<20)
+	for i := 0; i < len(held); i += os.Getpagesize() {
+		held[i] = 1
+	}
+	for n := 0; ; n++ { // until a tick has been counted
+		now, err := ReadUsage(os.Getpid())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if now.CPU > before.CPU {
+			if grown := now.Resident - before.Resident; grown < 60<<20 {
+				t.Errorf("resident memory grew by %d bytes of 64 MiB", grown)
+			}
+			if now.State != 'R' && now.State != 'S' {
+				t.Errorf("state %q", now.State)
+			}
+			break
+		}
+		if n > 1_000_000 {
+			t.Fatal("no CPU time is counted")
+		}
+	}
+	runtime.KeepAlive(held)
+	if _, err := ReadUsage(1 << 30); !errors.Is(err, unix.ENOENT) {
+		t.Errorf("a process that is not there: %v", err)
 	}
 }

@@ -47,6 +47,8 @@ type Starter struct {
 	Ping func(w *Worker, m wiretest.Message)
 	// Stacks is what a worker prints when it is asked where it is.
 	Stacks func(ctx context.Context, w *Worker) []string
+	// Vitals are what the kernel would say of a worker.
+	Vitals func(w *Worker) pool.Vitals
 	// Deaf workers live on when their channel ends: only Kill and Die end them.
 	Deaf bool
 
@@ -224,6 +226,14 @@ func (w *Worker) Stacks(ctx context.Context) []string {
 		return nil
 	}
 	return w.starter.Stacks(ctx, w)
+}
+
+// Vitals is what the starter's Vitals says.
+func (w *Worker) Vitals() (pool.Vitals, error) {
+	if w.starter.Vitals == nil {
+		return pool.Vitals{State: 'S'}, nil
+	}
+	return w.starter.Vitals(w), nil
 }
 
 // CloseChannel ends the worker's half of its channel, and the worker lives on.
