@@ -29,6 +29,11 @@ def safe_nap(seconds: float) -> int:
 
 
 @app.method
+def nap(seconds: float) -> None:
+    time.sleep(seconds)
+
+
+@app.method
 def add(session: Session, amount: int = 1) -> int:
     total: int = session.state.get("total", 0) + amount
     session.state["total"] = total
@@ -42,6 +47,31 @@ def shout(lines: int, width: int) -> None:
     sys.stdout.write(text)
     os.write(2, text.encode())
     print("shouted")
+
+
+held: list[bytearray] = []
+
+
+@app.method
+def hold(mebibytes: int) -> int:
+    """Take memory for good."""
+    held.append(bytearray(b"x") * (mebibytes << 20))
+    return os.getpid()
+
+
+@app.method
+async def say(text: str, session: Session | None) -> None:
+    print(text)
+
+
+@app.on_worker_start
+def started() -> None:
+    print("hook: worker started")
+
+
+@app.on_worker_stop
+def stopped() -> None:
+    print("hook: worker stopped")
 
 
 @app.method

@@ -21,7 +21,7 @@ def started(**pool: Any) -> Server:
 
 
 def zygote(server: Server) -> machine.Process:
-    return until(lambda: next((p for p in server.family() if "--mode zygote" in p.command), None), "a zygote")
+    return until(lambda: [p for p in server.family() if "--mode zygote" in p.command], "a zygote")[0]
 
 
 def workers(server: Server) -> dict[str, int]:
@@ -71,9 +71,10 @@ def test_stopped_it_is_found_out_and_replaced() -> None:
     with started(checkout_timeout="20s") as server, server.client() as client:
         old = zygote(server)
         os.kill(old.pid, signal.SIGSTOP)
-        pids = list(workers(server).values())
+        pids = set(workers(server).values())
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
+        until(lambda: not pids & set(workers(server).values()), "the sidecar knows that they are gone")
         assert client.call("pid") not in pids
         assert not old.lives
 
