@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from time import monotonic
+from typing import Any
 
+import dspex
 import pytest
 from dspex import errors, wire
 from dspex.deadline import Deadline
@@ -15,7 +18,6 @@ from scripted import TIMEOUT, WELCOME, Peer, client, drive, serving
 pytestmark = pytest.mark.parametrize("kind", ["threads", "asyncio"])
 
 SHORT = 0.3
-LATE = 4.0  # seconds by which what should take SHORT has ended on the slowest machine, and no other limit of the client
 
 
 def echo(peer: Peer) -> None:
@@ -40,9 +42,9 @@ def test_a_sidecar_that_does_not_greet(kind: str) -> None:
     async def scenario(path: str) -> None:
         c = client(kind, path)
         began = monotonic()
-        with pytest.raises(errors.ConnectionLost, match="did not answer the handshake"):
+        with pytest.raises(errors.ConnectionLost, match=r"did not answer the handshake within 0\.[23]"):
             await c.call("m", timeout=SHORT)
-        assert SHORT <= monotonic() - began < LATE
+        assert monotonic() - began >= SHORT
         released.set()
         await c.close()
 
@@ -59,7 +61,7 @@ def test_a_sidecar_that_reads_nothing(kind: str) -> None:
         large = {"x": bytes(8 << 20)}
         results = await asyncio.gather(*[c.call("m", large, timeout=SHORT) for _ in range(3)], return_exceptions=True)
         assert [type(result) for result in results] == [errors.DeadlineExceeded] * 3
-        assert SHORT <= monotonic() - began < LATE
+        assert monotonic() - began >= SHORT  # and ended at all: nobody reads or answers until they have
         released.set()
         await c.close()
 
@@ -67,15 +69,27 @@ def test_a_sidecar_that_reads_nothing(kind: str) -> None:
         drive(scenario(path))
 
 
-def test_many_who_wait_for_a_connection_wait_side_by_side(kind: str, tmp_path: object) -> None:
+def test_many_who_wait_for_a_connection_wait_side_by_side(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempts: list[float] = []  # when each round of attempts to connect began
+    clients = dspex.Client if kind == "threads" else dspex.AsyncClient
+    reach = clients._reach
+
+    def counted(self: Any, *args: Any) -> Any:
+        attempts.append(monotonic())
+        return reach(self, *args)
+
+    monkeypatch.setattr(clients, "_reach", counted)
+
     async def scenario() -> None:
-        c = client(kind, f"{tmp_path}/none", wait=2.0)
-        began = monotonic()
-        calls = [c.call("m", timeout=60) for _ in range(5)] + [c.call("m", timeout=SHORT)]
-        results = await asyncio.gather(*calls, return_exceptions=True)
-        assert [type(result) for result in results] == [errors.ConnectionLost] * len(calls)
-        assert len({id(result) for result in results}) == len(calls)  # raised in many threads: to each its own
-        assert monotonic() - began < 2.0 + LATE  # one after the other they would take 10 s
+        c = client(kind, f"{tmp_path}/none", wait=3.0)
+        calls = [c.call("m", timeout=60) for _ in range(5)]
+        results = await asyncio.gather(*calls, c.call("m", timeout=SHORT), return_exceptions=True)
+        assert [type(result) for result in results] == [errors.ConnectionLost] * 6
+        assert len({id(result) for result in results}) == 6  # raised in several threads: to each its own
+        # One after the other each would try for 2 to 3 s.
+        assert attempts[-1] - attempts[0] < 8.0
         await c.close()
 
     drive(scenario())
