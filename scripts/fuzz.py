@@ -17,7 +17,15 @@ def main(duration: str) -> None:
         folder = f"./{file.parent.relative_to(ROOT)}"
         for name in FUZZ_TEST.findall(file.read_text()):
             print(f"fuzz  {folder} {name}", flush=True)
-            command = ["go", "test", "-run=^$", f"-fuzz=^{name}$", f"-fuzztime={duration}", folder]
+            command = [
+                "go",
+                "test",
+                "-run=^$",
+                f"-fuzz=^{name}$",
+                f"-fuzztime={duration}",
+                "-fuzzminimizetime=10x",
+                folder,
+            ]
             if code := subprocess.run(command, cwd=ROOT, check=False).returncode:
                 sys.exit(code)
 

@@ -19,9 +19,13 @@ import (
 // good order it wants them.
 func (k *keeper) clear() {
 	hurry(0) // nothing is started any more: new threads hurry, too
+	k.hit = make(map[int]bool)
 	told := make(toldToEnd)
 	// No child means no descendant: the children of a dead child are ours.
 	for pause := retryFirst; k.reap(); {
+		for rounds := 0; rounds < 100 && k.killChildren(); rounds++ {
+			k.reap()
+		}
 		if table, err := procs.Read(); err == nil {
 			pause = nextPause(pause, told.kill(k.self, table.Below(k.self, nil), pause))
 		}
@@ -31,8 +35,24 @@ func (k *keeper) clear() {
 	}
 }
 
-// reapFor reaps as children end, for a while, without looking at the process table, which takes far longer: of hundreds
-// that were killed each would cost a look. It returns whether children are left.
+// killChildren kills the children that it has not killed yet, and returns whether there were any. To list them takes a hundredth
+// of the time that the process table takes: what forks and ends, and forks again, is hit before it is gone.
+func (k *keeper) killChildren() (found bool) {
+	pids, err := procs.Children(k.self)
+	if err != nil {
+		return false // the table shows them
+	}
+	for _, pid := range pids {
+		if !k.hit[pid] {
+			k.hit[pid], found = true, true
+			_ = unix.Kill(pid, unix.SIGKILL) // not reaped, so the number is still its own
+		}
+	}
+	return found
+}
+
+// reapFor reaps as children end, for a while, and kills those that come to it by that, without looking at the process table: of hundreds that
+// were killed each would cost a look. It returns whether children are left.
 func (k *keeper) reapFor(pause time.Duration) bool {
 	over := time.NewTimer(pause)
 	defer over.Stop()
@@ -44,6 +64,7 @@ func (k *keeper) reapFor(pause time.Duration) bool {
 			if !k.reap() {
 				return false
 			}
+			k.killChildren()
 		}
 	}
 }

@@ -169,6 +169,7 @@ type keeper struct {
 	unclaimed []exitedNotice
 	trees     map[int]*tree          // being ended, by the number of their root
 	orphans   map[procs.ID]time.Time // when the patrol first saw them
+	hit       map[int]bool           // at the end: children that have been killed and not yet reaped
 }
 
 // request is a message from the sidecar with its descriptors, or what was wrong with it.
@@ -295,6 +296,7 @@ func (k *keeper) reap() bool {
 		if err != nil || pid == 0 {
 			return err == nil // else ECHILD
 		}
+		delete(k.hit, pid)
 		exited := exitedNotice{PID: pid, MaxRSS: usage.Maxrss << 10}
 		if status.Signaled() {
 			exited.Signal, exited.Core = int(status.Signal()), status.CoreDump()
