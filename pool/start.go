@@ -144,6 +144,11 @@ func (p *Pool) greet(w *Worker, f *wire.Frame) error {
 	}
 	var batch wire.Batch
 	p.mu.Lock()
+	if p.closing { // Close may have passed it by, when it had no process yet
+		p.mu.Unlock()
+		w.outbox.Fail(errEnding)
+		return errEnding
+	}
 	w.setStateLocked(workerReady)
 	w.ready, w.idle, w.versions = time.Now(), time.Now(), h.Worker
 	w.maxFrame = min(p.cfg.Settings.MaxFrame, h.MaxFrame)
