@@ -112,12 +112,14 @@ func (s *sidecar) start() error {
 	s.atEnd(func(context.Context) { models.close() })
 
 	var sessions *session.Table
+	made := make(chan struct{}) // closed when sessions is set: the pool's workers may be quicker
 	s.pool, err = pool.New(pool.Config{
 		Name:     "default",
 		Settings: poolSettings(s.cfg),
 		Starter:  workers,
 		Hello:    func(id string) ([]byte, error) { return s.hello(id, models) },
 		Background: func(method, params []byte, answer func(*wire.Batch, []byte, error)) {
+			<-made
 			background(sessions, method, params, answer)
 		},
 		Log: s.log.With("pool", "default"),
@@ -129,6 +131,7 @@ func (s *sidecar) start() error {
 		Pool: s.pool, Store: store.Memory{}, TTL: s.cfg.Sessions.TTL, Max: s.cfg.Sessions.Max, MaxState: s.cfg.Sessions.MaxState,
 		AutoCreate: s.cfg.Sessions.AutoCreate, Log: s.log,
 	})
+	close(made)
 	s.atEnd(func(context.Context) {
 		if err := sessions.Close(); err != nil {
 			s.log.Error("session store not closed", "error", err.Error())
