@@ -1,62 +1,62 @@
-"""The README's application and the blocks of docs/clients/python.md run together: real worker, real DSPy, a fake LM."""
+"""The blocks of docs/applications.md make one application, and it does what the page says."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from runtime.harness import HERE, Process
-from support.openai_server import OpenAIServer, json_answer
+from runtime.harness import Forked, Zygote
 
-REPOSITORY = HERE.parents[2]
-
-SLOW = """
-
-@app.method
-async def slow():
-    import asyncio
-
-    await asyncio.sleep(600)
-"""
+PAGE = Path(__file__).parents[3] / "docs" / "applications.md"
 
 
-def blocks(page: str) -> list[str]:
-    return re.findall(r"^```python\n(.*?)^```$", (REPOSITORY / page).read_text(), re.DOTALL | re.MULTILINE)
+@pytest.fixture
+def application(tmp_path: Path) -> Path:
+    blocks = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.DOTALL | re.MULTILINE)
+    assert len(blocks) >= 6
+    (tmp_path / "page.py").write_text("\n".join(blocks))
+    return tmp_path
 
 
-def test_what_the_pages_show(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    pytest.importorskip("dspy")
-    (application,) = blocks("README.md")
-    (tmp_path / "documented.py").write_text(application + SLOW)
-    with OpenAIServer(answer=lambda seen: json_answer(answer="a process beside another")) as server:
-        (tmp_path / "dspex.toml").write_text(
-            '[pools.default]\napp = "documented:app"\n\n[models.local]\nmodel = "openai/m"\napi_key = "env:FAKE_KEY"\n'
-            f'api_base = "{server.base}"\nadapter = "json"\n'
-        )
-        socket = str(tmp_path / "s")
-        arguments = ("-m", "dspex_worker", "--config", str(tmp_path / "dspex.toml"), "--socket", socket)
-        process = Process(*arguments, cwd=tmp_path, FAKE_KEY="unique-fake-key")
-        try:
-            process.line("serving")
-            monkeypatch.setenv("DSPEX_SOCKET", socket)
-            space: dict[str, Any] = {"__name__": "page"}
-            for block in blocks("docs/clients/python.md"):
-                exec(compile(block, "docs/clients/python.md", "exec", dont_inherit=True), space)
-        finally:
-            process.kill()
-    printed = capsys.readouterr().out
-    lines = printed.splitlines()
-    assert lines[0] == "1"
-    assert lines[1].startswith("{'active_sessions': 0, 'pool_size': 1")
-    assert lines[2].startswith("1 worker_1 ")
-    assert "a process beside another {'lm_calls': 1, 'prompt_tokens': 7" in printed
-    assert "{'language': 'en'}" not in lines
-    assert "{'seen': 1}" in lines
-    assert "cancelled" in lines
-    assert "[0, 1, 2, 3, 4, 5, 6, 7, 8, 9]" in lines
-    assert {seen.key for seen in server.requests} == {"unique-fake-key"}
-    assert "unique-fake-key" not in printed + process.output
+@pytest.fixture
+def worker(application: Path) -> Iterator[Forked]:
+    zygote = Zygote("page:app", cwd=application)
+    assert "ready" in zygote.first, zygote.first
+    worker = zygote.fork().ready()
+    yield worker
+    worker.end()
+    zygote.close()
+
+
+def test_methods(worker: Forked) -> None:
+    assert worker.call("shout", text="hi", times=2) == "HI HI"
+    assert worker.call("wait", seconds=0.01) == 0.01
+    assert worker.call("convert", amount=1, unit="mi") == 1.609344
+    problems = worker.error("shout", times="2", loud=True)["details"]["errors"]
+    assert {problem["path"] for problem in problems} == {"text", "times", "loud"}
+    assert worker.call("count_up", limit=1000) == 1000
+    assert worker.call("list_programs")["programs"][0]["program"] == "answer"
+
+
+def test_streams(worker: Forked) -> None:
+    worker.request(9, "words", {"stream": 10}, text="one by one")
+    assert worker.items(9, 3) == ["one", "by", "one"]
+    assert worker.response(9).error is None
+
+
+def test_sessions(worker: Forked) -> None:
+    session = {"session": "s", "key": 1}
+    assert worker.call("remember", {**session, "version": 0, "next": 1}, key="k", value=[1]) == 1
+    assert worker.call("recall", {**session, "version": 1}, key="k") == [1]
+
+
+def test_a_workers_life(application: Path) -> None:
+    zygote = Zygote("page:shop", cwd=application)
+    worker = zygote.fork().ready(worker="worker_3")
+    meta = {"session": "s", "key": 1, "version": 0, "next": 1, "start": True}
+    assert worker.call("label", meta) == "default/worker_3"
+    assert worker.changes[-1].changes["set"] == {"greeting": "hello"}
+    worker.end()
+    zygote.close()
