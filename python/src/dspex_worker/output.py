@@ -37,7 +37,7 @@ class MarkedOutput(io.TextIOWrapper):
 
 
 def mark_output() -> None:
-    """Replace ``sys.stdout`` and ``sys.stderr``: before the application is imported, whose loggers keep what they find."""
+    """Replace ``sys.stdout`` and ``sys.stderr``: before the application is imported, whose loggers keep them."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if isinstance(stream, io.TextIOWrapper):
