@@ -202,6 +202,7 @@ func (p *Pool) dispatchLocked(w *Worker, c *Call, batch *wire.Batch) {
 	w.lastID++
 	c.id = w.lastID
 	w.calls[c.id] = c
+	f.running++
 	w.total++
 	p.timeLocked(c)
 	meta := c.Meta

@@ -12,6 +12,7 @@ type Flow struct {
 	// Guarded by Pool.mu.
 	head, tail *Call
 	waiting    int
+	running    int  // calls at workers
 	shared     bool // read-only calls may run beside each other
 	readers    int  // read-only calls whose turn it is
 	writer     bool
@@ -73,7 +74,7 @@ func (f *Flow) Close(batch *wire.Batch, reason *wire.Error) {
 	for f.head != nil {
 		p.failLocked(f.head, reason)
 	}
-	if f.writer || f.readers > 0 {
+	if f.running > 0 {
 		for _, w := range p.workers {
 			for _, c := range w.calls {
 				if c.flow == f {

@@ -164,6 +164,23 @@ func TestFlowClose(t *testing.T) {
 	}
 }
 
+// A connection that ends stops what it has running, which is not run again then.
+func TestCloseOfAFlowWithoutTurns(t *testing.T) {
+	r := ready(t, func(s *setup) { s.Concurrency = 2 })
+	f := r.pool.NewFlow("c", false)
+	stubborn, safe := r.submit(f, "stubborn", nil), r.submit(f, "safe", nil)
+	j := r.next()
+	r.next()
+	r.closeFlow(f)
+	stubborn.fails(wire.CodeSessionNotFound)
+	safe.fails(wire.CodeSessionNotFound)
+	safe.wait(safe.ended, "finished: the worker was told to stop it")
+	j.w.Die()
+	stubborn.wait(stubborn.ended, "finished")
+	r.readyWorkers(1)
+	r.idle()
+}
+
 // A flow that waits for a slot leaves the ring when it is closed, and those behind it have their turn.
 func TestFlowCloseWhileWaiting(t *testing.T) {
 	r := ready(t)

@@ -73,6 +73,9 @@ func (p *Pool) removeLocked(w *Worker, starting, planned bool, batch *wire.Batch
 	p.workers = slices.DeleteFunc(p.workers, func(other *Worker) bool { return other == w })
 	calls := w.calls
 	w.calls = map[uint64]*Call{}
+	for _, c := range calls {
+		c.flow.running--
+	}
 	answered := w.total > uint64(len(calls))
 	defer p.replaceLocked(batch)
 	p.noteEndLocked(starting, !planned && !answered && time.Since(w.ready) < provenAfter)

@@ -286,6 +286,7 @@ func (p *Pool) refill(w *Worker, batch *wire.Batch) {
 func (p *Pool) takeAnswerLocked(w *Worker, c *Call, r *Result, batch *wire.Batch) (settle bool) {
 	now := time.Now()
 	delete(w.calls, c.id)
+	c.flow.running--
 	if c.asked {
 		w.dropAsksLocked(c, batch)
 	}
