@@ -1,6 +1,7 @@
 package keeper
 
 import (
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -86,7 +87,14 @@ func (k *keeper) members(table procs.Table, t *tree) []procs.Proc {
 	other := func(p procs.Proc) bool { return k.children[p.PID] && p.PID != t.root }
 	var members []procs.Proc
 	in := make(map[int]bool)
-	for _, p := range table.Below(k.self, other) {
+	below := table.Below(k.self, other)
+	if root := table[t.root]; k.children[t.root] && root.Parent != k.self {
+		// It was adopted while the process that forked it, below another child, was still on its way out.
+		if slices.ContainsFunc(table.Below(k.self, nil), func(p procs.Proc) bool { return p.ID == root.ID }) {
+			below = append(append(below, root), table.Below(t.root, other)...)
+		}
+	}
+	for _, p := range below {
 		isRoot := p.PID == t.root && k.children[p.PID]
 		if isRoot || t.seen[p.ID] || in[p.Parent] || t.sessions[p.Session] || p.Group == t.root {
 			in[p.PID] = true

@@ -152,6 +152,46 @@ func TestAdoptedProcessOutlivesItsZygote(t *testing.T) {
 	}
 }
 
+// The process between a zygote and its worker may still be there when the worker is to be killed.
+func TestKillBeforeTheParentIsGone(t *testing.T) {
+	c, _ := newClient(t)
+	z := start(t, c, script(t, `
+import os, time
+if os.fork() == 0:
+    print(os.getpid(), flush=True)
+    if os.fork() == 0:
+        os.setsid()
+        print(os.getpid(), flush=True)
+    time.sleep(1000)
+time.sleep(1000)
+`)...)
+	between, err := strconv.Atoi(z.line(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid, err := strconv.Atoi(z.line(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	worker, err := c.Adopt(t.Context(), pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := worker.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	waitGone(t, pid)
+	if err := unix.Kill(between, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	<-worker.Done()
+	select {
+	case <-z.Done():
+		t.Fatalf("the zygote ended: %s", z.Exit())
+	default:
+	}
+}
+
 func TestAdoptAfterTheEnd(t *testing.T) {
 	c, _ := newClient(t)
 	z := start(t, c, script(t, strings.ReplaceAll(zygote, "CODE", "os._exit(7)"))...)
