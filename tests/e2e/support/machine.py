@@ -13,7 +13,7 @@ WAIT = 30.0  # seconds after which what was waited for has failed; nothing takes
 T = TypeVar("T")
 
 
-def until(condition: Callable[[], T], what: str, timeout: float = WAIT) -> T:
+def until(condition: Callable[[], T | None], what: str, timeout: float = WAIT) -> T:
     """Wait until the condition gives something true, and return that."""
     deadline = time.monotonic() + timeout
     while not (found := condition()):

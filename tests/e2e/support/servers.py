@@ -20,7 +20,7 @@ from runtime.harness import TIMEOUT, Connection
 
 Kind = Literal["sidecar", "standalone"]
 
-_BROKEN = ("panic:", "fatal error:", "goroutine ", "DATA RACE", "Fatal Python error")  # in no log, ever
+_BROKEN = ("panic:", "fatal error:", "goroutine ", "DATA RACE")  # in no log, ever
 
 
 class Server:
