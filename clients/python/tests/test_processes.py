@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import pathlib
 import signal
@@ -103,16 +104,20 @@ def test_a_client_of_asyncio_in_a_forked_child() -> None:
         assert runner.run(use(c)) == {"n": 2}
 
 
-@pytest.mark.filterwarnings("ignore:unclosed transport:ResourceWarning")  # the first loop was ended before the client
+# The first loop was ended before the client: Python rightly says so.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore:unclosed:ResourceWarning")
 def test_a_client_of_asyncio_outlives_its_event_loop() -> None:
     async def call(c: dspex.AsyncClient) -> Any:
         return await c.call("m", {"n": 1})
 
-    with serving(echo, echo) as path:
+    with serving(echo, echo, echo) as path:
         c = dspex.AsyncClient(path)
         assert asyncio.run(call(c)) == {"n": 1}
         assert asyncio.run(call(c)) == {"n": 1}
         asyncio.run(c.close())
+        asyncio.run(call(d := dspex.AsyncClient(path)))
+        asyncio.run(d.close())  # closed in another loop than the one that it was connected in
+        gc.collect()
 
 
 def test_a_client_of_asyncio_belongs_to_one_loop_at_a_time() -> None:
