@@ -124,6 +124,7 @@ class Runtime:
             await asyncio.wait(self._own_tasks, timeout=self._grace)
         self._app.spawn = None
         self._threads.close()
+        self._inbox.close()
 
     async def _run_worker_hook(self, hook: Callable[[], Any]) -> None:
         """Run a hook on the loop's thread, in the context that calls inherit."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
+import os
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -18,25 +19,41 @@ CALL_THREAD = "dspex-call"  # what the names of these threads begin with
 
 
 class Inbox:
-    """Work handed to the loop's thread from others: all that is there is done in one wake-up of the loop."""
+    """Work handed to the loop's thread from others: all that is there is done in one wake-up of the loop.
+
+    The loop is woken by an eventfd. Its own way, `call_soon_threadsafe`, reads a socket until that is empty, which takes
+    a second system call that fails.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, batch: Batch) -> None:
         self._loop = loop
         self._batch = batch
         self._waiting: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
         self._woken = False  # a wake-up is under way, which will find what is posted now
+        self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._guard = threading.Lock()  # held while the bell is rung: a closed descriptor's number is soon another's
+        self._closed = False
+        contextvars.Context().run(loop.add_reader, self._bell, self._collect)  # not in the context of a call
 
     def post(self, callback: Callable[..., None], *arguments: Any) -> None:
         """Have the loop's thread call ``callback(*arguments)``. Any thread may post."""
         self._waiting.append((callback, arguments))
         if not self._woken:
             self._woken = True
-            try:
-                self._loop.call_soon_threadsafe(self._collect, context=_EMPTY)
-            except RuntimeError:
-                log.debug("the loop has ended: a thread's result is dropped")
+            with self._guard:
+                if not self._closed:
+                    os.eventfd_write(self._bell, 1)
+
+    def close(self) -> None:
+        """Take nothing more: what threads that were left behind still post is dropped."""
+        with self._guard:
+            if not self._closed:
+                self._closed = True
+                self._loop.remove_reader(self._bell)
+                os.close(self._bell)
 
     def _collect(self) -> None:
+        os.eventfd_read(self._bell)
         self._woken = False  # before looking: whoever posts after this look wakes the loop again
         waiting = self._waiting
         self._batch.open()
@@ -47,9 +64,6 @@ class Inbox:
             except Exception:
                 log.exception("taking over a thread's result failed")
         self._batch.close()
-
-
-_EMPTY = contextvars.Context()
 
 
 class Threads:
