@@ -27,6 +27,14 @@ func (p *Pool) condemnLocked(w *Worker, why string, grace time.Duration, batch *
 		return
 	}
 	w.why, w.quiet = why, make(chan struct{})
+	if grace < reportWait { // how the calls that were told to stop ended will be known soon
+		for _, c := range w.calls {
+			if c.state == callStopping && !c.told {
+				c.settleBy = time.Now().Add(grace + stacksWait + exitWait + reportWait)
+				p.timeLocked(c)
+			}
+		}
+	}
 	w.settleDownLocked(time.Now())
 	p.moveWaitingLocked(w, batch)
 	p.ensureLocked()
@@ -46,14 +54,6 @@ func (p *Pool) execute(w *Worker, why string, grace time.Duration) {
 		return
 	}
 	w.log.Warn("killing worker", "reason", why)
-	p.mu.Lock()
-	for _, c := range w.calls {
-		if c.state == callStopping && !c.told { // how it ended will be known soon
-			c.settleBy = time.Now().Add(stacksWait + exitWait + reportWait)
-			p.timeLocked(c)
-		}
-	}
-	p.mu.Unlock()
 	stacks := w.askStacks()
 	p.mu.Lock()
 	w.stacks = stacks

@@ -105,12 +105,13 @@ func TestLocalCallsTakeTheirTurn(t *testing.T) {
 
 // A deadline that passes while a call runs in the sidecar is that call's own affair.
 func TestLocalCallBeyondItsDeadline(t *testing.T) {
+	t.Parallel()
 	r := ready(t)
 	f := r.pool.NewFlow("s", true)
 	begun := time.Now()
-	local, running := r.local(f, within(20*time.Millisecond))
+	local, running := r.local(f, within(500*time.Millisecond))
 	local.wait(running, "run")
-	await(t, "its deadline has passed", func() bool { return time.Since(begun) > 60*time.Millisecond })
+	await(t, "its deadline has passed", func() bool { return time.Since(begun) > 550*time.Millisecond })
 	late := r.run("run", nil, within(10*time.Millisecond)) // the clock goes on
 	late.fails(wire.CodeDeadlineExceeded)
 	var batch wire.Batch
@@ -155,6 +156,7 @@ func TestFlowClose(t *testing.T) {
 		t.Errorf("%+v", s)
 	}
 	r.closeFlow(f) // means nothing
+	await(t, "the worker is told to stop", func() bool { return r.cancelled() == 1 })
 	j.answer(nil)
 	running.wait(running.ended, "finished")
 	r.submit(f, "echo", nil).fails(wire.CodeSessionNotFound)
@@ -179,6 +181,30 @@ func TestCloseOfAFlowWithoutTurns(t *testing.T) {
 	stubborn.wait(stubborn.ended, "finished")
 	r.readyWorkers(1)
 	r.idle()
+}
+
+// What a pool keeps is of flows that are open, calls in flight and workers that live: nothing is left of those that were.
+func TestNothingIsLeft(t *testing.T) {
+	r := ready(t, func(s *setup) { s.Size, s.Concurrency, s.QueueLimit = 2, 2, 5 })
+	for i := range 200 {
+		f := r.pool.NewFlow(fmt.Sprint("owner ", i%50), i%2 == 0)
+		calls := []*call{r.submit(f, "run", nil, within(long)), r.submit(f, "run", nil)}
+		if i%40 == 0 {
+			r.next().w.Die()
+		}
+		r.closeFlow(f)
+		for _, c := range calls {
+			c.wait(c.settled, "settled")
+			c.wait(c.ended, "finished")
+		}
+	}
+	r.closeFlow(r.flow)
+	if err := r.pool.Drain(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if books := r.pool.Books(); books != "" {
+		t.Errorf("left: %s", books)
+	}
 }
 
 // A flow that waits for a slot leaves the ring when it is closed, and those behind it have their turn.

@@ -122,8 +122,9 @@ func TestStacksAreBounded(t *testing.T) {
 
 // A call that goes on after its cancel costs its worker; those beside it have the grace time to end.
 func TestCancelGrace(t *testing.T) {
+	t.Parallel()
 	r := ready(t, stacks("Current thread 0x1", `  File "app.py", line 3 in stubborn`), func(s *setup) {
-		s.Concurrency, s.CancelGrace = 3, 100*time.Millisecond
+		s.Concurrency, s.CancelGrace = 3, 2*time.Second
 	})
 	flow := r.pool.NewFlow("s", true)
 	pinned := r.submit(flow, "echo", nil)
@@ -154,7 +155,7 @@ func TestCancelGrace(t *testing.T) {
 	lost := goesOn.failed(wire.CodeWorkerLost)
 	reason, _ := lost.Details["reason"].(string)
 	text, _ := lost.Details["stacks"].(string)
-	if !strings.Contains(reason, "went on for 100ms") || !strings.Contains(text, "line 3 in stubborn") {
+	if !strings.Contains(reason, "went on for 2s") || !strings.Contains(text, "line 3 in stubborn") {
 		t.Errorf("beside: %v", lost.Details)
 	}
 	stuck.wait(stuck.ended, "finished")
@@ -177,15 +178,21 @@ func TestNoGrace(t *testing.T) {
 	r := ready(t, stacks("Thread 0x1"), func(s *setup) { s.CancelGrace = 0 })
 	late := r.run("stubborn", nil, within(time.Millisecond))
 	e := late.failed(wire.CodeDeadlineExceeded)
-	if at := e.Details["ended_by"]; at != "queue" && (at != "kill" || e.Details["stacks"] != "Thread 0x1") {
+	if at := e.Details["ended_by"]; at != "queue" && at != "pending" && (at != "kill" || e.Details["stacks"] != "Thread 0x1") {
 		t.Errorf("deadline: %v", e.Details)
 	}
-	stuck := r.run("stubborn", "cancelled")
-	await(t, "it runs", func() bool { return r.state(stuck) == "running" })
-	r.cancel(stuck)
-	e = stuck.failed(wire.CodeCancelled)
-	if e.Details["ended_by"] != "kill" || e.Details["stacks"] != "Thread 0x1" {
-		t.Errorf("cancel: %v", e.Details)
+	// Its client is told before, where the machine has no time for the rest.
+	for begun := time.Now(); ; {
+		stuck := r.run("stubborn", nil)
+		await(t, "it runs", func() bool { return r.state(stuck) == "running" })
+		r.cancel(stuck)
+		e = stuck.failed(wire.CodeCancelled)
+		if e.Details["ended_by"] == "kill" && e.Details["stacks"] == "Thread 0x1" {
+			break
+		}
+		if e.Details["ended_by"] != "pending" || time.Since(begun) > patience {
+			t.Fatalf("cancel: %v", e.Details)
+		}
 	}
 }
 

@@ -194,20 +194,26 @@ func TestAbsurdHello(t *testing.T) {
 
 // A worker that ends soon after it was ready, again and again, is replaced at once for some time, and then ever more seldom.
 func TestCrashLoop(t *testing.T) {
-	var starts atomic.Int64
+	const atOnce = 2*1 + 8 + 1 // the first, and those after crashes that are not waited after
+	starts := make(chan time.Time, 1000)
 	r := start(t, func(s *setup) {
 		s.starter.Hello = func(w *pooltest.Worker, m wiretest.Message) {
-			starts.Add(1)
+			starts <- time.Now()
 			w.Answer(m, s.starter.Greeting())
 			w.Leave("exit code 9")
 		}
 	})
-	const atOnce = 2*1 + 8 + 1 // the first, and the crashes that are not waited after
-	await(t, "the crashes that are allowed", func() bool { return starts.Load() >= atOnce })
-	begun := time.Now()
-	await(t, "two starts more", func() bool { return starts.Load() >= atOnce+2 })
-	if took := time.Since(begun); took < 200*time.Millisecond {
-		t.Errorf("two more starts within %s", took)
+	await(t, "starts that are waited for", func() bool { return len(starts) >= atOnce+2 })
+	for range atOnce - 1 {
+		<-starts
+	}
+	last := <-starts
+	for wait := range 2 {
+		next := <-starts
+		if gap := next.Sub(last); gap < time.Duration(wait+1)*100*time.Millisecond {
+			t.Errorf("a start %s after the last", gap)
+		}
+		last = next
 	}
 	if s := r.pool.Snapshot(); !strings.Contains(s.LastFailure, "exit code 9") {
 		t.Errorf("last failure: %q", s.LastFailure)

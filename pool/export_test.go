@@ -1,0 +1,29 @@
+package pool
+
+import "fmt"
+
+// Books says what the pool still has in its books that a pool without flows and calls should not have; empty where nothing.
+func (p *Pool) Books() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s := ""
+	note := func(what string, n int) {
+		if n != 0 {
+			s += fmt.Sprintf("%s: %d; ", what, n)
+		}
+	}
+	note("owners", len(p.owners))
+	note("waiting", p.waiting)
+	note("timers", p.timers.Len())
+	note("shares", len(p.shares.count))
+	note("ring", len(p.waitingAny.byName))
+	note("to do", len(p.todo))
+	note("open", int(p.open.Load()))
+	for _, w := range p.workers {
+		note(w.id+", calls", len(w.calls))
+		note(w.id+", asks", len(w.asks))
+		note(w.id+", ring", len(w.waiting.byName))
+		note(w.id+", pins", w.pins)
+	}
+	return s
+}
