@@ -21,8 +21,8 @@ CALL_THREAD = "dspex-call"  # what the names of these threads begin with
 class Inbox:
     """Work handed to the loop's thread from others: all that is there is done in one wake-up of the loop.
 
-    The loop is woken by an eventfd. Its own way, `call_soon_threadsafe`, reads a socket until that is empty, which takes
-    a second system call that fails.
+    The loop is woken by an eventfd. Its own way, `call_soon_threadsafe`, reads a socket until that is empty, which
+    takes a second system call that fails.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, batch: Batch) -> None:
