@@ -1,0 +1,172 @@
+package pool_test
+
+import (
+	"context"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/dspex/dspex-sidecar/wire"
+)
+
+// What the model test may do at any time.
+
+func (m *model) submit(t *rapid.T) {
+	c := m.newCall(rapid.SampledFrom(m.flows).Draw(t, "flow"), rapid.SampledFrom([]string{"run", "safe", "look", "stubborn", "echo"}).Draw(t, "method"))
+	if d := rapid.SampledFrom([]time.Duration{0, 0, long, time.Millisecond, 20 * time.Millisecond, -1}).Draw(t, "deadline"); d != 0 {
+		c.Deadline = time.Now().Add(d)
+	}
+	c.Nested = rapid.Bool().Draw(t, "nested")
+	m.put(c)
+}
+
+// local makes a call that the sidecar runs by itself, in a serial flow.
+func (m *model) local(t *rapid.T) {
+	c := m.newCall(rapid.SampledFrom([]*mflow{m.flows[1], m.flows[2], m.flows[4], m.flows[5]}).Draw(t, "flow"), "local")
+	c.local = true
+	c.Local = func(batch *wire.Batch) {
+		m.mu.Lock()
+		c.began()
+		c.ran = true
+		auto := m.auto
+		m.mu.Unlock()
+		if auto {
+			c.endLocal(batch)
+		}
+	}
+	if rapid.Bool().Draw(t, "deadline") {
+		c.Deadline = time.Now().Add(2 * time.Millisecond)
+	}
+	m.put(c)
+}
+
+// release ends a local call that runs.
+func (m *model) release(t *rapid.T) {
+	m.mu.Lock()
+	var run []*mcall
+	for _, c := range m.calls {
+		if c.ran && !c.finished {
+			run = append(run, c)
+		}
+	}
+	m.mu.Unlock()
+	if len(run) > 0 {
+		var batch wire.Batch
+		rapid.SampledFrom(run).Draw(t, "local call").endLocal(&batch)
+		batch.Flush()
+	}
+}
+
+// endLocal is for one goroutine only at a time: a local call ends in the test's, or where it began.
+func (c *mcall) endLocal(batch *wire.Batch) {
+	c.model.mu.Lock()
+	if c.finished {
+		c.model.mu.Unlock()
+		return
+	}
+	c.settled, c.finished = true, true
+	c.stoppedLocked()
+	c.model.mu.Unlock()
+	c.flow.EndTurn(batch, &c.Call)
+}
+
+func (m *model) answer(t *rapid.T) {
+	if j, ok := m.job(t); ok {
+		j.w.Answer(j.m, nil)
+	}
+}
+
+func (m *model) refuse(t *rapid.T) {
+	j, ok := m.job(t)
+	if !ok {
+		return
+	}
+	code := rapid.SampledFrom([]wire.Code{wire.CodeProgramError, wire.CodeStaleSession}).Draw(t, "code")
+	if code == wire.CodeStaleSession {
+		params, _ := j.m.Payload.(map[string]any)
+		n, _ := params["call"].(int64)
+		m.mu.Lock()
+		m.calls[n].stales++
+		m.mu.Unlock()
+	}
+	j.w.Refuse(j.m, &wire.Error{Code: code, Message: "as drawn"})
+}
+
+func (m *model) item(t *rapid.T) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if len(m.jobs) > 0 {
+		j := rapid.SampledFrom(m.jobs).Draw(t, "job")
+		j.w.Send(wire.KindItem, j.m.ID, nil, 1)
+	}
+}
+
+func (m *model) cancel(t *rapid.T) {
+	if c := m.some(t); c != nil {
+		var batch wire.Batch
+		m.pool.Cancel(&batch, &c.Call, wire.Errorf(wire.CodeCancelled, "drawn"))
+		batch.Flush()
+	}
+}
+
+// some is a call, settled or not.
+func (m *model) some(t *rapid.T) *mcall {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if len(m.calls) == 0 {
+		return nil
+	}
+	return m.calls[rapid.IntRange(max(0, len(m.calls)-10), len(m.calls)-1).Draw(t, "call")]
+}
+
+// kill ends a worker, though not so often that the pool takes it for a crash loop and waits for seconds.
+func (m *model) kill(t *rapid.T) {
+	workers := m.starter.Workers()
+	m.mu.Lock()
+	m.kills++
+	enough := m.kills > 6
+	m.mu.Unlock()
+	if len(workers) > 0 && !enough {
+		w := workers[rapid.IntRange(max(0, len(workers)-3), len(workers)-1).Draw(t, "worker")]
+		if rapid.Bool().Draw(t, "garbage") {
+			w.Send(wire.KindResponse, 1<<40, nil, nil, nil)
+		} else {
+			w.Die()
+		}
+	}
+}
+
+// fail makes starts fail, or work again, in few runs: each costs the time that the pool waits after it.
+func (m *model) fail(*rapid.T) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.failing = m.mayFail && !m.failing
+}
+
+// closeFlow ends a flow, and puts another of its kind in its place.
+func (m *model) closeFlow(t *rapid.T) {
+	i := rapid.IntRange(0, len(m.flows)-1).Draw(t, "flow")
+	f := m.flows[i]
+	var batch wire.Batch
+	f.Close(&batch, wire.Errorf(wire.CodeSessionNotFound, "drawn"))
+	m.mu.Lock()
+	f.closed = true
+	m.mu.Unlock()
+	batch.Flush()
+	m.flows[i] = m.newFlow(i)
+}
+
+// drain begins to drain, in few runs.
+func (m *model) drain(t *rapid.T) {
+	if rapid.IntRange(0, 9).Draw(t, "drain") == 0 {
+		m.draining = true
+		ctx, cancel := context.WithCancel(context.Background())
+		cancel()
+		_ = m.pool.Drain(ctx) // it refuses new calls from now on
+	}
+}
+
+// wait lets the pool have some time.
+func (m *model) wait(t *rapid.T) {
+	<-time.After(time.Duration(rapid.IntRange(0, 3).Draw(t, "ms")) * time.Millisecond)
+}
