@@ -68,7 +68,7 @@ class Environment:
 
     def warm_up(self) -> None:
         say("import dspy once")
-        run([str(self.python), "-c", "import dspy, msgpack, uvloop"])
+        run([str(self.python), "-c", "import dspy, msgpack"])
 
 
 def run(command: list[str], check: bool = True) -> None:
