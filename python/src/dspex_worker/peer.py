@@ -92,6 +92,15 @@ class Peer:
     # What it has.
 
     @property
+    def receives(self) -> int:
+        """The longest body that is received, in bytes."""
+        return self._splitter.max_frame
+
+    @receives.setter
+    def receives(self, limit: int) -> None:
+        self._splitter.max_frame = limit
+
+    @property
     def writable(self) -> bool:
         return self.channel.writable
 
@@ -227,7 +236,7 @@ class Peer:
                 future.set_result(response.result)
 
     def _on_too_long(self, event: wire.TooLong) -> None:
-        limit = self._splitter.max_frame
+        limit = self.receives
         error = FrameTooLarge(
             f"a frame of {event.length} bytes is longer than the limit of {limit}",
             details={"limit": limit, "length": event.length},

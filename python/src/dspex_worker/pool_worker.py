@@ -159,7 +159,8 @@ class PoolWorker(Peer):
         if wire.PROTOCOL not in hello.get("protocols", ()):
             self.fail(request.id, DspexError("no protocol version in common", code="unsupported_protocol"))
             return
-        self.max_frame = hello.get("max_frame", wire.DEFAULT_FRAME)
+        # The sidecar's limit is this worker's own, too: what it lets in has to reach the method.
+        self.max_frame = self.receives = hello.get("max_frame", wire.DEFAULT_FRAME)
         self._grace = hello.get("cancel_grace_ms", 5000) / 1000
         worker = Worker(
             id=hello.get("worker", self._worker_id),
@@ -175,9 +176,7 @@ class PoolWorker(Peer):
         except BaseException as error:  # noqa: BLE001 - importing an application may raise anything
             self._load_failed(request.id, error)
             return
-        self.runtime = Runtime(
-            app, self._batch, concurrency=worker.concurrency, grace=self._grace, tracebacks=worker.tracebacks
-        )
+        self.runtime = Runtime(app, self._batch, grace=self._grace, tracebacks=worker.tracebacks)
         self.runtime.spawn(self._get_ready(request.id, app))
 
     async def _get_ready(self, id: int, app: App) -> None:
@@ -193,7 +192,7 @@ class PoolWorker(Peer):
             "features": [],
             "worker": versions(),
             "pid": os.getpid(),
-            "max_frame": wire.DEFAULT_FRAME,
+            "max_frame": self.receives,
             "methods": [method.describe() for method in app.methods.values()],
         }
         self.respond(id, answer)

@@ -35,20 +35,20 @@ _SLICE = 200e-6  # seconds that an async generator may produce without letting o
 
 
 class Runtime:
-    """Executes an application's calls on a running loop and up to ``concurrency`` threads.
+    """Executes an application's calls on a running loop and on threads.
 
     ``grace`` is how long, in seconds, what a call left behind may take to end; ``tracebacks`` says whether errors of
     the application carry theirs.
     """
 
-    def __init__(self, app: App, batch: Batch, *, concurrency: int, grace: float, tracebacks: bool) -> None:
+    def __init__(self, app: App, batch: Batch, *, grace: float, tracebacks: bool) -> None:
         self._app = app
         self._loop = asyncio.get_running_loop()
         self._grace = grace
         self._tracebacks = tracebacks
         self._batch = batch
         self._inbox = Inbox(self._loop, batch)
-        self._threads = Threads(concurrency)
+        self._threads = Threads()
         self._guard = threading.Lock()  # what a thread and a cancel both touch: state, thread and stream of a call
         self._base = contextvars.copy_context()  # what every call's context begins as
         self._own_tasks: set[asyncio.Task[Any]] = set()

@@ -67,14 +67,16 @@ class Inbox:
 
 
 class Threads:
-    """At most ``limit`` threads, made when there is work for them; idle ones cost nothing.
+    """Threads, made when there is work for them; idle ones cost nothing.
+
+    There are as many as there were jobs at one time: what bounds the calls in flight bounds them. With a limit of their
+    own, a call made while another, which has a thread, waits for its answer could wait for ever.
 
     One thread at a time is on its way to the queue. It wakes the next if it leaves work behind, so a batch of short
     jobs is done by few threads, and a job that blocks holds up no other.
     """
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
+    def __init__(self) -> None:
         self._queue: deque[Callable[[], None]] = deque()
         self._mutex = threading.Lock()  # guards all below; held for a few instructions only
         self._idle: list[threading.Lock] = []  # what each idle thread waits on; the last to fall idle is woken first
@@ -104,7 +106,7 @@ class Threads:
         if self._idle:
             self._coming = True
             self._idle.pop().release()
-        elif self._count < self._limit:
+        else:
             self._coming = True
             self._count += 1
             # Daemons, since a method that never returns must not keep the process from ending.

@@ -39,6 +39,13 @@ def meta(
     return found
 
 
+def test_frames_are_as_long_as_the_sidecar_lets_in(start: Callable[..., Worker]) -> None:
+    worker = start().ready(max_frame=32 << 20)
+    value = b"x" * (20 << 20)
+    assert worker.call("echo", value=value) == value
+    assert worker.error("echo", value=b"x" * (33 << 20))["code"] == "frame_too_large"
+
+
 def restore(worker: Worker, version: int, state: dict[str, Any], *, key: int = 7, **more: Any) -> wire.Response:
     part = {"part": 1, "parts": 1, "secrets": {}, **more}
     return worker.outcome("session.restore", None, key=key, session="s", version=version, state=state, **part)

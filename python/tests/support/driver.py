@@ -33,10 +33,10 @@ class Driver:
 
     writable = True
 
-    def __init__(self, app: App, concurrency: int = 8, tracebacks: bool = False) -> None:
+    def __init__(self, app: App, tracebacks: bool = False) -> None:
         self.loop = asyncio.get_running_loop()
         self.app = app
-        self.runtime = Runtime(app, Batch(self.loop), concurrency=concurrency, grace=5.0, tracebacks=tracebacks)
+        self.runtime = Runtime(app, Batch(self.loop), grace=5.0, tracebacks=tracebacks)
         self.sessions: dict[str, Copy] = {}
         self._ids = itertools.count(1)
         self._settled: dict[int, asyncio.Future[tuple[Any, Changes | None]]] = {}

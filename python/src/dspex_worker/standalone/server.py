@@ -82,7 +82,6 @@ class Server:
         self.runtime = Runtime(
             app,
             self.batch,
-            concurrency=settings.concurrency,
             grace=settings.cancel_grace,
             tracebacks=settings.tracebacks,
         )
