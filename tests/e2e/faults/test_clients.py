@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
 import threading
@@ -22,6 +23,7 @@ CONFIG: dict[str, Any] = {
         "handshake_timeout": "1s",
         "write_timeout": "1s",
         "write_buffer": 16 << 20,
+        "max_in_flight_bytes": 16 << 20,
         "max_in_flight": 2000,
     },
     "pools": {"default": {"concurrency": 16, "stream_stall": "1s"}},
@@ -72,14 +74,14 @@ def test_the_longest_length_there_is(server: Server, bystander: Bystander) -> No
 
 def test_a_client_that_reads_nothing(server: Server, bystander: Bystander) -> None:
     before, value = machine.memory(server.pid), bytes(1 << 20)
+    frames = [wire.encode_request(id, "echo", None, {"value": value}) for id in range(100, 300)]
     for _ in range(3):  # the second and the third take nothing more
         deaf = server.raw()
-        frames = [wire.encode_request(id, "echo", None, {"value": value}) for id in range(100, 300)]
-        with pytest.raises(OSError, match=r"pipe|reset"):
+        with contextlib.suppress(OSError):  # it may be cut off while it still sends
             deaf.send(*frames)
         with server.client() as client:
             until(lambda: len(client.call("sidecar.clients")["clients"]) == 2, "its connection has ended")
-        assert machine.memory(server.pid) < before + (160 << 20)
+        assert machine.memory(server.pid) < before + (128 << 20)
 
 
 def test_a_client_that_reads_slowly(server: Server, bystander: Bystander) -> None:

@@ -44,14 +44,16 @@ def test_fifty_kills_under_load(server: Server) -> None:
             sums.append((answered, session.state().get("n", 0)))
             assert session.call("get")["n"] == answered
 
-    client, choice = server.client(), random.Random(1)
+    client, choice, killed = server.client(), random.Random(1), set[int]()
     with ThreadPoolExecutor(THREADS) as pool:
         work_done = [pool.submit(work, number) for number in range(THREADS)]
         try:
-            for _ in range(KILLS):
-                found = until(lambda: ready(client), "a worker is ready")
+            while len(killed) < KILLS:
+                found = until(lambda: [pid for pid in ready(client) if pid not in killed], "a worker is ready")
                 before = outcomes.total()
-                os.kill(choice.choice(found), signal.SIGKILL)
+                pid = choice.choice(found)
+                os.kill(pid, signal.SIGKILL)
+                killed.add(pid)
                 until(lambda before=before: outcomes.total() > before + 20, "calls go on")  # type: ignore[misc]
         finally:
             done.set()
