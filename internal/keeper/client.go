@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/dspex/dspex-sidecar/internal/packet"
 )
 
 // Config is for Start. Its zero value is useful.
@@ -41,7 +43,7 @@ const (
 // children of this process outside its session (ClearChildren). Its methods may be called by any goroutine.
 type Client struct {
 	log     *slog.Logger
-	channel *channel
+	channel *packet.Socket
 	keeper  *os.Process
 	ready   chan struct{} // closed when the keeper has said that it is
 	lost    chan struct{}
@@ -86,7 +88,6 @@ func Start(config Config) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start keeper: %w", err)
 	}
-	own.sendTimeout = writeTimeout
 	c := &Client{
 		log:       config.Logger,
 		channel:   own,
@@ -113,20 +114,15 @@ func Start(config Config) (*Client, error) {
 
 // startKeeper starts the process with its end of a new control channel and returns the other end. It is given no
 // environment: nothing of it is needed, and secrets may be in it.
-func startKeeper(config Config) (*channel, *os.Process, error) {
-	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return nil, nil, fmt.Errorf("control channel: %w", err)
-	}
-	theirs := os.NewFile(uintptr(pair[1]), "control")
-	defer theirs.Close()
-	own, err := newChannel(os.NewFile(uintptr(pair[0]), "control"))
+func startKeeper(config Config) (*packet.Socket, *os.Process, error) {
+	own, theirs, err := packet.Pair(writeTimeout)
 	if err != nil {
 		return nil, nil, err
 	}
+	defer theirs.Close()
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
-		return nil, nil, errors.Join(err, own.conn.Close())
+		return nil, nil, errors.Join(err, own.Close())
 	}
 	defer null.Close()
 	process, err := os.StartProcess(config.Path, append([]string{os.Args[0]}, config.Args...), &os.ProcAttr{
@@ -135,7 +131,7 @@ func startKeeper(config Config) (*channel, *os.Process, error) {
 		Sys:   &syscall.SysProcAttr{Setsid: true},
 	})
 	if err != nil {
-		return nil, nil, errors.Join(err, own.conn.Close())
+		return nil, nil, errors.Join(err, own.Close())
 	}
 	return own, process, nil
 }
@@ -165,7 +161,7 @@ func (c *Client) StartProcess(ctx context.Context, spec Spec) (*Process, error) 
 	if err != nil {
 		return nil, err
 	}
-	defer closeAll(files)
+	defer packet.CloseFiles(files)
 	return c.ask(ctx, &message{Start: &startRequest{
 		Argv:   spec.Argv,
 		Env:    spec.Env,
@@ -191,7 +187,7 @@ func (c *Client) Close() error {
 		p.killed.Store(true)
 	}
 	c.mu.Unlock()
-	_ = c.channel.conn.CloseWrite() // end of file for the keeper; an error means that it is gone
+	_ = c.channel.CloseWrite() // end of file for the keeper; an error means that it is gone
 	limit := time.NewTimer(closeTimeout)
 	defer limit.Stop()
 	var err error
@@ -256,7 +252,7 @@ func (c *Client) take(id uint64) *waiter {
 }
 
 func (c *Client) send(m *message, files []int) error {
-	err := c.channel.send(m, files)
+	err := c.channel.Send(m, files...)
 	switch {
 	case err == nil:
 		return nil
@@ -292,7 +288,7 @@ func duplicate(files []*os.File) ([]int, error) {
 			err = errors.Join(err, dupErr)
 		}
 		if err != nil {
-			closeAll(copies)
+			packet.CloseFiles(copies)
 			return nil, fmt.Errorf("pass %s to a process: %w", file.Name(), err)
 		}
 	}

@@ -63,7 +63,7 @@ func TestStartErrorsSayWhy(t *testing.T) {
 		"no dir":      {Spec{Argv: []string{"/bin/sh"}, Dir: dir + "/no"}, "cannot start DIR/no: the working directory cannot be entered: no such file", fs.ErrNotExist},
 		"file as dir": {Spec{Argv: []string{"/bin/sh"}, Dir: dir + "/mode"}, "cannot start DIR/mode: the working directory is no directory", unix.ENOTDIR},
 		"no argv":     {Spec{}, "no program is named", unix.EINVAL},
-		"too long":    {Spec{Argv: []string{"/bin/sh", strings.Repeat("x", maxMessage)}}, "shorten the arguments or the environment", nil},
+		"too long":    {Spec{Argv: []string{"/bin/sh", strings.Repeat("x", 128<<10)}}, "shorten the arguments or the environment", nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := c.StartProcess(t.Context(), test.spec)

@@ -38,6 +38,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/dspex/dspex-sidecar/internal/packet"
 	"github.com/dspex/dspex-sidecar/internal/procs"
 )
 
@@ -59,12 +60,12 @@ func Main() int {
 	signal.Notify(deaths, unix.SIGCHLD)
 	defer signal.Stop(deaths)
 
-	control, err := newChannel(os.NewFile(controlFile, "control"))
+	control, err := packet.Take(os.NewFile(controlFile, "control"))
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "%s is a command that only the sidecar itself starts: %v\n", Subcommand, err)
 		return 2
 	}
-	defer func() { _ = control.conn.Close() }() // closed by the sidecar, mostly
+	defer func() { _ = control.Close() }() // closed by the sidecar, mostly
 	k, err := newKeeper(control, deaths)
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "keeper: %v\n", err)
@@ -110,7 +111,7 @@ func closeInherited() error {
 	return nil
 }
 
-func newKeeper(control *channel, deaths <-chan os.Signal) (*keeper, error) {
+func newKeeper(control *packet.Socket, deaths <-chan os.Signal) (*keeper, error) {
 	if err := closeInherited(); err != nil {
 		return nil, err
 	}
@@ -161,7 +162,7 @@ const (
 
 // keeper is the state of the keeper process. All of it belongs to the goroutine that runs run.
 type keeper struct {
-	control   *channel
+	control   *packet.Socket
 	deaths    <-chan os.Signal // SIGCHLD
 	null      *os.File
 	self      int
@@ -215,16 +216,17 @@ func (k *keeper) run() {
 func (k *keeper) readRequests(requests chan<- request) {
 	defer close(requests)
 	for {
-		m, files, err := k.control.receive()
-		if err != nil && m == nil {
+		var m message
+		files, err := k.control.Receive(&m)
+		if unusable := (*packet.PacketError)(nil); err != nil && !errors.As(err, &unusable) {
 			return // the sidecar is gone, or its channel is, which is the same
 		}
-		requests <- request{message: m, files: files, err: err}
+		requests <- request{message: &m, files: files, err: err}
 	}
 }
 
 func (k *keeper) handle(r request) {
-	defer closeAll(r.files)
+	defer packet.CloseFiles(r.files)
 	m := r.message
 	switch {
 	case r.err != nil && m.ID != 0:
@@ -323,7 +325,7 @@ func (k *keeper) trouble(err error) { k.send(&message{Trouble: &troubleNotice{Te
 // send waits as long as a stopped sidecar takes to go on. After an error no further status could be relied on, so
 // the keeper ends as if the sidecar were gone, which nearly always is the error.
 func (k *keeper) send(m *message) {
-	if err := k.control.send(m, nil); err != nil {
-		_ = k.control.conn.CloseRead() // ends readRequests; an error here means that it has ended
+	if err := k.control.Send(m); err != nil {
+		_ = k.control.CloseRead() // ends readRequests; an error here means that it has ended
 	}
 }

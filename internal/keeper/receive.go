@@ -6,19 +6,22 @@ import (
 	"fmt"
 	"io"
 	"syscall"
+
+	"github.com/dspex/dspex-sidecar/internal/packet"
 )
 
 // receive handles what the keeper says until it is gone, and then settles everything.
 func (c *Client) receive() {
 	defer close(c.ended)
 	for {
-		m, files, err := c.channel.receive()
-		closeAll(files) // a keeper sends none
+		var m message
+		files, err := c.channel.Receive(&m)
+		packet.CloseFiles(files) // a keeper sends none
 		if err != nil {
 			c.end(err)
 			return
 		}
-		c.handle(m)
+		c.handle(&m)
 	}
 }
 
@@ -90,7 +93,7 @@ func (c *Client) end(cause error) {
 	processes, waiting := c.processes, c.waiting
 	c.processes, c.waiting = nil, nil
 	c.mu.Unlock()
-	_ = c.channel.conn.Close() // nobody sends on it any more
+	_ = c.channel.Close() // nobody sends on it any more
 
 	if unexpected {
 		c.log.Error("keeper ended", "keeper_pid", c.keeper.Pid, "status", how, "processes", len(processes))

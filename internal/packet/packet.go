@@ -99,9 +99,6 @@ func (s *Socket) Receive(value any) ([]int, error) {
 	if errors.Is(err, syscall.ECONNRESET) {
 		err = io.EOF // the other end closed with packets unread
 	}
-	if err == nil && n == 0 && oobn == 0 {
-		err = io.EOF // an empty packet is never sent
-	}
 	if err != nil {
 		return nil, err
 	}
