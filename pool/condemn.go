@@ -69,8 +69,8 @@ func (p *Pool) grantGrace(w *Worker, grace time.Duration) bool {
 	}
 	timer := time.NewTimer(grace)
 	defer timer.Stop()
-	answered, _ := p.ping(w)
-	if !p.await(w, answered, min(grace, probeWait)) && !isClosed(w.quiet) && !isClosed(w.gone) {
+	if answered, asked := p.ping(w); asked && !p.await(w, answered, min(grace, probeWait)) &&
+		!isClosed(w.quiet) && !isClosed(w.gone) && p.life.Err() == nil {
 		return false
 	}
 	select {

@@ -175,12 +175,14 @@ func (p *Pool) Close(ctx context.Context) {
 // dismiss asks a worker to end by closing the sidecar's half of its channel.
 func (p *Pool) dismiss(w *Worker) {
 	p.mu.Lock()
-	proc := w.proc
+	proc, outbox := w.proc, w.outbox
+	w.told = true
 	if w.state == workerReady {
 		w.setStateLocked(workerDraining)
 	}
 	p.mu.Unlock()
 	if proc != nil {
+		outbox.Flush()                  // whoever appended last may not have got to it
 		_ = proc.Channel().CloseWrite() // one that is gone already needs no asking
 	}
 }

@@ -28,6 +28,27 @@ func (p *Pool) countLocked(w *Worker, batch *wire.Batch) {
 	}
 }
 
+// sample looks at a worker's age and memory now and then. It does not wait for heartbeats: C code that holds the interpreter lock takes
+// memory, too.
+func (p *Pool) sample(w *Worker) {
+	s := &p.cfg.Settings
+	if s.RecycleAge == 0 && s.RecycleMemory == 0 && s.MemoryLimit == 0 {
+		return
+	}
+	every := time.NewTicker(s.SampleEvery)
+	defer every.Stop()
+	for {
+		select {
+		case <-w.gone:
+			return
+		case <-p.life.Done():
+			return
+		case <-every.C:
+			p.examine(w)
+		}
+	}
+}
+
 // examine holds a worker against the limits on its age and memory.
 func (p *Pool) examine(w *Worker) {
 	s := &p.cfg.Settings

@@ -3,6 +3,7 @@ package pool_test
 import (
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -97,6 +98,40 @@ func TestRecycleOneAtATime(t *testing.T) {
 	r.submit(session, "echo", nil).ok()
 }
 
+// A worker that was told to end has the time to: no heartbeat or notification breaks its channel, which would have it killed.
+func TestRetiredWorkerEndsByItself(t *testing.T) {
+	t.Parallel()
+	pings := make(chan string, 1000)
+	r := ready(t, func(s *setup) {
+		s.HealthInterval, s.starter.Deaf = 5*time.Millisecond, true
+		s.starter.Ping = func(w *pooltest.Worker, m wiretest.Message) {
+			w.Answer(m, nil)
+			select {
+			case pings <- w.Name:
+			default:
+			}
+		}
+	})
+	r.pool.RecycleWorker("worker_1", "the test says so")
+	old := r.starter.Named("worker_1")
+	await(t, "it is let go", func() bool { return slices.Equal(r.names(), []string{"worker_2"}) })
+	for n := 0; n < 50; { // time enough for heartbeats of the old one
+		if <-pings == "worker_2" {
+			n++
+		}
+	}
+	select {
+	case <-old.Done():
+		t.Fatalf("it was not left to end by itself: %s", old.Exit())
+	default:
+	}
+	old.Leave("exit code 0")
+	await(t, "the old worker ends", func() bool { return len(r.pool.Snapshot().Workers) == 1 })
+	if got := old.Exit(); got != "exit code 0" {
+		t.Errorf("it ended otherwise: %s", got)
+	}
+}
+
 func TestRecycleByAge(t *testing.T) {
 	t.Parallel()
 	r := ready(t, func(s *setup) { s.RecycleAge, s.SampleEvery = 50*time.Millisecond, 5*time.Millisecond })
@@ -149,6 +184,32 @@ func TestMemoryLimit(t *testing.T) {
 		t.Errorf("reason: %q", reason)
 	}
 	r.run("echo", nil).ok()
+}
+
+// What a worker takes is looked at while a heartbeat is awaited, too: C code that holds the interpreter lock takes memory as well.
+func TestMemoryLimitOfAWorkerThatAnswersNothing(t *testing.T) {
+	t.Parallel()
+	asked := make(chan struct{})
+	var once sync.Once
+	var memory atomic.Int64
+	r := ready(t, func(s *setup) {
+		s.MemoryLimit, s.SampleEvery, s.HealthInterval = 100<<20, 5*time.Millisecond, time.Millisecond
+		s.starter.Ping = func(*pooltest.Worker, wiretest.Message) { once.Do(func() { close(asked) }) }
+		s.starter.Vitals = func(w *pooltest.Worker) pool.Vitals {
+			if w.Name != "worker_1" {
+				return pool.Vitals{}
+			}
+			return pool.Vitals{Memory: memory.Load()}
+		}
+	})
+	c := r.run("run", nil)
+	r.next()
+	<-asked
+	memory.Store(101 << 20)
+	e := c.failed(wire.CodeWorkerLost)
+	if reason, _ := e.Details["reason"].(string); !strings.Contains(reason, "memory_limit") {
+		t.Errorf("reason: %q", reason)
+	}
 }
 
 // A worker that computes in C code is given longer than one that is stopped, and each is told apart.

@@ -154,6 +154,7 @@ func (p *Pool) greet(w *Worker, f *wire.Frame) error {
 	w.maxFrame = min(p.cfg.Settings.MaxFrame, h.MaxFrame)
 	p.methods, p.startFailure, p.failures = methods, nil, 0
 	p.tasks.Go(func() { p.watch(w) })
+	p.tasks.Go(func() { p.sample(w) })
 	p.fillLocked(w, &batch)
 	p.ensureLocked()
 	p.replaceLocked(&batch)

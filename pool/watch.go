@@ -17,18 +17,10 @@ func (p *Pool) watch(w *Worker) {
 		defer t.Stop()
 		idle = t.C
 	}
-	var sample <-chan time.Time
-	if s.RecycleAge > 0 || s.RecycleMemory > 0 || s.MemoryLimit > 0 {
-		t := time.NewTicker(s.SampleEvery)
-		defer t.Stop()
-		sample = t.C
-	}
 	for {
 		select {
 		case <-w.gone:
 			return
-		case <-sample:
-			p.examine(w)
 		case <-p.life.Done():
 			return
 		case <-idle:
@@ -92,8 +84,7 @@ func (p *Pool) ping(w *Worker) (answered <-chan struct{}, asked bool) {
 	c := make(chan struct{})
 	var batch wire.Batch
 	p.mu.Lock()
-	asked = w.state == workerReady || w.state == workerDraining
-	if asked {
+	if asked = w.heardLocked(); asked {
 		w.requestLocked(&batch, "ping", wire.Nil, func(*wire.Frame, error) { close(c) })
 	}
 	p.mu.Unlock()

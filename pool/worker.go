@@ -64,6 +64,7 @@ type Worker struct {
 	vacant   chan struct{} // closed when a retired worker has no call left
 	why      string        // why it is made to end
 	stacks   string        // where it was when it was killed
+	told     bool          // it was asked to end: what is written to it now breaks its channel, and cuts its stop hooks off
 	quiet    chan struct{} // closed when a condemned worker has only calls left that were told to stop
 	gone     chan struct{} // closed when it is dead
 }
@@ -73,6 +74,11 @@ func (w *Worker) setStateLocked(to workerState) {
 		panic("pool: a worker cannot go from " + w.state.String() + " to " + to.String())
 	}
 	w.state = to
+}
+
+// heardLocked says whether what is sent to the worker arrives.
+func (w *Worker) heardLocked() bool {
+	return !w.told && (w.state == workerReady || w.state == workerDraining)
 }
 
 func (w *Worker) freeLocked() int { return w.pool.cfg.Settings.Concurrency - len(w.calls) }
@@ -120,7 +126,7 @@ func (w *Worker) Notify(batch *wire.Batch, method string, params []byte) {
 }
 
 func (w *Worker) notifyLocked(batch *wire.Batch, method string, params []byte) {
-	if w.state == workerReady || w.state == workerDraining {
+	if w.heardLocked() {
 		var scratch [128]byte
 		w.outbox.Append(batch, wire.AppendNotification(scratch[:0], method), params, true)
 	}
