@@ -57,10 +57,12 @@ func (o *Output) pipe(stream string) (*os.File, error) {
 	if err := unix.Pipe2(fds[:], unix.O_CLOEXEC); err != nil {
 		return nil, fmt.Errorf("making a pipe for a process's output: %w", err)
 	}
-	if err := unix.SetNonblock(fds[0], true); err != nil {
+	err := unix.SetNonblock(fds[0], true)
+	r, w := os.NewFile(uintptr(fds[0]), stream), os.NewFile(uintptr(fds[1]), stream)
+	if err != nil {
+		closeFiles(r, w)
 		return nil, fmt.Errorf("making a pipe for a process's output: %w", err)
 	}
-	r, w := os.NewFile(uintptr(fds[0]), stream), os.NewFile(uintptr(fds[1]), stream)
 	o.mu.Lock()
 	o.ends = append(o.ends, r)
 	o.mu.Unlock()

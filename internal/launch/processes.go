@@ -19,6 +19,8 @@ type Processes struct {
 	closed bool
 }
 
+var errEnding = errors.New("the sidecar is ending")
+
 // NewProcesses starts a keeper.
 func NewProcesses(log *slog.Logger) (*Processes, error) {
 	client, err := keeper.Start(keeper.Config{Logger: log})
@@ -63,7 +65,7 @@ func (p *Processes) keeper() (*keeper.Client, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
-		return nil, errors.New("the sidecar is ending")
+		return nil, errEnding
 	}
 	select {
 	case <-p.client.Lost():

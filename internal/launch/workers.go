@@ -21,8 +21,11 @@ import (
 const (
 	// forkAttempts is how many zygotes are asked in turn for one worker.
 	forkAttempts = 3
-	// zygotePause is waited before a zygote that had just been made, and ended, is made again.
-	zygotePause = time.Second
+	// A zygote that ends is replaced at once, unless it and the one before it ended within zygoteProven after they had been ready:
+	// then after zygotePause, and ever later up to zygotePauseMost, or when a worker is wanted.
+	zygoteProven    = 10 * time.Second
+	zygotePause     = time.Second
+	zygotePauseMost = 30 * time.Second
 )
 
 // WorkersConfig says what workers are started as.
@@ -47,9 +50,10 @@ type Workers struct {
 	mu      sync.Mutex // guards what follows
 	current *zygote    // nil before the first worker is wanted
 	fresh   bool       // workers cannot be forked from this application
+	pause   time.Duration
 }
 
-// NewWorkers makes a starter. Where workers are to be forked, it starts to load the application at once.
+// NewWorkers makes a starter. Where workers are to be forked, the application is loaded when the first one is wanted.
 func NewWorkers(cfg WorkersConfig, p *Processes) *Workers {
 	w := &Workers{cfg: cfg, processes: p}
 	w.life, w.end = context.WithCancel(context.Background())
@@ -58,7 +62,9 @@ func NewWorkers(cfg WorkersConfig, p *Processes) *Workers {
 
 // Close ends the zygote; workers are the pool's to end.
 func (w *Workers) Close() {
+	w.mu.Lock() // a zygote that is being made is waited for
 	w.end()
+	w.mu.Unlock()
 	w.tasks.Wait()
 }
 
@@ -91,6 +97,10 @@ func (w *Workers) zygote(ctx context.Context) (*zygote, error) {
 	if !w.cfg.Zygote || w.fresh {
 		w.mu.Unlock()
 		return nil, nil //nolint:nilnil // there is none, and that is no error
+	}
+	if w.life.Err() != nil {
+		w.mu.Unlock()
+		return nil, errEnding
 	}
 	if w.current == nil || isClosed(w.current.ended) {
 		w.makeLocked()
@@ -127,17 +137,15 @@ func (w *Workers) makeLocked() {
 	argv := append(w.argv(), "--mode", "zygote")
 	env := append(w.environ(), fmt.Sprintf("DSPEX_ZYGOTE_FD=%d", controlFD))
 	w.tasks.Go(func() {
-		began := time.Now()
 		z.run(w.life, w.processes, keeper.Spec{Argv: argv, Env: env, Dir: w.cfg.Dir}, w.cfg.StartTimeout)
 		if z.failure != nil || len(z.unfit) > 0 || w.life.Err() != nil {
 			return
 		}
-		w.cfg.Log.Error("zygote ended; making another one", "reason", z.process.Exit().String())
-		if time.Since(began) < zygotePause {
-			select {
-			case <-time.After(zygotePause):
-			case <-w.life.Done():
-			}
+		pause := w.pauseAfter(z)
+		w.cfg.Log.Error("zygote ended; making another one", "reason", z.process.Exit().String(), "after", pause.String())
+		select {
+		case <-time.After(pause):
+		case <-w.life.Done():
 		}
 		w.mu.Lock()
 		defer w.mu.Unlock()
@@ -145,6 +153,19 @@ func (w *Workers) makeLocked() {
 			w.makeLocked()
 		}
 	})
+}
+
+// pauseAfter is how long to wait before a zygote that has ended is made anew.
+func (w *Workers) pauseAfter(z *zygote) time.Duration {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if time.Since(z.ready) >= zygoteProven {
+		w.pause = 0
+		return 0
+	}
+	pause := w.pause
+	w.pause = min(max(2*pause, zygotePause), zygotePauseMost)
+	return pause
 }
 
 // fork has a zygote fork a worker, and the keeper take it over.
@@ -157,6 +178,7 @@ func (w *Workers) fork(ctx context.Context, z *zygote, workerID string) (pool.Pr
 	stdout, stderr, err := out.pipes()
 	if err != nil {
 		closeFiles(theirs)
+		out.Close()
 		return nil, errors.Join(err, channel.Close())
 	}
 	pid, err := z.fork(ctx, workerID, theirs, stdout, stderr)
@@ -164,6 +186,9 @@ func (w *Workers) fork(ctx context.Context, z *zygote, workerID string) (pool.Pr
 	var process *keeper.Process
 	if err == nil {
 		process, err = w.processes.adopt(ctx, pid)
+		if err != nil && (errors.Is(err, keeper.ErrLost) || isClosed(z.process.Done())) {
+			err = fmt.Errorf("%w, and the worker with it: %w", errZygoteEnded, err) // as when their keeper died
+		}
 	}
 	if err != nil {
 		out.Close()
@@ -209,14 +234,12 @@ func socketpair() (*net.UnixConn, *os.File, error) {
 	}
 	ours, theirs := os.NewFile(uintptr(fds[0]), "channel"), os.NewFile(uintptr(fds[1]), "channel")
 	defer closeFiles(ours) // FileConn has its own copy
-	conn, err := net.FileConn(ours)
-	if err == nil {
-		err = errors.Join(wire.WidenBuffers(ours), wire.WidenBuffers(theirs))
+	if err = errors.Join(wire.WidenBuffers(ours), wire.WidenBuffers(theirs)); err == nil {
+		var conn net.Conn
+		if conn, err = net.FileConn(ours); err == nil {
+			return conn.(*net.UnixConn), theirs, nil //nolint:forcetypeassert // what a Unix socket's is
+		}
 	}
-	channel, ok := conn.(*net.UnixConn)
-	if err != nil || !ok {
-		closeFiles(theirs)
-		return nil, nil, fmt.Errorf("making a worker's channel, a %T: %w", conn, err)
-	}
-	return channel, theirs, nil
+	closeFiles(theirs)
+	return nil, nil, fmt.Errorf("making a worker's channel: %w", err)
 }

@@ -18,7 +18,7 @@ const (
 	controlFD = 3
 	// forkTimeout is how long a zygote may take to fork. It does nothing else: one that takes longer is stuck and is killed.
 	forkTimeout = 5 * time.Second
-	// dismissWait is how long a zygote may take to end by itself when it is not needed any more.
+	// dismissWait is how long a zygote may take to end by itself, exit functions and all, when it is not needed any more.
 	dismissWait = time.Second
 )
 
@@ -37,10 +37,16 @@ type zygote struct {
 	failure error    // why it forks nothing
 	control *packet.Socket
 	process *keeper.Process
+	ready   time.Time
 
 	mu      sync.Mutex // guards what follows
 	lastID  uint64
-	waiting map[uint64]chan zygoteMessage // nil when it has ended
+	waiting map[uint64]forkRequest // nil when it has ended
+}
+
+type forkRequest struct {
+	answered chan zygoteMessage // has room for the answer; closed when the zygote has ended
+	late     *time.Timer        // ends a zygote that does not answer, whether or not somebody still waits for it
 }
 
 // zygoteMessage is a packet in either direction.
@@ -59,27 +65,26 @@ type zygoteMessage struct {
 }
 
 func newZygote(out *Output) *zygote {
-	return &zygote{out: out, known: make(chan struct{}), ended: make(chan struct{}), waiting: make(map[uint64]chan zygoteMessage)}
+	return &zygote{out: out, known: make(chan struct{}), ended: make(chan struct{}), waiting: make(map[uint64]forkRequest)}
 }
 
 // run is the zygote's life: it returns when the process has ended. Cancelling ctx dismisses it.
 func (z *zygote) run(ctx context.Context, p *Processes, spec keeper.Spec, limit time.Duration) {
 	defer close(z.ended)
-	began := time.Now()
 	err := z.start(ctx, p, spec)
 	if err == nil {
 		dismiss := context.AfterFunc(ctx, z.dismiss)
-		late := time.AfterFunc(limit, func() { z.kill() })
-		err = z.receive(func() { late.Stop() })
-		late.Stop()
+		late := time.AfterFunc(limit, z.kill)
+		err = z.receive(late)
+		expired := !z.isKnown() && !late.Stop()
 		dismiss()
-		z.kill() // one that closed its end and lives on
+		z.leave() // one that closed its end and lives on
 		<-z.process.Done()
 		z.out.finish()
 		if errors.Is(err, errZygoteEnded) {
 			err = fmt.Errorf("%w: %s", err, z.process.Exit())
 		}
-		if !z.isKnown() && time.Since(began) >= limit {
+		if expired {
 			err = fmt.Errorf("the application was not loaded within %s (start_timeout)", limit)
 		}
 		_ = z.control.Close() // nobody uses it any more
@@ -88,8 +93,9 @@ func (z *zygote) run(ctx context.Context, p *Processes, spec keeper.Spec, limit 
 	waiting := z.waiting
 	z.waiting = nil
 	z.mu.Unlock()
-	for _, answered := range waiting {
-		close(answered)
+	for _, r := range waiting {
+		r.late.Stop()
+		close(r.answered)
 	}
 	if !z.isKnown() {
 		z.failure = &startError{reason: err.Error(), output: z.out.Last()}
@@ -111,8 +117,8 @@ func (z *zygote) start(ctx context.Context, p *Processes, spec keeper.Spec) erro
 	return nil
 }
 
-// receive handles what the zygote says until its end, and says why it ended.
-func (z *zygote) receive(first func()) error {
+// receive handles what the zygote says until its end, and says why it ended. What it says of itself stops late.
+func (z *zygote) receive(late *time.Timer) error {
 	for {
 		var m zygoteMessage
 		files, err := z.control.Receive(&m)
@@ -125,9 +131,9 @@ func (z *zygote) receive(first func()) error {
 		case m.Failed != nil:
 			return errors.New(m.Failed.Message)
 		case m.Ready != nil, len(m.Unfit) > 0:
-			first()
+			late.Stop()
 			if !z.isKnown() {
-				z.unfit = m.Unfit
+				z.unfit, z.ready = m.Unfit, time.Now()
 				close(z.known)
 			}
 		default:
@@ -138,18 +144,19 @@ func (z *zygote) receive(first func()) error {
 
 func (z *zygote) answered(m zygoteMessage) {
 	z.mu.Lock()
-	answered := z.waiting[m.ID]
+	r, asked := z.waiting[m.ID]
 	delete(z.waiting, m.ID)
 	z.mu.Unlock()
-	if answered != nil {
-		answered <- m // has room for it
+	if asked {
+		r.late.Stop()
+		r.answered <- m
 	}
 }
 
 // fork asks for a worker and returns its process number. The files stay the caller's. Errors: errZygoteEnded, or why it could not
 // fork.
 func (z *zygote) fork(ctx context.Context, workerID string, channel, stdout, stderr *os.File) (int, error) {
-	answered := make(chan zygoteMessage, 1)
+	r := forkRequest{answered: make(chan zygoteMessage, 1)}
 	z.mu.Lock()
 	if z.waiting == nil {
 		z.mu.Unlock()
@@ -157,7 +164,8 @@ func (z *zygote) fork(ctx context.Context, workerID string, channel, stdout, std
 	}
 	z.lastID++
 	id := z.lastID
-	z.waiting[id] = answered
+	r.late = time.AfterFunc(forkTimeout, z.giveUp)
+	z.waiting[id] = r
 	z.mu.Unlock()
 	// Fd puts the files into blocking mode, which is what a worker wants of its standard output.
 	err := z.control.Send(&zygoteMessage{ID: id, Worker: workerID}, int(channel.Fd()), int(stdout.Fd()), int(stderr.Fd()))
@@ -165,10 +173,8 @@ func (z *zygote) fork(ctx context.Context, workerID string, channel, stdout, std
 		z.kill() // it reads nothing, or is gone
 		return 0, fmt.Errorf("%w: %w", errZygoteEnded, err)
 	}
-	late := time.NewTimer(forkTimeout)
-	defer late.Stop()
 	select {
-	case m, ok := <-answered:
+	case m, ok := <-r.answered:
 		switch {
 		case !ok:
 			return 0, errZygoteEnded
@@ -176,22 +182,34 @@ func (z *zygote) fork(ctx context.Context, workerID string, channel, stdout, std
 			return 0, errors.New("the zygote: " + m.Error)
 		}
 		return m.PID, nil
-	case <-late.C:
-		z.kill()
-		return 0, fmt.Errorf("%w: it did not fork within %s", errZygoteEnded, forkTimeout)
 	case <-ctx.Done():
 		return 0, ctx.Err() // a worker that it forks all the same finds its channel closed, and ends
 	}
 }
 
-// dismiss asks the zygote to end by itself, which runs its exit functions, and kills it where it does not.
+// dismiss asks the zygote to end by itself, which runs its exit functions. One that still loads the application does not hear it.
 func (z *zygote) dismiss() {
+	if !z.isKnown() {
+		z.kill()
+		return
+	}
 	_ = z.control.CloseWrite() // gone already, if anything
+	z.leave()
+}
+
+// leave gives the zygote the time to end by itself, and kills it where it does not.
+func (z *zygote) leave() {
 	select {
 	case <-z.process.Done():
 	case <-time.After(dismissWait):
 		z.kill()
 	}
+}
+
+// giveUp ends a zygote that is stuck.
+func (z *zygote) giveUp() {
+	z.out.log.Error("zygote does not fork and is killed", "pid", z.process.PID(), "after", forkTimeout.String())
+	z.kill()
 }
 
 func (z *zygote) kill() { _ = z.process.Kill() } // one that has ended needs none

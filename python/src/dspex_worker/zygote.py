@@ -58,7 +58,7 @@ def serve(target: str | None, control: socket.socket) -> int | Forked:
         app = loading.load(target)
     except BaseException as error:  # noqa: BLE001 - importing an application may raise anything
         failure = loading.load_failure(error)
-        log.error("%s", failure.message)
+        log.error("the application cannot be loaded", exc_info=error)
         _send(control, {"failed": {"message": failure.message, "details": failure.details}})
         return LOAD_FAILED
     loading.close_lms()
