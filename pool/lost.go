@@ -20,7 +20,7 @@ const (
 	// provenAfter is how long a worker that has answered no call has to live to count as one that works.
 	provenAfter = 10 * time.Second
 	// exitWait is how long a worker whose channel ended is waited for, so that its own exit status can be told.
-	exitWait = 100 * time.Millisecond
+	exitWait = 500 * time.Millisecond
 )
 
 // ended clears up after a worker: its place is filled again, its calls are run again or settled, its process tree is gone.
