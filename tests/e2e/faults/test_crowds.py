@@ -220,7 +220,7 @@ def test_one_session_that_wants_all() -> None:
 
 
 def test_the_queue_sheds_who_has_most() -> None:
-    with Server("sidecar", _BUSY) as server:
+    with Server("sidecar", merged(_BUSY, {"pools": {"default": {"checkout_timeout": "30s"}}})) as server:
         greedy, modest = server.raw(), server.client()
         ids = range(100, 100 + SLOTS + 40)
         for id in ids:
