@@ -112,7 +112,11 @@ def plan(what: str) -> list[list[list[Step]]]:
     units = pytest("pytest units", "clients/python/tests", "python/tests")
     return [
         [[*go_lint(), *go_tests()], [*python_lint(), *units, *node_steps()]],
-        [pytest("pytest end to end", "tests")],
+        # Both wait more than they compute; the tests of faults have time limits, and get all else out of their way.
+        [
+            pytest("pytest conformance", "tests/e2e/conformance"),
+            pytest("pytest faults", "tests/e2e/faults", "tests/e2e/newcomer"),
+        ],
     ]
 
 
