@@ -1,6 +1,8 @@
 """An application for what happens to workers, and to the process that they are forked from."""
 
+import contextlib
 import os
+import resource
 import sys
 import threading
 import time
@@ -57,6 +59,22 @@ def hold(mebibytes: int) -> int:
     """Take memory for good."""
     held.append(bytearray(b"x") * (mebibytes << 20))
     return os.getpid()
+
+
+@app.method
+def open_files(most: int) -> int:
+    """Open files until there are no descriptors left; they are closed again."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    with contextlib.ExitStack() as files:
+        while True:
+            files.enter_context(open(os.devnull))
+
+
+@app.method
+def fill_disk() -> None:
+    with open("/dev/full", "w") as full:
+        full.write("x" * 100_000)
 
 
 @app.method

@@ -7,7 +7,7 @@ import threading
 from typing import Any
 
 import pytest
-from dspex.errors import WorkerLost
+from dspex.errors import ProgramError, WorkerLost
 from e2e.support import machine
 from e2e.support.configuration import merged
 from e2e.support.machine import until
@@ -24,6 +24,11 @@ def started(**pool: Any) -> Server:
 def lines(server: Server, message: str) -> list[dict[str, Any]]:
     """The log's lines with this message."""
     return [line for line in map(json.loads, server.log.splitlines()) if line["msg"] == message]
+
+
+def workers(server: Server) -> dict[str, int]:
+    with server.client() as client:
+        return {w["worker"]: w["pid"] for w in client.call("sidecar.workers")["workers"]}
 
 
 def test_recycled_again_and_again_no_call_and_no_session_notices() -> None:
@@ -75,6 +80,16 @@ def test_killed_at_the_limit_on_memory_and_said_why() -> None:
         with pytest.raises(WorkerLost, match=r"over the memory_limit of 300\.0 MiB"):
             hold_and_wait()
         assert client.call("pid")
+
+
+def test_out_of_descriptors_or_disk_is_that_calls_error() -> None:
+    with started(size=1) as server, server.client() as client:
+        for _ in range(3):
+            with pytest.raises(ProgramError, match="Too many open files"):
+                client.call("open_files", {"most": 40})
+            with pytest.raises(ProgramError, match="No space left on device"):
+                client.call("fill_disk")
+        assert client.call("pid") == workers(server)["worker_1"]
 
 
 def test_what_a_call_prints_is_logged_with_its_session() -> None:
