@@ -16,7 +16,7 @@ import (
 )
 
 const (
-	keptLines = 20   // of what a process printed last
+	keptLines = 40   // of what a process printed last: more than the traceback of a failed import has
 	lineLimit = 4096 // bytes of a line; the rest is cut
 	// outputWait is how long output is read on after its process ended, for what is still in the pipe.
 	outputWait = 200 * time.Millisecond
