@@ -207,7 +207,7 @@ func limitFiles(t *testing.T, room int) func() {
 	}
 	CloseFiles(free)
 	low := limit
-	low.Cur = uint64(free[room]) //nolint:gosec // a descriptor
+	low.Cur = uint64(free[room])
 	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &low); err != nil {
 		t.Fatal(err)
 	}

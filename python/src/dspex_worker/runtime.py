@@ -56,10 +56,8 @@ class Runtime:
             "inline": self._run_inline,
             "task": lambda call: self._begin(call, self._run_task(call)),
             "task_stream": lambda call: self._begin(call, self._run_task_stream(call)),
-            "thread": lambda call: self._threads.submit(functools.partial(self._run_thread, call, self._plain)),
-            "thread_stream": lambda call: self._threads.submit(
-                functools.partial(self._run_thread, call, self._streaming)
-            ),
+            "thread": lambda call: self._to_thread(call, self._plain),
+            "thread_stream": lambda call: self._to_thread(call, self._streaming),
         }
         Tracking(app, self._loop)
         app.spawn = self.spawn
@@ -262,6 +260,12 @@ class Runtime:
         self._threads.submit(job)
         if (error := await ended) is not None:
             raise error
+
+    def _to_thread(self, call: Call, body: Callable[[Call], Outcome]) -> None:
+        try:
+            self._threads.submit(functools.partial(self._run_thread, call, body))
+        except RuntimeError as error:  # there is no thread to be had
+            self._conclude(call, None, failure(error, self._tracebacks), None)
 
     # Threads. What follows runs on them.
 

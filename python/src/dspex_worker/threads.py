@@ -85,11 +85,17 @@ class Threads:
         self._closed = False
 
     def submit(self, job: Callable[[], None]) -> None:
-        """Run ``job()`` on a thread, in the order of submission; it must not raise."""
+        """Run ``job()`` on a thread, in the order of submission; it must not raise.
+
+        Raises RuntimeError, and drops the job, where the system gives no thread and there is none yet.
+        """
         self._queue.append(job)
         if not self._coming:
             with self._mutex:
                 self._call_one()
+                if not self._count and self._queue:
+                    self._queue.remove(job)
+                    raise RuntimeError("can't start new thread: the limit on processes of the container or the user")
 
     def close(self) -> None:
         """Let the idle threads end, and the others when their job is done."""
@@ -107,10 +113,15 @@ class Threads:
             self._coming = True
             self._idle.pop().release()
         else:
-            self._coming = True
-            self._count += 1
-            # Daemons, since a method that never returns must not keep the process from ending.
-            threading.Thread(target=self._work, name=f"{CALL_THREAD}-{self._count}", daemon=True).start()
+            name = f"{CALL_THREAD}-{self._count + 1}"
+            try:
+                # Daemons, since a method that never returns must not keep the process from ending.
+                threading.Thread(target=self._work, name=name, daemon=True).start()
+            except RuntimeError as error:
+                log.error("no thread to be had; %d go on, and %d jobs wait: %s", self._count, len(self._queue), error)
+            else:
+                self._coming = True
+                self._count += 1
 
     def _work(self) -> None:
         waiting = threading.Lock()

@@ -19,6 +19,7 @@ import contextlib
 import ctypes
 import gc
 import logging
+import multiprocessing.process
 import os
 import socket
 import sys
@@ -56,7 +57,7 @@ def serve(target: str | None, control: socket.socket) -> int | Forked:
     gc.disable()  # what is collected before the fork leaves holes, which workers would fill, page by page of their own
     try:
         app = loading.load(target)
-    except BaseException as error:  # noqa: BLE001 - importing an application may raise anything
+    except BaseException as error:  # importing an application may raise anything
         failure = loading.load_failure(error)
         log.error("the application cannot be loaded", exc_info=error)
         _send(control, {"failed": {"message": failure.message, "details": failure.details}})
@@ -103,7 +104,7 @@ def _fork(control: socket.socket, request: dict[str, Any], files: list[int]) -> 
             if between == 0:
                 _fork_again(control, request, files)
                 return str(request["worker"])
-            status = os.waitstatus_to_exitcode(os.waitpid(between, 0)[1])
+            status = _wait(between)
             error = "" if status == 0 else f"the process between zygote and worker ended with status {status}"
     for file in files:
         os.close(file)
@@ -134,14 +135,29 @@ def _become_worker(control: socket.socket, worker_id: str, files: list[int]) -> 
         os.close(file)
     os.set_inheritable(files[0], False)  # a child of the application must not keep the channel open
     _show_as(f"dspex {worker_id}")
-    # What was registered before the fork is the zygote's to undo: a temporary folder, say, that all workers use.
+    _leave_exit_functions()
+    if (numpy_random := sys.modules.get("numpy.random")) is not None:
+        numpy_random.seed()  # the standard library's generator reseeds itself
+    gc.enable()
+
+
+def _leave_exit_functions() -> None:
+    """Forget what was registered before the fork, which the zygote undoes: a temporary folder, say, that all use.
+
+    What the standard library registers when it is imported is each process's own.
+    """
     atexit._clear()
     for finalizer in list(weakref.finalize._registry):  # type: ignore[attr-defined]
         finalizer.atexit = False
     weakref.finalize._registered_with_atexit = False  # type: ignore[attr-defined]
-    if (numpy_random := sys.modules.get("numpy.random")) is not None:
-        numpy_random.seed()  # the standard library's generator reseeds itself
-    gc.enable()
+    atexit.register(logging.shutdown)
+    if (
+        util := sys.modules.get("multiprocessing.util")
+    ) is not None:  # as it does itself in the processes that it forks
+        multiprocessing.process._children.clear()  # type: ignore[attr-defined]
+        util._finalizer_registry.clear()
+        util._run_after_forkers()
+        atexit.register(util._exit_function)
 
 
 def _show_as(title: str) -> None:
@@ -170,7 +186,15 @@ def _threads() -> list[str]:
 def _fork_and_forget() -> None:
     if (child := os.fork()) == 0:
         os._exit(0)
-    os.waitpid(child, 0)
+    _wait(child)
+
+
+def _wait(child: int) -> int:
+    """Wait for a child's end; return its exit status, 0 where the application has the children reaped (SIGCHLD)."""
+    try:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    except ChildProcessError:
+        return 0
 
 
 def _thread_names() -> Iterator[str]:

@@ -274,3 +274,48 @@ def test_what_a_call_prints_says_whose_it_is(start: Start) -> None:
         for text in ("first", "second", "in pieces", "WARNING of-the-application: logged"):
             assert lines.count(mark + text) == 1, lines
     assert lines.count("past Python") == 2
+
+
+def test_an_application_that_ignores_or_reaps_its_children_is_forked(start: Start) -> None:
+    zygote = start(
+        """
+        import signal
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+
+        @app.method
+        def echo(value):
+            return value
+        """
+    )
+    for n in range(2):  # the first fork does not end the zygote
+        worker = zygote.fork().ready()
+        assert worker.call("echo", value=n) == n
+        worker.end()
+
+
+def test_what_the_standard_library_does_at_exit_is_done_in_each_worker(start: Start, tmp_path: Path) -> None:
+    zygote = start(
+        """
+        import logging.handlers, multiprocessing.util, time
+
+        helper = multiprocessing.get_context("fork").Process(target=time.sleep, args=(1000,), daemon=True)
+        helper.start()
+        kept = logging.handlers.MemoryHandler(1000, target=logging.FileHandler("kept.log", delay=True))
+        logging.getLogger("kept").addHandler(kept)
+
+        @app.method
+        def work():
+            logging.getLogger("kept").warning("of the worker")
+            return [multiprocessing.util.get_temp_dir(), len(multiprocessing.active_children()), helper.pid]
+        """,
+        TMPDIR=str(tmp_path),
+    )
+    worker = zygote.fork().ready()
+    folder, children, helper = worker.call("work")
+    assert Path(folder).is_dir()
+    worker.end()
+    assert not Path(folder).exists()
+    assert "of the worker" in (tmp_path / "kept.log").read_text()
+    assert children == 0  # the zygote's is not the worker's
+    os.kill(helper, 0)  # and lives on
+    os.kill(helper, signal.SIGKILL)
