@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import select
 import selectors
+import signal
+import threading
 from collections.abc import Coroutine
 from typing import Any
 
@@ -12,9 +15,34 @@ _FD_SETSIZE = 1024  # select(2) takes no descriptor from here on
 
 
 def run(body: Coroutine[Any, Any, int]) -> int:
-    """Run to the end on a loop of its own; return the exit code."""
+    """Run to the end on a loop of its own; return the exit code. Once in a process."""
+    forks = _Forks()
+    os.register_at_fork(before=forks.before, after_in_parent=forks.in_parent, after_in_child=forks.in_child)
     with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(FineSelector())) as runner:
         return runner.run(body)
+
+
+class _Forks:
+    """Gives processes that a method forks the usual signals.
+
+    With the loop's handlers, and the descriptor that they write to, a signal to such a process would end the worker;
+    `multiprocessing` ends its processes by SIGTERM. It is held back until they are gone.
+    """
+
+    def __init__(self) -> None:
+        self._kept = threading.local()  # the mask of the thread that forks
+
+    def before(self) -> None:
+        self._kept.mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
+
+    def in_parent(self) -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._kept.mask)
+
+    def in_child(self) -> None:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        self.in_parent()
 
 
 class FineSelector(selectors.EpollSelector):

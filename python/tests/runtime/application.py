@@ -2,7 +2,9 @@
 
 import asyncio
 import contextvars
+import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -61,6 +63,29 @@ def echo_sync(value: Any) -> Any:
 def typed(a: int, b: list[float], c: Literal["x", "y"] = "x", d: str | None = None) -> dict[str, Any]:
     """Has checked parameters."""
     return {"a": a, "b": b, "c": c, "d": d}
+
+
+@app.method
+def end_children() -> list[Any]:
+    """Children that are ended by signals, as `multiprocessing` ends them; they end, and not this worker."""
+    forking = multiprocessing.get_context("fork")
+    child = forking.Process(target=time.sleep, args=(60,))
+    child.start()
+    child.terminate()
+    child.join(10)
+    with forking.Pool(2) as pool:
+        squares = pool.map(_square, range(4))
+    own = os.fork()
+    if own == 0:
+        time.sleep(60)
+        os._exit(0)
+    os.kill(own, signal.SIGINT)
+    os.kill(own, signal.SIGTERM)
+    return [child.exitcode, squares, os.waitstatus_to_exitcode(os.waitpid(own, 0)[1]) != 0]
+
+
+def _square(n: int) -> int:
+    return n * n
 
 
 @app.method

@@ -324,3 +324,9 @@ def test_a_frame_in_pieces(connection: Connection) -> None:
 def test_frames_and_notifications_of_unknown_kinds_are_ignored(connection: Connection) -> None:
     connection.send(b"\x00\x00\x00\x02\x91\x63", wire.encode_notification("something", {"a": 1}))
     assert connection.call("echo", value=1) == 1
+
+
+def test_children_may_be_ended_by_signals(connection: Connection) -> None:
+    for _ in range(3):
+        assert connection.call("end_children") == [-15, [0, 1, 4, 9], True]
+    assert connection.call("echo", value=1) == 1

@@ -29,6 +29,7 @@ _MAX_LABEL_KEY = 64  # bytes
 _MAX_LABEL_VALUE = 256
 _MAX_LISTED = 1000
 _TEN_YEARS = 10 * 365 * 24 * 3600 * 1000  # milliseconds
+_NO_FAILURE = {"last_failure": None, "last_failure_age_ms": None}  # the one worker is this process
 
 UPDATE = "session.update"
 
@@ -172,8 +173,8 @@ class OwnMethods:
     def _health(self, who: Who) -> dict[str, Any]:
         worker = {"worker": self._server.worker.id, "state": self._server.state, "last_failure": None}
         if self._server.draining:
-            return {"status": "unhealthy", "reasons": ["the server is ending"], "workers": [worker]}
-        return {"status": "healthy", "reasons": [], "workers": [worker]}
+            return {"status": "unhealthy", "reasons": ["the server is ending"], "workers": [worker], **_NO_FAILURE}
+        return {"status": "healthy", "reasons": [], "workers": [worker], **_NO_FAILURE}
 
     def _stats(self, who: Who) -> dict[str, Any]:
         server = self._server
@@ -190,6 +191,8 @@ class OwnMethods:
             "uptime_ms": _since(server.since),
             "clients": len(server.clients),
             "version": server.version,
+            "worker_restarts": 0,
+            **_NO_FAILURE,
         }
 
     def _workers(self, who: Who) -> dict[str, Any]:
