@@ -75,13 +75,13 @@ func (a *Admin) health(*proxy.Caller) (any, error) {
 	case ready == 0:
 		worse(unhealthy, "no worker is ready")
 	case ready < s.Size:
-		worse(degraded, fmt.Sprintf("%d of %d workers are ready", ready, s.Size))
+		worse(degraded, fmt.Sprintf("%d of %s ready", ready, counted(s.Size, "worker is", "workers are")))
 	}
 	if status != healthy && s.LastFailure != "" && s.NoWorkers == "" { // which says it already
 		reasons = append(reasons, fmt.Sprintf("last failure, %s ago: %s", s.FailedFor.Round(time.Second), s.LastFailure)+printed(&s))
 	}
 	if s.QueueFull {
-		worse(degraded, fmt.Sprintf("the queue is full: %d calls wait", s.Waiting))
+		worse(degraded, "the queue is full: " + counted(s.Waiting, "call waits", "calls wait"))
 	}
 	for _, why := range a.cfg.Models() {
 		worse(degraded, why)
@@ -91,7 +91,17 @@ func (a *Admin) health(*proxy.Caller) (any, error) {
 		w := &s.Workers[i]
 		workers = append(workers, map[string]any{"worker": w.ID, "state": w.State, "last_failure": orNil(w.Why)})
 	}
-	return map[string]any{"status": status, "reasons": reasons, "workers": workers}, nil
+	result := map[string]any{"status": status, "reasons": reasons, "workers": workers}
+	addFailure(result, &s)
+	return result, nil
+}
+
+// addFailure adds the pool's last failure, which stays when the worker that failed has been replaced.
+func addFailure(result map[string]any, s *pool.Snapshot) {
+	result["last_failure"], result["last_failure_age_ms"] = nil, nil
+	if s.LastFailure != "" {
+		result["last_failure"], result["last_failure_age_ms"] = s.LastFailure, s.FailedFor.Milliseconds()
+	}
 }
 
 // printed is what a worker that could not be started said itself: where an application cannot be imported, its traceback.
@@ -108,11 +118,14 @@ func (a *Admin) stats(*proxy.Caller) (any, error) {
 	if slots := s.Slots(); slots > 0 {
 		utilization = math.Round(1e4*float64(s.InFlight)/float64(slots)) / 1e4
 	}
-	return map[string]any{
+	result := map[string]any{
 		"active_sessions": a.cfg.Sessions.Len(), "pool_size": s.Size, "healthy_workers": s.Ready(), "total_commands": s.Commands,
 		"total_errors": s.Errors, "utilization": utilization, "queued": s.Waiting, "in_flight": s.InFlight,
 		"uptime_ms": time.Since(a.started).Milliseconds(), "clients": len(a.cfg.Server.Clients()), "version": a.cfg.Version,
-	}, nil
+		"worker_restarts": s.Restarts,
+	}
+	addFailure(result, &s)
+	return result, nil
 }
 
 func (a *Admin) workers(*proxy.Caller) (any, error) {
@@ -172,6 +185,14 @@ func (a *Admin) calls(who *proxy.Caller) (any, error) {
 		})
 	}
 	return map[string]any{"calls": list}, nil
+}
+
+// counted puts a number before what is counted.
+func counted(n int, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", n, many)
 }
 
 func orNil(s string) any {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"time"
 )
 
 // jsonUnless prints a result as the protocol gives it, unless there is an error, which it returns.
@@ -163,11 +164,23 @@ func healthText(result map[string]any) []byte {
 	for _, reason := range reasons {
 		b.WriteString("  " + strings.ReplaceAll(textOf(reason), "\n", "\n    ") + "\n")
 	}
+	if line := recentFailure(result); line != "" && !strings.Contains(b.String(), strings.TrimSuffix(line, " …")) {
+		b.WriteString("  last failure: " + line + ", " + duration(result["last_failure_age_ms"]) + " ago\n")
+	}
 	columns := []column{col("WORKER", "worker"), col("STATE", "state"), {"LAST FAILURE", lastFailure}}
 	if workers := rows(result["workers"]); len(workers) > 0 {
 		b.WriteString("\n" + string(table(columns, workers)))
 	}
 	return []byte(b.String())
+}
+
+// recentFailure is the pool's last failure where it is less than an hour old, though all may be well again.
+func recentFailure(result map[string]any) string {
+	age, ok := result["last_failure_age_ms"].(int64)
+	if !ok || age >= time.Hour.Milliseconds() {
+		return ""
+	}
+	return lastFailure(result)
 }
 
 type statsCommand struct{ question }
@@ -186,6 +199,14 @@ func percent(row map[string]any) string {
 	}
 }
 
+// poolFailure shows the age of the last failure and its first line.
+func poolFailure(row map[string]any) string {
+	if row["last_failure"] == nil {
+		return cell(nil)
+	}
+	return duration(row["last_failure_age_ms"]) + " ago: " + lastFailure(row)
+}
+
 // Run prints the statistics.
 func (c *statsCommand) Run(ctx context.Context, e *Env) error {
 	result, err := c.ask(ctx, e, "sidecar.stats", nil)
@@ -197,6 +218,7 @@ func (c *statsCommand) Run(ctx context.Context, e *Env) error {
 		col("POOL SIZE", "pool_size"), col("HEALTHY WORKERS", "healthy_workers"),
 		{"UTILIZATION", percent},
 		col("IN FLIGHT", "in_flight"),
-		col("QUEUED", "queued"), col("TOTAL CALLS", "total_commands"), col("TOTAL ERRORS", "total_errors"),
+		col("QUEUED", "queued"), col("TOTAL CALLS", "total_commands"), col("TOTAL ERRORS", "total_errors"), col("WORKER RESTARTS", "worker_restarts"),
+		{"LAST FAILURE", poolFailure},
 	}, result))
 }

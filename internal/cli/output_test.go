@@ -47,6 +47,7 @@ func fixtures() map[string]any {
 		"sidecar.stats": map[string]any{
 			"active_sessions": 3, "pool_size": 2, "healthy_workers": 1, "total_commands": 1200, "total_errors": 4, "utilization": 0.256, "queued": 0,
 			"in_flight": 2, "uptime_ms": 93_784_000, "clients": 2, "version": "1.2.3",
+			"worker_restarts": 1, "last_failure": "worker_1: killed by SIGKILL\nTraceback", "last_failure_age_ms": 12_400,
 		},
 		"session.list":   map[string]any{"sessions": []any{session}},
 		"session.create": map[string]any{"session": "s1", "token": "t0ken"},
@@ -100,6 +101,30 @@ func TestHealthExitCodes(t *testing.T) {
 	}
 	s := start(t, answers(map[string]any{"sidecar.health": map[string]any{"status": "dizzy"}}))
 	run(t, s, "health").expect(t, exitFailed, "dizzy")
+}
+
+// A death that has been mended is told for an hour, and once.
+func TestHealthTellsOfARecentFailure(t *testing.T) {
+	for _, c := range []struct {
+		age     any
+		reasons []any
+		told    int
+	}{
+		{12_400, []any{}, 1},
+		{3_599_999, []any{"the queue is full: 1 call waits"}, 1},
+		{12_400, []any{"last failure, 12s ago: worker_1: killed"}, 1},
+		{3_600_000, []any{}, 0},
+		{nil, []any{}, 0},
+	} {
+		s := start(t, answers(map[string]any{"sidecar.health": map[string]any{
+			"status": "healthy", "reasons": c.reasons, "workers": []any{}, "last_failure": "worker_1: killed", "last_failure_age_ms": c.age,
+		}}))
+		o := run(t, s, "health")
+		o.expect(t, exitOK)
+		if n := strings.Count(o.stdout, "last failure"); n != c.told {
+			t.Errorf("%v: told %d times, want %d:\n%s", c, n, c.told, o.stdout)
+		}
+	}
 }
 
 func TestUnknownWorker(t *testing.T) {

@@ -121,6 +121,15 @@ def test_a_very_long_message_is_cut(server: Server) -> None:
     assert len(caught.value.message) <= 10_000
 
 
+def test_no_failure_is_told_where_there_was_none(server: Server) -> None:
+    client = server.client()
+    client.call("echo", {"value": 1})
+    for method in ("sidecar.health", "sidecar.stats"):
+        told = client.call(method)
+        assert (told["last_failure"], told["last_failure_age_ms"]) == (None, None)
+    assert told["worker_restarts"] == 0
+
+
 def test_errors_are_counted(server: Server) -> None:
     client = server.client()
     before: dict[str, Any] = client.call("sidecar.stats")
