@@ -3,6 +3,8 @@ package cli
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 )
@@ -21,7 +23,7 @@ func (q *question) list(ctx context.Context, e *Env, method, key string, columns
 	if err != nil || q.JSON {
 		return e.jsonUnless(err, result)
 	}
-	return e.print(table(columns, rows(result[key])))
+	return e.print(e.table(columns, rows(result[key])))
 }
 
 type workersCommand struct {
@@ -40,10 +42,10 @@ func (*workersListCommand) Help() string {
 // busy shows how many of a worker's slots are taken.
 func busy(row map[string]any) string { return cell(row["in_flight"]) + "/" + cell(row["slots"]) }
 
-// Run lists the workers.
+// Run lists the workers. `workers show` has their pool, too: there is one.
 func (c *workersListCommand) Run(ctx context.Context, e *Env) error {
 	return c.list(ctx, e, "sidecar.workers", "workers", []column{
-		col("WORKER", "worker"), col("POOL", "pool"), col("STATE", "state"), col("PID", "pid"),
+		col("WORKER", "worker"), col("STATE", "state"), col("PID", "pid"),
 		{"BUSY", busy},
 		col("SESSIONS", "sessions"),
 		col("CALLS", "calls"), col("ERRORS", "errors"), since("AGE", "age_ms"),
@@ -87,6 +89,19 @@ func (c *workersShowCommand) Run(ctx context.Context, e *Env) error {
 	return fmt.Errorf("there is no worker %q; there are: %s", c.ID, strings.Join(names, ", "))
 }
 
+// versions shows what a worker runs on, such as "dspy 3.0.4, python 3.11.9".
+func versions(row map[string]any) string {
+	all, ok := row["versions"].(map[string]any)
+	if !ok || len(all) == 0 {
+		return cell(row["versions"])
+	}
+	parts := make([]string, 0, len(all))
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		parts = append(parts, escape(name)+" "+cell(all[name]))
+	}
+	return strings.Join(parts, ", ")
+}
+
 func (c *workersShowCommand) print(e *Env, row map[string]any) error {
 	if c.JSON {
 		return e.printJSON(row)
@@ -96,7 +111,8 @@ func (c *workersShowCommand) print(e *Env, row map[string]any) error {
 		col("PID", "pid"),
 		{"BUSY", busy},
 		col("SESSIONS", "sessions"), col("CALLS", "calls"), col("ERRORS", "errors"),
-		since("AGE", "age_ms"), col("VERSIONS", "versions"),
+		since("AGE", "age_ms"),
+		{"VERSIONS", versions},
 	}, row)
 	if text, _ := row["last_failure"].(string); text != "" {
 		out = append(out, "last failure\n  "+strings.ReplaceAll(strings.TrimSpace(escapeLines(text)), "\n", "\n  ")+"\n"...)
@@ -140,7 +156,7 @@ func (c *healthCommand) Run(ctx context.Context, e *Env) error {
 	if err == nil && c.JSON {
 		err = e.printJSON(result)
 	} else if err == nil {
-		err = e.print(healthText(result))
+		err = e.print(e.healthText(result))
 	}
 	if err != nil {
 		return err
@@ -157,7 +173,7 @@ func (c *healthCommand) Run(ctx context.Context, e *Env) error {
 	}
 }
 
-func healthText(result map[string]any) []byte {
+func (e *Env) healthText(result map[string]any) []byte {
 	var b strings.Builder
 	b.WriteString(cell(result["status"]) + "\n")
 	reasons, _ := result["reasons"].([]any)
@@ -169,7 +185,7 @@ func healthText(result map[string]any) []byte {
 	}
 	columns := []column{col("WORKER", "worker"), col("STATE", "state"), {"LAST FAILURE", lastFailure}}
 	if workers := rows(result["workers"]); len(workers) > 0 {
-		b.WriteString("\n" + string(table(columns, workers)))
+		b.WriteString("\n" + string(e.table(columns, workers)))
 	}
 	return []byte(b.String())
 }

@@ -14,7 +14,7 @@ func fixtures() map[string]any {
 	worker := func(id string, more map[string]any) map[string]any {
 		w := map[string]any{
 			"worker": id, "pool": "default", "generation": 1, "state": "ready", "pid": 4711, "in_flight": 2, "slots": 64, "sessions": 3,
-			"calls": 1200, "errors": 4, "age_ms": 93_784_000, "overflow": false, "last_failure": nil, "versions": map[string]any{"python": "3.11.9"},
+			"calls": 1200, "errors": 4, "age_ms": 93_784_000, "overflow": false, "last_failure": nil, "versions": map[string]any{"python": "3.11.9", "dspy": "3.0.4", "later": nil},
 		}
 		maps.Copy(w, more)
 		return w

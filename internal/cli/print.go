@@ -25,8 +25,8 @@ func since(title, key string) column {
 	return column{title, func(row map[string]any) string { return duration(row[key]) }}
 }
 
-// table lays rows out under the titles.
-func table(columns []column, rows []map[string]any) []byte {
+// table lays rows out under the titles, no wider than the terminal.
+func (e *Env) table(columns []column, rows []map[string]any) []byte {
 	lines := make([][]string, 1, 1+len(rows))
 	for _, c := range columns {
 		lines[0] = append(lines[0], c.title)
@@ -38,6 +38,7 @@ func table(columns []column, rows []map[string]any) []byte {
 		}
 		lines = append(lines, line)
 	}
+	fit(lines, terminalWidth(e.Stdout))
 	return align(lines)
 }
 

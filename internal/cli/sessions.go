@@ -83,7 +83,7 @@ func (c *sessionsListCommand) print(e *Env, result map[string]any) error {
 	if c.All {
 		columns = append([]column{col("OWNER", "owner")}, columns...)
 	}
-	return e.print(table(columns, rows(result["sessions"])))
+	return e.print(e.table(columns, rows(result["sessions"])))
 }
 
 type sessionsCreateCommand struct {
