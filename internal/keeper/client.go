@@ -178,6 +178,14 @@ func (c *Client) Adopt(ctx context.Context, pid int) (*Process, error) {
 	return c.ask(ctx, &message{Adopt: &adoptRequest{PID: pid}}, nil)
 }
 
+// Expect says that a process is about to be forked that will be adopted: until done is called, the keeper leaves it the time for that,
+// whatever ends meanwhile.
+func (c *Client) Expect() (done func()) {
+	say := func(more int) { _ = c.send(&message{Expect: &expectRequest{More: more}}, nil) } // a keeper that is lost expects nothing
+	say(1)
+	return func() { say(-1) }
+}
+
 // Close has the keeper kill all its descendants and end, and waits for it. Every process is settled afterwards. The
 // error says that the keeper did not manage in time, and what was left.
 func (c *Client) Close() error {

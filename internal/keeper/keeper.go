@@ -13,7 +13,8 @@
 // A started child leads a session of its own. To it belong that session's processes, its descendants, and the
 // sessions these made; they are killed when the child ends, and by Process.Kill. A process that left its child's
 // session and whose parents ended (a daemon) becomes the keeper's child and can be told no more from that of another
-// child: if the sidecar does not adopt it within orphanGrace, it is killed. A child that is itself a sub-reaper
+// child: if the sidecar does not adopt it within orphanGrace, or within sweepGrace after some child's end, it is killed, unless the
+// sidecar expects one to adopt. A child that is itself a sub-reaper
 // (PR_SET_CHILD_SUBREAPER) keeps its daemons while it lives.
 //
 // # What the sidecar does
@@ -152,6 +153,11 @@ const (
 	orphanGrace = 3 * time.Second
 	// patrolInterval is how often such processes are looked for: the kernel does not tell of them.
 	patrolInterval = time.Second
+	// For sweepTime after a child's end, what it may have left behind in sessions of its own is looked for every sweepInterval, and
+	// stays for sweepGrace alone, unless a process is expected that will be adopted.
+	sweepTime     = time.Second
+	sweepInterval = 50 * time.Millisecond
+	sweepGrace    = 150 * time.Millisecond
 	// A tree that was killed and is still there is looked at again after retryFirst, then ever later up to retryLast:
 	// a process in an uninterruptible wait ends when the kernel lets it.
 	retryFirst = time.Millisecond
@@ -170,7 +176,9 @@ type keeper struct {
 	unclaimed []exitedNotice
 	trees     map[int]*tree          // being ended, by the number of their root
 	orphans   map[procs.ID]time.Time // when the patrol first saw them
-	hit       map[int]bool           // at the end: children that have been killed and not yet reaped
+	expected  int                    // processes that are about to be forked and adopted
+	sweepEnds time.Time
+	hit       map[int]bool // at the end: children that have been killed and not yet reaped
 }
 
 // request is a message from the sidecar with its descriptors, or what was wrong with it.
@@ -185,7 +193,7 @@ func (k *keeper) run() {
 	requests := make(chan request)
 	go k.readRequests(requests) // ends at end of file, which ends this loop too
 	k.send(&message{Ready: &readyNotice{}})
-	patrol := time.NewTicker(patrolInterval)
+	patrol := time.NewTimer(patrolInterval)
 	defer patrol.Stop()
 	retry := time.NewTimer(retryLast)
 	defer retry.Stop()
@@ -204,8 +212,14 @@ func (k *keeper) run() {
 			pause = min(2*pause, retryLast)
 		case <-patrol.C:
 			k.patrol()
+			patrol.Reset(k.untilPatrol())
 		}
+		swept := k.sweepEnds
 		k.reap()
+		if k.sweepEnds != swept { // a child has ended
+			k.patrol()
+			patrol.Reset(k.untilPatrol())
+		}
 		k.endTrees()
 		if len(k.trees) > 0 {
 			retry.Reset(pause)
@@ -242,6 +256,8 @@ func (k *keeper) handle(r request) {
 		k.answer(m.ID, a)
 	case m.Adopt != nil:
 		k.adopt(m.ID, m.Adopt.PID)
+	case m.Expect != nil:
+		k.expected += m.Expect.More
 	case m.Signal != nil:
 		if pid := m.Signal.PID; k.children[pid] { // not reaped, so the number is still its own
 			if err := unix.Kill(pid, syscall.Signal(m.Signal.Signal)); err != nil && !errors.Is(err, unix.ESRCH) {
@@ -309,6 +325,7 @@ func (k *keeper) reap() bool {
 			delete(k.children, pid)
 			k.send(&message{Exited: &exited})
 			k.endTree(pid)
+			k.sweepEnds = time.Now().Add(sweepTime)
 			continue
 		}
 		if len(k.unclaimed) == maxUnclaimed {

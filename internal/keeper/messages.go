@@ -9,6 +9,7 @@ type message struct {
 	// From the sidecar.
 	Start  *startRequest  `msgpack:"start,omitempty"`
 	Adopt  *adoptRequest  `msgpack:"adopt,omitempty"`
+	Expect *expectRequest `msgpack:"expect,omitempty"`
 	Signal *signalRequest `msgpack:"signal,omitempty"`
 	Kill   *killRequest   `msgpack:"kill,omitempty"`
 
@@ -33,6 +34,11 @@ type startRequest struct {
 // adoptRequest claims a descendant that some child forked, so that its end is reported like a started child's.
 type adoptRequest struct {
 	PID int `msgpack:"pid"`
+}
+
+// expectRequest says that a process is about to be forked that will be adopted, or that this is over.
+type expectRequest struct {
+	More int `msgpack:"more"` // 1 or -1
 }
 
 type signalRequest struct {

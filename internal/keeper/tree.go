@@ -124,15 +124,25 @@ func (k *keeper) finishTree(t *tree) {
 	}
 }
 
-// patrol ends what came to the keeper from a child that lives on, has left that child's session, and was not
-// adopted in time.
+// untilPatrol is when the next look is due.
+func (k *keeper) untilPatrol() time.Duration {
+	if time.Now().Before(k.sweepEnds) {
+		return sweepInterval
+	}
+	return patrolInterval
+}
+
+// patrol ends what came to the keeper from another child, dead or alive, has left that child's session, and was not adopted in time.
 func (k *keeper) patrol() {
 	pids, err := procs.Children(k.self)
 	if err != nil {
 		k.trouble(err)
 		return
 	}
-	now := time.Now()
+	now, grace := time.Now(), orphanGrace
+	if k.expected <= 0 && now.Before(k.sweepEnds) {
+		grace = sweepGrace
+	}
 	present := make(map[procs.ID]time.Time)
 	for _, pid := range pids {
 		if k.children[pid] || k.trees[pid] != nil {
@@ -147,7 +157,7 @@ func (k *keeper) patrol() {
 			since = now
 		}
 		present[p.ID] = since
-		if now.Sub(since) >= orphanGrace {
+		if now.Sub(since) >= grace {
 			k.endTree(pid)
 			k.trees[pid].seen[p.ID] = true
 		}

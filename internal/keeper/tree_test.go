@@ -5,6 +5,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -88,6 +89,37 @@ func TestDaemonIsKilled(t *testing.T) {
 		t.Errorf("the process went too: %s", p.Exit())
 	default:
 	}
+}
+
+// What an ended process left behind in sessions of its own is gone within a second, unless the sidecar expects a process that it will adopt.
+func TestWhatAnEndedProcessLeftIsSweptAway(t *testing.T) {
+	const leaving = `(setsid env -i sh -c 'echo $$; exec sleep 1000' &); setsid env -i sleep 1000 & exec sleep 1000 >/dev/null`
+	c, _ := newClient(t)
+	p := start(t, c, "sh", "-c", leaving)
+	p.line(t)
+	if err := p.Signal(unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	p.Exit()
+	ended := time.Now()
+	p.rest(t) // all have its output open
+	if took := time.Since(ended); took > time.Second {
+		t.Errorf("gone %s after the end of the process that had made them", took)
+	}
+
+	done := c.Expect()
+	p = start(t, c, "sh", "-c", leaving)
+	p.line(t)
+	if err := p.Signal(unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	p.Exit()
+	ended = time.Now()
+	p.rest(t)
+	if took := time.Since(ended); took < sweepTime {
+		t.Errorf("swept away after %s, although a process was expected", took)
+	}
+	done()
 }
 
 // zygote forks a process twice whenever it is told to by SIGUSR1, prints its number, and lives on.

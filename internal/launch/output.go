@@ -74,12 +74,17 @@ func (o *Output) read(r *os.File, stream string) {
 	defer r.Close()
 	buf := bufio.NewReaderSize(r, lineLimit)
 	for {
-		line, prefix, err := buf.ReadLine()
-		if len(line) > 0 {
-			o.add(string(line), stream)
+		part, more, err := buf.ReadLine()
+		line, cut := string(part), 0
+		for more && err == nil {
+			part, more, err = buf.ReadLine()
+			cut += len(part)
 		}
-		for prefix && err == nil { // cut what is too long
-			_, prefix, err = buf.ReadLine()
+		if cut > 0 {
+			line += fmt.Sprintf(" … (%d bytes more)", cut)
+		}
+		if line != "" {
+			o.add(line, stream)
 		}
 		if err != nil {
 			if !errors.Is(err, io.EOF) && !errors.Is(err, os.ErrClosed) {

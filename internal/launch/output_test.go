@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"log/slog"
 	"os"
+	"slices"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -30,6 +32,24 @@ func TestOutputOfCalls(t *testing.T) {
 		if got := log.String(); got != m.logged+"\n" {
 			t.Errorf("%q is logged as %q, want %q", m.printed, got, m.logged)
 		}
+	}
+}
+
+// A line that is too long says so.
+func TestOutputIsCut(t *testing.T) {
+	o := NewOutput(slog.New(slog.DiscardHandler))
+	stdout, stderr, err := o.pipes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := stdout.WriteString(strings.Repeat("x", 10_000) + "\nshort\n"); err != nil {
+		t.Fatal(err)
+	}
+	closeFiles(stdout, stderr)
+	o.readers.Wait()
+	want := []string{strings.Repeat("x", lineLimit) + " … (5904 bytes more)", "short"}
+	if got := o.Last(); !slices.Equal(got, want) {
+		t.Errorf("%q", got)
 	}
 }
 

@@ -51,6 +51,15 @@ func (p *Processes) Start(ctx context.Context, spec keeper.Spec, out *Output) (*
 	return process, err
 }
 
+// expect tells the keeper of a process that will be adopted.
+func (p *Processes) expect() (done func()) {
+	client, err := p.keeper()
+	if err != nil {
+		return func() {}
+	}
+	return client.Expect()
+}
+
 // adopt takes over a process that one of the keeper's has forked.
 func (p *Processes) adopt(ctx context.Context, pid int) (*keeper.Process, error) {
 	client, err := p.keeper() //nolint:contextcheck // a keeper outlives the start of one process

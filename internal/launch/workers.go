@@ -181,6 +181,7 @@ func (w *Workers) fork(ctx context.Context, z *zygote, workerID string) (pool.Pr
 		out.Close()
 		return nil, errors.Join(err, channel.Close())
 	}
+	defer w.processes.expect()() //nolint:contextcheck // a keeper outlives the start of one process
 	pid, err := z.fork(ctx, workerID, theirs, stdout, stderr)
 	closeFiles(theirs, stdout, stderr) // the worker has its own
 	var process *keeper.Process
