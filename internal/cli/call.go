@@ -88,7 +88,7 @@ func (c *callCommand) params(ctx context.Context, e *Env) (map[string]any, error
 			return nil, err
 		}
 	}
-	params, err := decodeObject(text)
+	params, err := decodeObject(text, "params are", paramsDepth)
 	if err != nil {
 		return nil, usage(fmt.Errorf("the parameters cannot be read: %w", err), c.command())
 	}

@@ -26,7 +26,7 @@ func TestParamsKeepTheirTypes(t *testing.T) {
 		"i": int64(3), "big": uint64(1<<64 - 1), "low": int64(-1 << 63), "f": 3.0, "e": 100.0, "b": []byte{0, 255},
 		"m": map[string]any{"$bytes": "x", "other": []any{int64(1), nil, true, "é\x01"}}, "empty": map[string]any{}, "none": []any{},
 	}
-	if got, err := decodeObject([]byte(text)); err != nil || !reflect.DeepEqual(got, want) {
+	if got, err := decodeObject([]byte(text), "", paramsDepth); err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("read %#v, %v, want %#v", got, err, want)
 	}
 	want["b"] = "\x00\xff" // the peer does not tell bytes from text
@@ -48,6 +48,24 @@ func TestParamsKeepTheirTypes(t *testing.T) {
 	}
 }
 
+// nested is an object in which lists are nested, to a depth in all.
+func nested(depth int) string {
+	return `{"a": ` + strings.Repeat("[", depth-1) + strings.Repeat("]", depth-1) + "}"
+}
+
+// What the command line lets through can be sent, and what it refuses could not be.
+func TestDepthIsTheProtocols(t *testing.T) {
+	s := start(t, answers(map[string]any{"m": "done", "session.create": map[string]any{"session": "s"}}))
+	run(t, s, "call", "m", nested(63)).expect(t, exitOK)
+	run(t, s, "call", "m", strings.Replace(nested(63), "[]", `[{"$bytes": "AP8="}]`, 1)).expect(t, exitOK)
+	run(t, s, "call", "m", strings.Replace(nested(63), "[]", "[{}]", 1)).expect(t, exitUsage, "more than 63 deep")
+	run(t, s, "sessions", "create", "--state", nested(62)).expect(t, exitOK)
+	run(t, s, "sessions", "create", "--state", nested(63)).expect(t, exitUsage, "--state", "more than 62 deep")
+	for _, whole := range []string{`"\ud83d\ude00"`, `"\\ud800"`, `"\u0041\n\\"`} {
+		run(t, s, "call", "m", `{"a": `+whole+`}`).expect(t, exitOK)
+	}
+}
+
 func TestBadParams(t *testing.T) {
 	for text, says := range map[string]string{
 		`{"a": `:                      "ends too early",
@@ -59,6 +77,12 @@ func TestBadParams(t *testing.T) {
 		`{"a": 18446744073709551616}`: "out of range",
 		`{"a": 1e999}`:                "out of range",
 		`{"a": {"$bytes": "?"}}`:      "base64",
+		`{"a": "\ud800"}`:             `at byte 7: \ud800 is half`,
+		`{"a": "\\\udc00"}`:           `\udc00 is half`,
+		`{"\ud800\u0041": 1}`:         `\ud800 is half`,
+		`{"a": "\ud800\ud83d\ude00"}`: `\ud800 is half`,
+		nested(64):                    "more than 63 deep",
+		nested(1 << 16):               "more than 63 deep",
 	} {
 		run(t, nil, "call", "m", text).expect(t, exitUsage, says, "call --help")
 	}

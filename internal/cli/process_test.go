@@ -23,7 +23,7 @@ func TestWrongCommandLines(t *testing.T) {
 		"call m --timeout -1s":        "--timeout",
 		"call m --session \x01":       "--session",
 		"sessions --limit 0":          "--limit",
-		"sessions create --state [1]": "--state",
+		"sessions create --state [1]": "--state: a state is an object",
 		"sessions create --label x":   "--label",
 		"sessions show":               `expected "<id>"`,
 	} {

@@ -107,7 +107,7 @@ func (c *sessionsCreateCommand) Run(ctx context.Context, e *Env) error {
 		params["session"] = c.ID
 	}
 	if c.State != "" {
-		state, err := decodeObject([]byte(c.State))
+		state, err := decodeObject([]byte(c.State), "a state is", stateDepth)
 		if err != nil {
 			return usage(fmt.Errorf("--state: %w", err), program+" sessions create")
 		}
