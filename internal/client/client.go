@@ -18,6 +18,8 @@ const (
 	window = 64
 	// grace is how long the sidecar has to answer a call that was given up, and to read what is still to be sent.
 	grace = 500 * time.Millisecond
+	// helloID is the id of a connection's first call.
+	helloID = 1
 	// stall is how long the sidecar may take over one frame, or read nothing.
 	stall = 30 * time.Second
 	// longestPath is what fits into a Unix socket's address.
