@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -48,18 +49,40 @@ func parseDocument(data []byte) (document, error) {
 	if err := toml.Unmarshal(data, &doc.values); err != nil {
 		return document{}, err
 	}
+	_, err := doc.markAll(data, 0)
+	return doc, err
+}
+
+// markAll marks all keys, or those before the one that begins in that line, and returns that.
+func (d document) markAll(data []byte, line int) ([]string, error) {
 	parser := unstable.Parser{}
 	parser.Reset(data)
 	places := places{data: data, line: 1}
 	var table []string
 	for parser.NextExpression() {
-		if node := parser.Expression(); node.Kind == unstable.KeyValue {
-			doc.markValue(table, node, &places)
+		node := parser.Expression()
+		if node.Kind != unstable.KeyValue {
+			table = nil
+		}
+		if key := node.Key(); line > 0 && key.Next() && places.at(int(key.Node().Raw.Offset)).line == line {
+			return pathOf(table, node.Key()), nil
+		}
+		if node.Kind == unstable.KeyValue {
+			d.markValue(table, node, &places)
 		} else {
-			table = doc.markKey(nil, node.Key(), &places)
+			table = d.markKey(nil, node.Key(), &places)
 		}
 	}
-	return doc, parser.Error()
+	return nil, parser.Error()
+}
+
+// pathOf is a dotted key below table.
+func pathOf(table []string, parts unstable.Iterator) []string {
+	path := slices.Clip(table)
+	for parts.Next() {
+		path = append(path, string(parts.Node().Data))
+	}
+	return path
 }
 
 // markValue marks a key and what is in it, where that is an inline table.
@@ -107,13 +130,36 @@ func (p *places) at(offset int) mark {
 }
 
 // syntaxError turns the decoder's error into ours. Its longer text is not used: it shows the line, with what is in it.
-func syntaxError(path string, err error) *Error {
+func syntaxError(path string, data []byte, err error) *Error {
 	out := &Error{File: path, Message: "is no TOML: " + strings.TrimPrefix(err.Error(), "toml: ")}
 	if decode, ok := errors.AsType[*toml.DecodeError](err); ok {
 		out.Line, out.Column = decode.Position()
 		out.Key = dotted(decode.Key()...)
+		out.nameRepeated(data)
 	}
 	return out
+}
+
+// repeatedPattern are the decoder's words for a key or a table that is there already.
+var repeatedPattern = regexp.MustCompile(`^is no TOML: (?:key (.*) is already defined|table .* already exists.*)$`)
+
+// nameRepeated says of a key that is set twice that it is, and where it was set first.
+func (e *Error) nameRepeated(data []byte) {
+	match := repeatedPattern.FindStringSubmatch(e.Message)
+	if match == nil {
+		return
+	}
+	doc := document{marks: map[string]mark{}}
+	path, err := doc.markAll(data, e.Line)
+	if err != nil || path == nil {
+		return
+	}
+	e.Key = dotted(path...)
+	if first, ok := doc.marks[e.Key]; ok {
+		e.Message = fmt.Sprintf("is set twice: first in line %d", first.line)
+	} else if match[1] != "" { // in an inline table
+		e.Message = fmt.Sprintf("sets %s twice", quoteKey(match[1]))
+	}
 }
 
 // dotted joins the parts of a key as TOML writes it.

@@ -89,15 +89,19 @@ func (l *loader) unknownVariable(c *Config, variable string, from origin) {
 	if !ok || !slices.ContainsFunc(tables, func(table string) bool { return distance(strings.ToLower(first), table) <= 1 }) {
 		return
 	}
-	var known []string
+	known := map[string]string{} // what may have been written, in lower case, and the variable that was meant
 	for _, f := range l.fields {
 		for _, name := range f.names(c) {
-			known = append(known, strings.ToLower(variableFor(strings.Replace(f.key, "*", name, 1))))
+			key := strings.Replace(f.key, "*", name, 1)
+			known[strings.ToLower(variableFor(key))] = variableFor(key)
+			if parts := strings.Split(f.key, "."); len(parts) == 3 && parts[0] == "pools" { // the pool's name is left out easily
+				known[strings.ToLower(variableFor(parts[0]+"."+parts[2]))] = variableFor(key)
+			}
 		}
 	}
 	hint := ""
-	if meant := closest(variable, known); meant != "" {
-		hint = "; did you mean " + strings.ToUpper(meant) + "?"
+	if meant := closest(variable, slices.Sorted(maps.Keys(known))); meant != "" {
+		hint = "; did you mean " + known[meant] + "?"
 	}
 	if first == "MODELS" {
 		hint += "; models are set this way only where the file has them: " + strings.Join(slices.Sorted(maps.Keys(c.Models)), ", ")

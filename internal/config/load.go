@@ -86,7 +86,7 @@ func (l *loader) readDocument() document {
 	}
 	doc, err := parseDocument(data)
 	if err != nil {
-		l.errs = append(l.errs, syntaxError(l.Path, err))
+		l.errs = append(l.errs, syntaxError(l.Path, data, err))
 	}
 	return doc
 }

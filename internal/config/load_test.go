@@ -190,7 +190,12 @@ func TestMistakes(t *testing.T) {
 		{"profile = 'dev'", `:1:1: profile must hold tables, such as [profile.dev.pools.default], not "dev"`},
 		{"profile.dev = 1", `:1:9: profile.dev must hold tables, such as [profile.dev.pools.default], not 1`},
 		{"[log]\nlevel = 'info", `:2:`},
-		{"[log]\nlevel = 'info'\nlevel = 'info'", ` is no TOML: `},
+		{"[log]\nlevel = 'info'\nlevel = 'info'", `:3:1: log.level is set twice: first in line 2`},
+		{"[log]\n[sessions]\nmax = 1\n[log]\nlevel = 'info'", `:4:2: log is set twice: first in line 1`},
+		{"[pools]\ndefault.size = 1\n[pools.default]\nsize = 2", `:3:2: pools.default is set twice: first in line 2`},
+		{"[profile.dev]\nlog.level = 'info'\n# x\n  log.\"level\" = 'info'", `:4:3: profile.dev.log.level is set twice: first in line 2`},
+		{"log = {level = 'info', level = 'info'}", `:1:1: log sets level twice`},
+		{"[log]\nlevel = 'info'\n[log.level]\na = 1", ` is no TOML: `},
 	}
 	for _, row := range rows {
 		_, err := load(t, row.text)
@@ -223,7 +228,9 @@ func TestAllMistakesAtOnce(t *testing.T) {
 func TestMistakesInTheEnvironment(t *testing.T) {
 	rows := []struct{ variable, want string }{
 		{"DSPEX_LISTEN_MODE=9", `environment DSPEX_LISTEN_MODE: listen.mode must be the permissions as an octal string, such as "0660", not 9`},
-		{"DSPEX_POOL_SIZE=4", `environment DSPEX_POOL_SIZE: is no setting`},
+		{"DSPEX_POOL_SIZE=4", `environment DSPEX_POOL_SIZE: is no setting; did you mean DSPEX_POOLS_DEFAULT_SIZE?`},
+		{"DSPEX_POOL_MAX_OVERFLO=4", `is no setting; did you mean DSPEX_POOLS_DEFAULT_MAX_OVERFLOW?`},
+		{"DSPEX_POOL_DEFAULT_SIZE=4", `is no setting; did you mean DSPEX_POOLS_DEFAULT_SIZE?`},
 		{"DSPEX_POOLS_DEFAULT_SICE=4", `environment DSPEX_POOLS_DEFAULT_SICE: is no setting; did you mean DSPEX_POOLS_DEFAULT_SIZE?`},
 		{"DSPEX_MODELS_OTHER_MODEL=x", `; models are set this way only where the file has them: a-b, a_b, main`},
 		{"DSPEX_MODELS_A_B_MODEL=x", `could be models.a-b.model or models.a_b.model: set it in the file`},
