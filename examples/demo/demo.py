@@ -218,14 +218,18 @@ def execute(program: Program, where: str, **inputs: Any) -> None:
         f"{milliseconds:.0f} ms (waited {meta.get('queue_us', 0) / 1000:.1f}, ran {meta.get('run_us', 0) / 1000:.0f})"
     )
     tokens = f"{usage.get('prompt_tokens', 0)} + {usage.get('completion_tokens', 0)} tokens"
-    show("on", f"{meta.get('worker')}, {took}, {usage.get('lm_calls', 0)} LM calls, {tokens}")
+    show("on", f"{meta.get('worker')}, {took}, {counted(usage.get('lm_calls', 0), 'LM call')}, {tokens}")
 
 
 def show_workers(client: Client) -> None:
     print()
     for worker in client.call("sidecar.workers")["workers"]:
-        told = f"{worker['state']}, {worker['sessions']} sessions, {worker['calls']} calls"
+        told = f"{worker['state']}, {counted(worker['sessions'], 'session')}, {counted(worker['calls'], 'call')}"
         show(worker["worker"], f"pid {worker['pid']}, {told}")
+
+
+def counted(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def text(name: str) -> str:

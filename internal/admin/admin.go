@@ -75,13 +75,13 @@ func (a *Admin) health(*proxy.Caller) (any, error) {
 	case ready == 0:
 		worse(unhealthy, "no worker is ready")
 	case ready < s.Size:
-		worse(degraded, fmt.Sprintf("%d of %s ready", ready, counted(s.Size, "worker is", "workers are")))
+		worse(degraded, fmt.Sprintf("%d of %d workers are ready", ready, s.Size))
 	}
 	if status != healthy && s.LastFailure != "" && s.NoWorkers == "" { // which says it already
 		reasons = append(reasons, fmt.Sprintf("last failure, %s ago: %s", s.FailedFor.Round(time.Second), s.LastFailure)+printed(&s))
 	}
 	if s.QueueFull {
-		worse(degraded, "the queue is full: " + counted(s.Waiting, "call waits", "calls wait"))
+		worse(degraded, "the queue is full: "+waiting(s.Waiting))
 	}
 	for _, why := range a.cfg.Models() {
 		worse(degraded, why)
@@ -187,12 +187,11 @@ func (a *Admin) calls(who *proxy.Caller) (any, error) {
 	return map[string]any{"calls": list}, nil
 }
 
-// counted puts a number before what is counted.
-func counted(n int, one, many string) string {
-	if n == 1 {
-		return "1 " + one
+func waiting(calls int) string {
+	if calls == 1 {
+		return "1 call waits"
 	}
-	return fmt.Sprintf("%d %s", n, many)
+	return fmt.Sprintf("%d calls wait", calls)
 }
 
 func orNil(s string) any {

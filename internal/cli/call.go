@@ -23,7 +23,8 @@ type callCommand struct {
 }
 
 func (*callCommand) Help() string {
-	return "Example:\n\n    " + program + ` call echo '{"value": "hello"}' --session s1 --timeout 5s`
+	return "Example:\n\n    " + program + ` call count_words '{"text": "To be or not to be"}' --timeout 5s` +
+		"\n\ncount_words is a method of the demo, which \"make run\" serves; \"call sidecar.methods\" lists your application's."
 }
 
 func (c *callCommand) command() string { return program + " call" }

@@ -89,13 +89,19 @@ func (c *workersShowCommand) Run(ctx context.Context, e *Env) error {
 	return fmt.Errorf("there is no worker %q; there are: %s", c.ID, strings.Join(names, ", "))
 }
 
-// versions shows what a worker runs on, such as "dspy 3.0.4, python 3.11.9".
+// versions shows what a worker runs on, such as "dspex-worker 0.1.0, dspy 3.0.4, python 3.11.9".
 func versions(row map[string]any) string {
 	all, ok := row["versions"].(map[string]any)
 	if !ok || len(all) == 0 {
 		return cell(row["versions"])
 	}
 	parts := make([]string, 0, len(all))
+	if all["name"] != nil && all["version"] != nil { // of the library that the worker is made with
+		parts = append(parts, cell(all["name"])+" "+cell(all["version"]))
+		all = maps.Clone(all)
+		delete(all, "name")
+		delete(all, "version")
+	}
 	for _, name := range slices.Sorted(maps.Keys(all)) {
 		parts = append(parts, escape(name)+" "+cell(all[name]))
 	}

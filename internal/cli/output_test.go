@@ -14,7 +14,7 @@ func fixtures() map[string]any {
 	worker := func(id string, more map[string]any) map[string]any {
 		w := map[string]any{
 			"worker": id, "pool": "default", "generation": 1, "state": "ready", "pid": 4711, "in_flight": 2, "slots": 64, "sessions": 3,
-			"calls": 1200, "errors": 4, "age_ms": 93_784_000, "overflow": false, "last_failure": nil, "versions": map[string]any{"python": "3.11.9", "dspy": "3.0.4", "later": nil},
+			"calls": 1200, "errors": 4, "age_ms": 93_784_000, "overflow": false, "last_failure": nil, "versions": map[string]any{"python": "3.11.9", "dspy": "3.0.4", "later": nil, "name": "dspex-worker", "version": "0.1.0"},
 		}
 		maps.Copy(w, more)
 		return w
@@ -148,7 +148,8 @@ func TestSessionsAreListedPageByPage(t *testing.T) {
 		t.Errorf("got %s, want %s", o.stdout, want)
 	}
 	o = run(t, s, "sessions", "--limit", "2")
-	o.expect(t, exitOK, "more than these 2 sessions")
+	o.expect(t, exitOK, "more than 2 sessions")
+	run(t, s, "sessions", "--limit", "1").expect(t, exitOK, "more than 1 session:")
 	if strings.Contains(o.stdout, "c") {
 		t.Errorf("got %q: over the limit", o.stdout)
 	}

@@ -127,6 +127,14 @@ func duration(v any) string {
 	}
 }
 
+// counted puts a number before what is counted.
+func counted(n int, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", n, many)
+}
+
 // rows reads a list of maps; what is no map is left out.
 func rows(v any) []map[string]any {
 	list, _ := v.([]any)

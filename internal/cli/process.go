@@ -96,7 +96,7 @@ func summary(cfg *config.Config) []byte {
 		}
 		lines = append(lines, []string{"  " + escape(one.Key), escape(one.Value), escape(one.Origin)})
 	}
-	text += fmt.Sprintf("\n%sdefaults are in force for %d other settings\n", align(lines), defaults)
+	text += fmt.Sprintf("\n%sdefaults are in force for %s\n", align(lines), counted(defaults, "other setting", "other settings"))
 	return []byte(text)
 }
 

@@ -74,7 +74,7 @@ func (c *sessionsListCommand) print(e *Env, result map[string]any) error {
 		return e.printJSON(result)
 	}
 	if result["next"] != nil {
-		e.complain(fmt.Sprintf("there are more than these %d sessions: see --limit", c.Limit))
+		e.complain("there are more than " + counted(c.Limit, "session", "sessions") + ": see --limit")
 	}
 	columns := []column{
 		col("SESSION", "session"), col("WORKER", "worker"), col("CALLS", "calls"), col("WAITING", "waiting"), col("BYTES", "bytes"),
