@@ -59,7 +59,7 @@ def test_make_demo() -> None:
     assert "wrong inputs invalid_params" in said
     workers = set(re.findall(r"session \w+ on (worker_\d+):", said))
     assert workers == {"worker_1", "worker_2", "worker_3", "worker_4"}
-    assert re.search(r"on worker_\d+, \d+ ms \(waited .*? 1 LM calls, \d+ \+ \d+ tokens", said)
+    assert re.search(r"on worker_\d+, \d+ ms \(waited .*? 1 LM call, \d+ \+ \d+ tokens", said)
     killed = re.search(r"killed (worker_\d+) \(pid \d+\), with the sessions (\w+)", said)
     assert killed
     moved = re.search(rf"session {killed[2]} now on (worker_\d+), programs \['facts'\], 2 notes", said)
