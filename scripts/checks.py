@@ -114,8 +114,8 @@ def plan(what: str) -> list[list[list[Step]]]:
         [[*go_lint(), *go_tests()], [*python_lint(), *units, *node_steps()]],
         # Both wait more than they compute; the tests of faults have time limits, and get all else out of their way.
         [
-            pytest("pytest conformance", "tests/e2e/conformance"),
-            pytest("pytest faults", "tests/e2e/faults", "tests/e2e/newcomer"),
+            [*pytest("pytest conformance", "tests/e2e/conformance"), *pytest("pytest newcomer", "tests/e2e/newcomer")],
+            pytest("pytest faults", "tests/e2e/faults"),
         ],
     ]
 
