@@ -56,6 +56,21 @@ def echo(value: object) -> object:
     return value
 
 
+@app.method
+def nap(seconds: float) -> None:
+    time.sleep(seconds)
+
+
+@app.method
+def spin(n: int) -> float:
+    """Compute, and return the seconds that it took."""
+    began = time.perf_counter()
+    total = 0
+    for i in range(n):
+        total += i
+    return time.perf_counter() - began
+
+
 def wsgi(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:  # noqa: ARG001 - WSGI gives it
     answer = str(fast(question="?").answer).encode()
     start_response("200 OK", [("Content-Length", str(len(answer)))])

@@ -32,7 +32,7 @@ type Options struct {
 
 // ballastSize is heap that is never touched, and so takes no memory. The collector runs when the heap has doubled, and the sidecar's own
 // is 4 MiB: every second call of 1 MiB each way would be a collection, and takes a fifth longer for it.
-const ballastSize = 24 << 20
+const ballastSize = 8 << 20
 
 // Run serves until ctx is cancelled, then drains and ends within the configured time. Errors: config.Errors, or what kept the
 // sidecar from starting.
