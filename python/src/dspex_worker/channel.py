@@ -16,9 +16,8 @@ from dspex_worker.batch import Batch
 log = logging.getLogger("dspex_worker")
 
 SOCKET_BUFFER = 2 << 20  # bytes; with the default 208 KiB large frames take several rounds of the scheduler
-_READ = (
-    64 << 10
-)  # bytes read at once, beyond large bodies, which are read into their own buffer; larger would be mapped each time
+# Bytes read at once, beyond large bodies, which have their own buffer. malloc would map and unmap more each time.
+_READ = 64 << 10
 _LATEST = 200e-6  # seconds that a frame may wait for others to be sent with it
 _JOINED = 64 << 10  # bytes up to which buffers are joined: cheaper than handing many to the kernel
 _BUFFERS = 512  # handed to one sendmsg; the system's limit is 1024

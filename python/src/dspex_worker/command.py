@@ -135,11 +135,10 @@ def _load(target: str | None) -> Callable[[], App]:
 def _run_zygote(target: str | None) -> int:
     """Fork workers to the end; in a worker, be one, and never return."""
     served = zygote.serve(target, _inherited_socket(zygote.DESCRIPTOR))
-    if isinstance(served, int):
-        return served
-    forked = served
-    zygote.run_forked(lambda: loop.run(pool_worker.serve(lambda: forked.app, forked.channel, forked.worker_id)))
-    return 0
+    if isinstance(served, zygote.Forked):
+        body = pool_worker.serve(lambda: served.app, served.channel, served.worker_id)
+        zygote.run_forked(lambda: loop.run(body))
+    return served
 
 
 def _run(body: Coroutine[Any, Any, int]) -> int:

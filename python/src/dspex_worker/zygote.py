@@ -28,7 +28,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import msgpack
 
@@ -76,7 +76,7 @@ def serve(target: str | None, control: socket.socket) -> int | Forked:
             return Forked(worker_id, socket.socket(fileno=files[0]), app)
 
 
-def run_forked(body: Callable[[], int]) -> None:
+def run_forked(body: Callable[[], int]) -> NoReturn:
     """Run a worker to its end, and end the process without touching, and so copying, what it shares."""
     code = 1
     try:
@@ -151,9 +151,8 @@ def _leave_exit_functions() -> None:
         finalizer.atexit = False
     weakref.finalize._registered_with_atexit = False  # type: ignore[attr-defined]
     atexit.register(logging.shutdown)
-    if (
-        util := sys.modules.get("multiprocessing.util")
-    ) is not None:  # as it does itself in the processes that it forks
+    if (util := sys.modules.get("multiprocessing.util")) is not None:
+        # As it does itself in the processes that it forks.
         multiprocessing.process._children.clear()  # type: ignore[attr-defined]
         util._finalizer_registry.clear()
         util._run_after_forkers()

@@ -19,9 +19,8 @@ from dspex_worker.calls import CallCancelled
 from dspex_worker.dspy_app.settings import Adapter, LmSettings
 from dspex_worker.dspy_app.usage import CallUsage
 
-_LONGEST_WAIT = (
-    60.0  # seconds before a further attempt; a caller who is told to wait for longer knows better what to do
-)
+# Seconds before a further attempt: a caller who is told to wait for longer knows better what to do.
+_LONGEST_WAIT = 60.0
 _KEPT = 32  # LMs that no call uses at the moment and that keep their connections
 
 
