@@ -100,9 +100,9 @@ func (c *Call) own() {
 // they happen, Settle, Finish; never two at a time for one call, but for Settle on a deadline or a cancel, which may come
 // beside an Item or a Finish. None of them may block.
 type Handler interface {
-	// Dispatch is called under the pool's lock when the call goes to a worker. It may add to meta and send frames ahead.
-	// It must not call the pool.
-	Dispatch(to *Target, meta *wire.RequestMeta)
+	// Dispatch is called under the pool's lock when the call is to go to a worker. It may add to meta and send frames ahead, or say why
+	// the call is not to run after all; then it has sent nothing. It must not call the pool.
+	Dispatch(to *Target, meta *wire.RequestMeta) *wire.Error
 	// Item passes on an item of a stream; payload is borrowed unless owned.
 	Item(batch *wire.Batch, payload []byte, owned bool)
 	// Change passes on a change frame's payload, borrowed. An error means that the worker has broken the protocol.

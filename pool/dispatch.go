@@ -187,6 +187,16 @@ func (p *Pool) dispatchLocked(w *Worker, c *Call, batch *wire.Batch) {
 		p.failLocked(c, err)
 		return
 	}
+	now := time.Now()
+	meta := c.Meta
+	meta.TimeoutMS, meta.RetrySafe = -1, false
+	if !c.Deadline.IsZero() {
+		meta.TimeoutMS = max(1, c.Deadline.Sub(now).Milliseconds())
+	}
+	if err := c.Handler.Dispatch(&Target{worker: w, batch: batch, Again: c.reruns+c.stale > 0, readOnly: m.ReadOnly}, &meta); err != nil {
+		p.failLocked(c, err)
+		return
+	}
 	f.removeLocked(c)
 	c.method = m
 	if f.serial {
@@ -198,19 +208,13 @@ func (p *Pool) dispatchLocked(w *Worker, c *Call, batch *wire.Batch) {
 		c.own()
 	}
 	c.setStateLocked(callRunning)
-	c.worker, c.sent = w, time.Now()
+	c.worker, c.sent = w, now
 	w.lastID++
 	c.id = w.lastID
 	w.calls[c.id] = c
 	f.running++
 	w.total++
 	p.timeLocked(c)
-	meta := c.Meta
-	meta.TimeoutMS, meta.RetrySafe = -1, false
-	if !c.Deadline.IsZero() {
-		meta.TimeoutMS = max(1, c.Deadline.Sub(c.sent).Milliseconds())
-	}
-	c.Handler.Dispatch(&Target{worker: w, batch: batch, Again: c.reruns+c.stale > 0, readOnly: m.ReadOnly}, &meta)
 	var scratch [512]byte
 	w.outbox.Append(batch, wire.AppendRequest(scratch[:0], c.id, c.Method, &meta), c.Params, c.Owned)
 }

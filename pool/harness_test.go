@@ -266,10 +266,11 @@ func within(d time.Duration) func(*call) {
 	return func(c *call) { c.Deadline = time.Now().Add(d) }
 }
 
-func (c *call) Dispatch(to *pool.Target, _ *wire.RequestMeta) {
+func (c *call) Dispatch(to *pool.Target, _ *wire.RequestMeta) *wire.Error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.workers, c.again = append(c.workers, to.Worker()), append(c.again, to.Again)
+	return nil
 }
 
 func (c *call) Item(*wire.Batch, []byte, bool) {

@@ -302,7 +302,7 @@ func (c *mcall) stoppedLocked() {
 	c.flow.running = slices.DeleteFunc(c.flow.running, func(other *mcall) bool { return other == c })
 }
 
-func (c *mcall) Dispatch(to *pool.Target, _ *wire.RequestMeta) {
+func (c *mcall) Dispatch(to *pool.Target, _ *wire.RequestMeta) *wire.Error {
 	c.model.mu.Lock()
 	defer c.model.mu.Unlock()
 	if c.settled || c.items > 0 {
@@ -312,6 +312,7 @@ func (c *mcall) Dispatch(to *pool.Target, _ *wire.RequestMeta) {
 	if to.Again != (c.sends > 1) {
 		c.model.faultLocked("%s was sent for the %dth time: again is %v", c.Method, c.sends, to.Again)
 	}
+	return nil
 }
 
 func (c *mcall) Item(*wire.Batch, []byte, bool) {

@@ -127,7 +127,7 @@ func (k *call) end(batch *wire.Batch, err *wire.Error) {
 }
 
 // Dispatch has nothing to add.
-func (k *call) Dispatch(*pool.Target, *wire.RequestMeta) {}
+func (k *call) Dispatch(*pool.Target, *wire.RequestMeta) *wire.Error { return nil }
 
 // Change does not happen: only calls in a session change one.
 func (k *call) Change([]byte) error {

@@ -117,7 +117,7 @@ func benchCreate(b *testing.B, t *session.Table, k session.Key, o session.Option
 // caller is a handler that wants to know of the end alone.
 type caller struct{ ended chan *wire.Error }
 
-func (c *caller) Dispatch(*pool.Target, *wire.RequestMeta) {}
+func (c *caller) Dispatch(*pool.Target, *wire.RequestMeta) *wire.Error { return nil }
 func (c *caller) Item(*wire.Batch, []byte, bool)           {}
 func (c *caller) Ask(*wire.Batch, *pool.Ask)               {}
 func (c *caller) Change([]byte) error                      { return nil }

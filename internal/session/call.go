@@ -32,9 +32,11 @@ type call struct {
 }
 
 // Dispatch makes sure that the worker holds the session's state, and says what the state will be called after the call.
-func (c *call) Dispatch(to *pool.Target, meta *wire.RequestMeta) {
+func (c *call) Dispatch(to *pool.Target, meta *wire.RequestMeta) *wire.Error {
 	t, s := c.table, c.session
-	c.inner.Dispatch(to, meta)
+	if err := c.inner.Dispatch(to, meta); err != nil {
+		return err
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	c.maxFrame = to.MaxFrame()
@@ -52,6 +54,7 @@ func (c *call) Dispatch(to *pool.Target, meta *wire.RequestMeta) {
 		meta.Next, meta.Start = t.lastVersion, !s.started
 		c.change.Version = meta.Next
 	}
+	return nil
 }
 
 // Item passes on.

@@ -82,7 +82,7 @@ type asked struct {
 	once    sync.Once
 }
 
-func (a *asked) Dispatch(*pool.Target, *wire.RequestMeta) {}
+func (a *asked) Dispatch(*pool.Target, *wire.RequestMeta) *wire.Error { return nil }
 func (a *asked) Item(*wire.Batch, []byte, bool)           {}
 func (a *asked) Ask(*wire.Batch, *pool.Ask)               {}
 func (a *asked) Change([]byte) error                      { return nil }

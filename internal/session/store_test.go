@@ -66,6 +66,10 @@ func (s *shelf) op(name string, number uint64, done func(error), apply func() er
 	return false, nil
 }
 
+func (s *shelf) Load(func(*store.Record) error) ([]store.Damage, error) { return nil, nil }
+
+func (s *shelf) KeepLeft(map[uint64]store.Left, func(error)) (now bool, err error) { return true, nil }
+
 func (s *shelf) Create(r *store.Record, done func(error)) (now bool, err error) {
 	return s.op("create", r.Number, done, func() error {
 		if s.records[r.Number] != nil || r.Version != 0 && s.used[r.Version] {

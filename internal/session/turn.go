@@ -159,7 +159,7 @@ func (u *turn) Finish(*wire.Batch) {
 // The rest of pool.Handler is for calls at a worker, which a turn never is.
 
 // Dispatch does nothing.
-func (u *turn) Dispatch(*pool.Target, *wire.RequestMeta) {}
+func (u *turn) Dispatch(*pool.Target, *wire.RequestMeta) *wire.Error { return nil }
 
 // Item does nothing.
 func (u *turn) Item(*wire.Batch, []byte, bool) {}
