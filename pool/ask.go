@@ -61,7 +61,12 @@ func (w *Worker) dropAsksLocked(c *Call, batch *wire.Batch) {
 	}
 }
 
+// askSidecar handles what a worker asks by itself: of the pool's own concerns, or in the background.
 func (w *Worker) askSidecar(f *wire.Frame, batch *wire.Batch) {
+	if string(f.Method) == "call.unsafe" {
+		w.answerAsk(batch, f.ID, []byte{0x80}, w.noteUnsafe(f.Payload))
+		return
+	}
 	if w.pool.cfg.Background == nil {
 		w.answerAsk(batch, f.ID, nil, wire.Errorf(wire.CodeUnknownMethod, "no method %q for workers", f.Method))
 		return
@@ -70,6 +75,22 @@ func (w *Worker) askSidecar(f *wire.Frame, batch *wire.Batch) {
 	w.pool.cfg.Background(f.Method, f.Payload, func(b *wire.Batch, result []byte, err error) {
 		w.answerAsk(b, id, result, err)
 	})
+}
+
+// noteUnsafe notes that a call does from now on what may not be done twice. What its client said of it counts for more.
+func (w *Worker) noteUnsafe(params []byte) error {
+	var p struct {
+		Call uint64 `msgpack:"call"`
+	}
+	if err := wire.Unmarshal(params, &p); err != nil {
+		return err
+	}
+	w.pool.mu.Lock()
+	defer w.pool.mu.Unlock()
+	if c := w.calls[p.Call]; c != nil {
+		c.safe = c.Meta.RetrySafe
+	}
+	return nil
 }
 
 // Answer settles the ask with the client's result, or with an error. Only the first answer counts.

@@ -292,6 +292,32 @@ func TestNotAgainAfterAnItem(t *testing.T) {
 	r.idle()
 }
 
+// A worker says of a call of a safe method that it is not safe any more. What its client said counts for more.
+func TestNotAgainAfterTheWorkerSaidSo(t *testing.T) {
+	r := ready(t)
+	unsafe := func(j *job) {
+		j.w.Send(wire.KindRequest, 1, "call.unsafe", nil, map[string]any{"call": j.m.ID + 1000}) // of no call: nothing happens
+		j.w.Send(wire.KindRequest, 2, "call.unsafe", nil, map[string]any{"call": j.m.ID})
+		j.w.Die() // what was sent before it is read all the same
+	}
+	c := r.run("safe", nil)
+	unsafe(r.next())
+	if e := c.failed(wire.CodeWorkerLost); e.Details["maybe_executed"] != true {
+		t.Errorf("got %v", e.Details)
+	}
+	c = r.run("safe", nil, func(c *call) { c.Meta.RetrySafe = true })
+	unsafe(r.next())
+	r.next().answer(nil)
+	c.ok()
+	c = r.run("safe", nil)
+	j := r.next()
+	j.w.Send(wire.KindRequest, 3, "call.unsafe", nil, map[string]any{"call": "x"})
+	j.answer(nil)
+	c.ok()
+	r.readyWorkers(1)
+	r.idle()
+}
+
 // Credit that is granted while a call waits, or before it is run again, is not lost.
 func TestCreditBeforeTheWorkerHasTheCall(t *testing.T) {
 	r := ready(t)

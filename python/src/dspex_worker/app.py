@@ -160,6 +160,7 @@ class Program:
     target: Any
     description: str
     signature: Any = None
+    retry: Literal["safe"] | None = None
 
 
 class App:
@@ -256,26 +257,54 @@ class App:
     def program(self, target: type[Anything], /) -> type[Anything]: ...
     @typing.overload
     def program(
-        self, name: str | None = None, /, *, description: str = ..., signature: Any = ...
+        self,
+        name: str | None = None,
+        /,
+        *,
+        description: str = ...,
+        signature: Any = ...,
+        retry: Literal["safe"] | None = ...,
     ) -> Callable[[Anything], Anything]: ...
     @typing.overload
-    def program(self, target: Anything, /, *, description: str = ..., signature: Any = ...) -> Anything: ...
-    def program(self, target: Any = None, /, *, description: str = "", signature: Any = None) -> Any:
+    def program(
+        self, target: Anything, /, *, description: str = ..., signature: Any = ..., retry: Literal["safe"] | None = ...
+    ) -> Anything: ...
+    def program(
+        self,
+        target: Any = None,
+        /,
+        *,
+        description: str = "",
+        signature: Any = None,
+        retry: Literal["safe"] | None = None,
+    ) -> Any:
         """Register a ``dspy.Module`` subclass, instance or zero-argument factory as a program for all sessions.
 
-        As ``@app.program``, ``@app.program("name", …)`` or ``app.program("name")(module)``.
+        As ``@app.program``, ``@app.program("name", …)`` or ``app.program("name")(module)``. ``retry="safe"``: its tools
+        and its own code may be run again if the worker dies; what only asks LMs may be in any case.
         """
+        more = {"description": description, "signature": signature, "retry": retry}
         if target is None or isinstance(target, str):
-            return functools.partial(self._add_program, name=target, description=description, signature=signature)
-        return self._add_program(target, name=None, description=description, signature=signature)
+            return functools.partial(self._add_program, name=target, **more)
+        return self._add_program(target, name=None, **more)
 
-    def _add_program(self, target: Anything, *, name: str | None, description: str, signature: Any) -> Anything:
+    def _add_program(
+        self,
+        target: Anything,
+        *,
+        name: str | None,
+        description: str,
+        signature: Any,
+        retry: Literal["safe"] | None,
+    ) -> Anything:
         name = name or getattr(target, "__name__", None) or type(target).__name__
         if name in self.programs:
             raise ValueError(f"program {name!r} is registered twice")
+        if retry not in (None, "safe"):
+            raise ValueError(f"program {name!r}: retry is 'safe' or None, not {retry!r}")
         is_named = inspect.isclass(target) or inspect.isfunction(target)
         self.programs[name] = Program(
-            name, target, description or (inspect.getdoc(target) or "" if is_named else ""), signature
+            name, target, description or (inspect.getdoc(target) or "" if is_named else ""), signature, retry
         )
         return target
 

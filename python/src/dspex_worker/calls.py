@@ -8,7 +8,7 @@ import threading
 import time
 import traceback
 import weakref
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dspex.errors import Cancelled, DspexError, ProgramError
@@ -52,6 +52,9 @@ class Port(Protocol):
 
     def ask(self, call: Call, method: str, params: dict[str, Any]) -> asyncio.Future[Any]:
         """Send a request to the client that made the call."""
+
+    def unsafe(self, call: Call) -> Awaitable[Any]:
+        """Have it noted that the call is not to be run again; it has been when this returns."""
 
 
 class Call:
@@ -161,6 +164,13 @@ class Call:
         if asyncio._get_running_loop() is self.port.loop:
             raise RuntimeError("ask_blocking would stop the worker's loop: use `await call.ask(…)`")
         return asyncio.run_coroutine_threadsafe(self.ask(method, params), self.port.loop).result()
+
+    async def unsafe(self) -> None:
+        """Say that what follows may not happen twice: if the worker dies now, the call is not run again by itself.
+
+        For a method declared ``retry="safe"``. Where the caller said so itself (``meta.retry``), nothing changes.
+        """
+        await self.port.unsafe(self)
 
     def meta(self) -> dict[str, Any] | None:
         """What the response's meta says of the call, or None."""

@@ -161,6 +161,9 @@ class Peer:
         future.add_done_callback(call.asks.discard)
         return future
 
+    async def unsafe(self, call: Call) -> None:
+        raise NotImplementedError
+
     def asker(self, id: int) -> Call | None:
         """Return the call whose method asked the other side with this id and waits for the answer."""
         asked = self._asked.get(id)

@@ -123,6 +123,9 @@ class PoolWorker(Peer):
             self.channel.write(frame)
         self.channel.write(answer)
 
+    async def unsafe(self, call: Call) -> None:
+        await self.request("call.unsafe", None, {"call": call.id})
+
     def _admit(self, method: Method, id: int, meta: dict[str, Any], params: dict[str, Any]) -> Call:
         """Make the call of a request. Raises DspexError where it cannot run."""
         call = Call(id, method, params, self)

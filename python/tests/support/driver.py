@@ -41,6 +41,7 @@ class Driver:
         self._ids = itertools.count(1)
         self._settled: dict[int, asyncio.Future[tuple[Any, Changes | None]]] = {}
         self._items: dict[int, list[Any]] = {}
+        self.unsafe_calls: list[int] = []
         self.on_item: Callable[[Call, Any], None] | None = None
 
     def session(self, id: str) -> Copy:
@@ -126,6 +127,9 @@ class Driver:
         else:
             assert answer is not None
             settled.set_result((wire.decode_value(answer), changes))
+
+    async def unsafe(self, call: Call) -> None:
+        self.unsafe_calls.append(call.id)
 
     def ask(self, call: Call, method: str, params: dict[str, Any]) -> asyncio.Future[Any]:
         raise NotImplementedError

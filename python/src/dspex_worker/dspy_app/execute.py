@@ -62,6 +62,8 @@ class Executor:
         Raises:
             DspexError: ``lm_error`` for what the LM or its provider did; whatever the program raises goes through.
         """
+        if not program.safe:
+            await call.unsafe()
         known = settings if isinstance(settings, LmSettings) else None
         limits = CallLimits(call.deadline, known.num_retries if known else 0, CallUsage())
         module = program.for_call()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from dspex.errors import DspexError
 
@@ -40,9 +40,8 @@ class DspyApp:
 
     def register(self, app: App) -> None:
         """Add the methods to the application, and what is done at the worker's start and end."""
-        # A program of a client's asks the LM and does nothing else. One of the application's may do anything.
-        retry: Literal["safe"] | None = None if app.programs else "safe"
-        app.method(name="execute_program", read_only=True, retry=retry, stream=self.stream_program)(
+        # Of programs that do more than ask LMs the executor says so, call by call.
+        app.method(name="execute_program", read_only=True, retry="safe", stream=self.stream_program)(
             self.execute_program
         )
         readers: tuple[Callable[..., Any], ...] = (self.list_programs, self.get_program_info, self.get_session_state)

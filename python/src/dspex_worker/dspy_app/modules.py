@@ -17,6 +17,15 @@ def predictors(module: dspy.Module) -> list[tuple[str, dspy.Predict]]:
     return [(name.removeprefix("self.") if name != "self" else name, predictor) for name, predictor in found]
 
 
+# Modules that do nothing but ask an LM. All others run tools, code that an LM wrote, or functions of the application's.
+_ASKING = (dspy.Predict, dspy.ChainOfThought, dspy.MultiChainComparison)
+
+
+def only_asks(module: dspy.Module) -> bool:
+    """Whether running the module again does nothing but ask LMs again."""
+    return all(type(one) in _ASKING for _, one in module.named_sub_modules())
+
+
 def runs_async(module: type[dspy.Module]) -> bool:
     """Whether ``acall`` runs what ``forward`` would: a class that overrides only ``forward`` inherits the ``aforward``
     of its base, which would leave the override out.

@@ -12,7 +12,7 @@ import dspy
 
 from dspex_worker.dspy_app.errors import invalid_param, invalid_signature, program_not_found
 from dspex_worker.dspy_app.inputs import InputChecker
-from dspex_worker.dspy_app.modules import copy_module, load_state, predictors, runs_async
+from dspex_worker.dspy_app.modules import copy_module, load_state, only_asks, predictors, runs_async
 from dspex_worker.dspy_app.signatures import Field, SignatureCache, SignatureSpec, fields_of, parse_signature
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ class Program:
         inputs: tuple[Field, ...] | None,
         outputs: tuple[Field, ...] | None,
         doc: str = "",
+        safe: bool = False,
     ) -> None:
         self.id = id
         self.scope: Scope = scope
@@ -67,6 +68,7 @@ class Program:
         self.doc = doc
         self.checker = InputChecker(inputs)
         self.is_async = runs_async(type(module))
+        self.safe = safe or only_asks(module)  # it may be run again
         self._module = module
 
     @property
@@ -95,6 +97,7 @@ class ApplicationPrograms:
 
     def __init__(self, app: App) -> None:
         self.modules: dict[str, ModuleMaker] = dict(_OWN_MODULES)
+        self.safe = frozenset(name for name, registered in app.programs.items() if registered.retry == "safe")
         self._programs: dict[str, Program] = {}
         for name, registered in app.programs.items():
             if _takes_signature(registered.target):
@@ -135,7 +138,8 @@ def _registered(registered: Registered) -> Program:
         raise TypeError(f"program {name!r}: {target!r} made {type(module).__name__}, not a dspy.Module")
     inputs, outputs = _told_fields(module, registered.signature)
     doc = registered.description or inspect.getdoc(type(module)) or ""
-    return Program(name, "application", type(module).__name__, module, inputs, outputs, doc)
+    safe = registered.retry == "safe"
+    return Program(name, "application", type(module).__name__, module, inputs, outputs, doc, safe)
 
 
 def _told_fields(module: dspy.Module, declared: Any) -> tuple[tuple[Field, ...] | None, tuple[Field, ...] | None]:
@@ -171,6 +175,7 @@ class SessionPrograms:
         self._reserved: MutableMapping[str, Any] = session.reserved
         self._built: dict[str, tuple[str, Program]] = session.local.setdefault(_LOCAL, {})
         self._modules = application.modules
+        self._safe = application.safe
         self._signatures = signatures
 
     def __contains__(self, id: str) -> bool:
@@ -235,7 +240,8 @@ class SessionPrograms:
         module = maker(self._signatures.build(spec, record.instructions))
         if record.state is not None:
             module = load_state(module, record.state)
-        return Program(id, "session", record.module, module, spec.inputs, _outputs(module, spec))
+        safe = record.module in self._safe
+        return Program(id, "session", record.module, module, spec.inputs, _outputs(module, spec), safe=safe)
 
 
 def _outputs(module: dspy.Module, spec: SignatureSpec) -> tuple[Field, ...]:

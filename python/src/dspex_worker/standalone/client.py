@@ -161,6 +161,9 @@ class Client(Peer):
         elif answer is not None:
             self.channel.write(answer)
 
+    async def unsafe(self, call: Call) -> None:
+        """Nothing is run again here: the calls of a process that dies are lost with it."""
+
     def meta(self, call: Call) -> dict[str, Any]:
         ticket: Ticket = call.front
         meta: dict[str, Any] = {"worker": self.server.worker.id}

@@ -1,0 +1,128 @@
+"""Workers that are killed with sessions in them: which calls run again, and what the sessions get back."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dspex import Client
+from dspex.errors import WorkerLost
+from e2e.support.machine import until
+from e2e.support.servers import Server
+from support.openai_server import OpenAIServer, Reply, Seen, json_answer
+
+
+def answer(seen: Seen) -> str:
+    """As ReAct asks: the tool first, once, then the end; and whatever output a plain program asks for."""
+    if "next_tool_name" not in seen.prompt:
+        return json_answer(reasoning="so it is", answer="yes")
+    path = re.findall(r"/\S+?marker", seen.prompt)[-1]
+    if "observation_0" in seen.prompt:
+        return json_answer(next_thought="done", next_tool_name="finish", next_tool_args={})
+    return json_answer(next_thought="note it", next_tool_name="note", next_tool_args={"path": path})
+
+
+@pytest.fixture(scope="module")
+def lm() -> Iterator[OpenAIServer]:
+    with OpenAIServer(answer=answer) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def restored(lm: OpenAIServer) -> Iterator[Server]:
+    model = {"model": "openai/m", "api_key": "env:OPERATOR_KEY", "api_base": lm.base, "adapter": "json"}
+    tables = {"pools": {"default": {"app": "restored:app", "size": 2}}, "models": {"main": model}}
+    with Server("sidecar", tables, environment={"OPERATOR_KEY": "k"}) as server:
+        yield server
+
+
+@pytest.fixture
+def client(restored: Server, lm: OpenAIServer) -> Iterator[Client]:
+    lm.requests.clear()
+    lm.script.clear()
+    restored.healthy()
+    yield restored.client()
+    restored.disconnect()
+
+
+def worker_of(client: Client, method: str) -> int:
+    """Wait until a call of this method runs; the pid of its worker."""
+
+    def find() -> str:
+        calls = client.call("sidecar.calls")["calls"]
+        return next((c["worker"] for c in calls if c["method"] == method and c["state"] == "running"), "")
+
+    name = until(find, f"{method} runs")
+    return next(w["pid"] for w in client.call("sidecar.workers")["workers"] if w["worker"] == name)
+
+
+def pids(path: Path) -> list[int]:
+    return [int(line) for line in path.read_text().split() if line.isdecimal()] if path.exists() else []
+
+
+def let_go(path: Path) -> None:
+    with path.open("a") as file:
+        file.write("go\n")
+
+
+def killed_in(pool: ThreadPoolExecutor, path: Path, call: Any, *arguments: Any, **options: Any) -> Future[Any]:
+    """Begin a call, and kill its worker when it has noted that it is there."""
+    begun = pool.submit(call, *arguments, **options)
+    until(lambda: len(pids(path)) == 1, "it runs")
+    os.kill(pids(path)[0], signal.SIGKILL)
+    return begun
+
+
+@pytest.mark.parametrize("program", ["clerk", "own code"])
+def test_a_program_with_tools_is_not_run_again(client: Client, tmp_path: Path, program: str) -> None:
+    path = tmp_path / "marker"
+    with ThreadPoolExecutor(1) as pool:
+        call = killed_in(pool, path, client.program(program).run, {"path": str(path)})
+        with pytest.raises(WorkerLost) as caught:
+            call.result(20)
+    assert caught.value.details["maybe_executed"] is True
+    assert not caught.value.retryable
+    assert len(pids(path)) == 1
+
+
+@pytest.mark.parametrize("how", ["declared", "asked for"])
+def test_a_program_with_tools_is_run_again_where_somebody_said_so(client: Client, tmp_path: Path, how: str) -> None:
+    path = tmp_path / "marker"
+    inputs = {"path": str(path)}
+    with ThreadPoolExecutor(1) as pool:
+        if how == "declared":
+            call = killed_in(pool, path, client.program("declared").run, inputs)
+        else:
+            call = killed_in(pool, path, client.program("clerk").run, inputs, retry="safe")
+        until(lambda: len(pids(path)) == 2, "it runs again")
+        let_go(path)
+        assert call.result(20).answer == "yes"
+    assert len(set(pids(path))) == 2
+
+
+@pytest.mark.parametrize("module", ["predict", "chain_of_thought"])
+def test_a_program_without_tools_is_run_again(client: Client, lm: OpenAIServer, module: str) -> None:
+    with client.create_session() as session, ThreadPoolExecutor(1) as pool:
+        program = session.create_program("p", "question -> answer", module=module)
+        lm.script.append(Reply(hang_after=0))
+        call = pool.submit(program, question="?")
+        assert lm.wait_for(lambda seen: len(seen.requests) == 1)
+        os.kill(worker_of(client, "execute_program"), signal.SIGKILL)
+        assert call.result(20).answer == "yes"
+        assert len(lm.requests) == 2
+
+
+def test_what_is_run_again_counts_once(client: Client, tmp_path: Path) -> None:
+    path = tmp_path / "marker"
+    with client.create_session() as session, ThreadPoolExecutor(1) as pool:
+        call = killed_in(pool, path, session.call, "count", {"path": str(path)})
+        until(lambda: len(pids(path)) == 2, "it runs again")
+        let_go(path)
+        assert call.result(20) == 1
+        assert session.call("kept") == {"count": 1}
