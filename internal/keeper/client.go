@@ -209,8 +209,20 @@ func (c *Client) Close() error {
 	return err
 }
 
-// ask sends a request for a process and waits for the answer, for ctx, or for the keeper's end.
+// ask sends a request for a process and waits for the answer, for ctx, or until the keeper has ended and everything is settled: after
+// ErrLost the next keeper can be started at once.
 func (c *Client) ask(ctx context.Context, m *message, files []int) (*Process, error) {
+	process, err := c.request(ctx, m, files)
+	if errors.Is(err, ErrLost) {
+		select {
+		case <-c.ended:
+		case <-ctx.Done():
+		}
+	}
+	return process, err
+}
+
+func (c *Client) request(ctx context.Context, m *message, files []int) (*Process, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}

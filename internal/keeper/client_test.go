@@ -330,3 +330,32 @@ func TestKeeperKilled(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// Who hears that the keeper is lost may start the next one, whose life is its own: nothing of the old one is left to be done.
+func TestLostIsSaidWhenAllIsSettled(t *testing.T) {
+	c, _ := newClient(t)
+	p := start(t, c, "sh", "-c", `trap "" TERM; for i in 1 2 3 4 5 6 7 8; do setsid sleep 1000 & done; echo ready; wait`)
+	p.line(t)
+	if err := unix.Kill(c.PID(), unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	for {
+		short, err := c.StartProcess(t.Context(), Spec{Argv: []string{"/bin/true"}})
+		if err == nil { // it was still there
+			<-short.Done()
+			continue
+		}
+		if !errors.Is(err, ErrLost) {
+			t.Fatal(err)
+		}
+		break
+	}
+	select {
+	case <-c.Lost():
+	default:
+		t.Error("the end is not known")
+	}
+	if left := descendants(t, os.Getpid()); len(left) > 0 {
+		t.Errorf("left: %+v", left)
+	}
+}

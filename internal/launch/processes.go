@@ -30,20 +30,27 @@ func NewProcesses(log *slog.Logger) (*Processes, error) {
 	return &Processes{log: log, client: client}, nil
 }
 
+// keeperAttempts is how many keepers are asked in turn to start one process: one that has just died is nobody's fault.
+const keeperAttempts = 2
+
 // Start starts a process, whose output goes to out.
 func (p *Processes) Start(ctx context.Context, spec keeper.Spec, out *Output) (*keeper.Process, error) {
-	client, err := p.keeper() //nolint:contextcheck // a keeper outlives the start of one process
-	if err != nil {
-		out.Close()
-		return nil, err
-	}
 	stdout, stderr, err := out.pipes()
 	if err != nil {
 		out.Close()
 		return nil, err
 	}
 	spec.Stdout, spec.Stderr = stdout, stderr
-	process, err := client.StartProcess(ctx, spec)
+	var process *keeper.Process
+	for range keeperAttempts {
+		var client *keeper.Client
+		if client, err = p.keeper(); err != nil { //nolint:contextcheck // a keeper outlives the start of one process
+			break
+		}
+		if process, err = client.StartProcess(ctx, spec); !errors.Is(err, keeper.ErrLost) {
+			break
+		}
+	}
 	_, _ = stdout.Close(), stderr.Close() // the process has its own
 	if err != nil {
 		out.Close()

@@ -72,13 +72,13 @@ func (w *Workers) Close() {
 func (w *Workers) Start(ctx context.Context, workerID string) (pool.Process, error) {
 	for attempt := 1; ; attempt++ {
 		z, err := w.zygote(ctx)
-		if err != nil {
-			return nil, err
-		}
-		if z == nil {
+		if err == nil && z == nil {
 			return w.spawn(ctx, workerID)
 		}
-		p, err := w.fork(ctx, z, workerID)
+		var p pool.Process
+		if err == nil {
+			p, err = w.fork(ctx, z, workerID)
+		}
 		if err == nil || attempt == forkAttempts || !errors.Is(err, errZygoteEnded) {
 			return p, err
 		}
@@ -91,7 +91,8 @@ func (w *Workers) Start(ctx context.Context, workerID string) (pool.Process, err
 	}
 }
 
-// zygote returns one that forks workers, waiting until it has loaded the application; nil where workers cannot be forked.
+// zygote returns one that forks workers, waiting until it has loaded the application; nil where workers cannot be forked. With
+// errZygoteEnded comes the one that has ended.
 func (w *Workers) zygote(ctx context.Context) (*zygote, error) {
 	w.mu.Lock()
 	if !w.cfg.Zygote || w.fresh {
@@ -113,7 +114,7 @@ func (w *Workers) zygote(ctx context.Context) (*zygote, error) {
 		return nil, &startError{reason: "the application is still being loaded: " + context.Cause(ctx).Error(), output: z.out.Last()}
 	}
 	if z.failure != nil {
-		return nil, z.failure
+		return z, z.failure
 	}
 	if len(z.unfit) == 0 {
 		return z, nil

@@ -247,6 +247,37 @@ func TestKeeperDiesBetweenForkAndAdoption(t *testing.T) {
 	r.end(s.process)
 }
 
+// A start that meets a keeper which has just died is made by the next one, whether it forks or not.
+func TestStartsMeetADyingKeeper(t *testing.T) {
+	for name, zygote := range map[string]bool{"zygote": true, "spawn": false} {
+		t.Run(name, func(t *testing.T) {
+			r := forking(t, "", patience)
+			r.cfg.Zygote = zygote
+			for i := range 3 {
+				r.signal(r.keeperPID(), unix.SIGKILL)
+				r.end(r.start(t.Context(), fmt.Sprintf("worker_%d", i)))
+			}
+		})
+	}
+}
+
+// A zygote that is lost with its keeper while it loads the application says nothing of the application.
+func TestKeeperDiesWhileTheApplicationIsLoaded(t *testing.T) {
+	r := forking(t, "import os, time\nprint('loading', flush=True)\nwhile not os.path.exists('go'): time.sleep(0.01)\n", patience)
+	c := r.starting(t.Context(), "worker_1")
+	await(t, "it loads", func() bool { return strings.Contains(r.log.String(), "line=loading") })
+	r.signal(r.keeperPID(), unix.SIGKILL)
+	await(t, "it is loaded again", func() bool { return strings.Count(r.log.String(), "line=loading") == 2 })
+	if err := os.WriteFile(filepath.Join(r.dir, "go"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s := r.outcome(c)
+	if s.err != nil {
+		t.Fatal(s.err)
+	}
+	r.end(s.process)
+}
+
 // A zygote that does nothing any more is found out, however short the starts that ask it are.
 func TestStuckZygoteIsReplacedThoughStartsGiveUpBefore(t *testing.T) {
 	r := forking(t, "", patience)

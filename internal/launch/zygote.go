@@ -71,6 +71,7 @@ func newZygote(out *Output) *zygote {
 // run is the zygote's life: it returns when the process has ended. Cancelling ctx dismisses it.
 func (z *zygote) run(ctx context.Context, p *Processes, spec keeper.Spec, limit time.Duration) {
 	defer close(z.ended)
+	lost := false // with its keeper, which says nothing of the application
 	err := z.start(ctx, p, spec)
 	if err == nil {
 		dismiss := context.AfterFunc(ctx, z.dismiss)
@@ -84,6 +85,7 @@ func (z *zygote) run(ctx context.Context, p *Processes, spec keeper.Spec, limit 
 		if errors.Is(err, errZygoteEnded) {
 			err = fmt.Errorf("%w: %s", err, z.process.Exit())
 		}
+		lost = errors.Is(err, errZygoteEnded) && z.process.Exit().Lost
 		if expired {
 			err = fmt.Errorf("the application was not loaded within %s (start_timeout)", limit)
 		}
@@ -99,6 +101,9 @@ func (z *zygote) run(ctx context.Context, p *Processes, spec keeper.Spec, limit 
 	}
 	if !z.isKnown() {
 		z.failure = &startError{reason: err.Error(), output: z.out.Last()}
+		if lost {
+			z.failure = err
+		}
 		close(z.known)
 	}
 }
