@@ -85,9 +85,9 @@ func (p *Pool) retryAfterLocked() int64 {
 	return min(max(d.Milliseconds(), 10), 60_000)
 }
 
-// offerLocked sends the calls of f whose turn has come to workers, as far as slots are free, and else lets f wait in a ring.
+// offerLocked sends the calls of f whose turn has come to workers, as far as slots are free, and else lets f wait for its turn.
 func (p *Pool) offerLocked(f *Flow, batch *wire.Batch) {
-	for f.ring == nil && f.readyLocked() {
+	for f.turn.in == nil && f.readyLocked() {
 		c := f.head
 		if c.Local != nil {
 			p.runLocalLocked(c)
@@ -109,6 +109,7 @@ func (p *Pool) offerLocked(f *Flow, batch *wire.Batch) {
 			p.ensureLocked()
 			return
 		}
+		f.turn.left = 0 // it is not in contention
 		p.dispatchLocked(w, c, batch)
 	}
 }
@@ -141,7 +142,7 @@ func (p *Pool) workerForLocked(f *Flow) (*Worker, *wire.Error) {
 func (p *Pool) leastLoadedLocked() *Worker {
 	var best *Worker
 	for _, w := range p.workers {
-		if w.state != workerReady || w.freeLocked() == 0 {
+		if w.state != workerReady || w.freeLocked() <= 0 || !w.waiting.empty() { // those have the next turns there
 			continue
 		}
 		if best == nil || len(w.calls) < len(best.calls) || len(w.calls) == len(best.calls) && w.pins < best.pins {
@@ -154,14 +155,10 @@ func (p *Pool) leastLoadedLocked() *Worker {
 // fillLocked gives a worker's free slots to those that wait, pinned to it or not, in fair turns.
 func (p *Pool) fillLocked(w *Worker, batch *wire.Batch) {
 	for w.state == workerReady && w.freeLocked() > 0 {
-		f := next(&w.waiting, &p.waitingAny)
+		f := take(&w.waiting, &p.waitingAny, p.nextTurnLocked())
 		if f == nil {
 			return
 		}
-		f.ring.remove(f)
-		turn := p.nextTurnLocked()
-		w.waiting.toEnd(f.owner, turn)
-		p.waitingAny.toEnd(f.owner, turn)
 		if f.readyLocked() && f.head.Local == nil {
 			p.dispatchLocked(w, f.head, batch)
 		}

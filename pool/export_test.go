@@ -16,13 +16,13 @@ func (p *Pool) Books() string {
 	note("waiting", p.waiting)
 	note("timers", p.timers.Len())
 	note("shares", len(p.shares.count))
-	note("ring", len(p.waitingAny.byName))
+	note("turns", len(p.waitingAny.byOwner)+p.waitingAny.owners.Len())
 	note("to do", len(p.todo))
 	note("open", int(p.open.Load()))
 	for _, w := range p.workers {
 		note(w.id+", calls", len(w.calls))
 		note(w.id+", asks", len(w.asks))
-		note(w.id+", ring", len(w.waiting.byName))
+		note(w.id+", turns", len(w.waiting.byOwner)+w.waiting.owners.Len())
 		note(w.id+", pins", w.pins)
 	}
 	return s

@@ -17,10 +17,7 @@ type Flow struct {
 	readers    int  // read-only calls whose turn it is
 	writer     bool
 	pin        *Worker
-	ring       *ring // where it waits for a slot; nil where it has nothing to send
-	ringTurn   uint64
-	nextInRing *Flow
-	prevInRing *Flow
+	turn       flowTurn
 	dead       *wire.Error // what new calls are told; set by Close
 }
 
@@ -42,7 +39,14 @@ func (p *Pool) NewFlow(ownerName string, serial bool) *Flow {
 		p.owners[ownerName] = o
 	}
 	o.flows++
-	return &Flow{pool: p, owner: o, serial: serial}
+	return &Flow{pool: p, owner: o, serial: serial, turn: flowTurn{weight: 1}}
+}
+
+// SetWeight gives the flow n turns, 1 to 100, for each that a flow of weight 1 and the same owner has, where both wait for a slot. It has them one after the other.
+func (f *Flow) SetWeight(n int) {
+	f.pool.mu.Lock()
+	f.turn.weight = min(max(n, 1), maxWeight)
+	f.pool.mu.Unlock()
 }
 
 // Worker is the id of the worker that the flow is pinned to; empty where it is not.
@@ -171,15 +175,15 @@ func (f *Flow) pushLocked(c *Call, front bool) {
 	}
 }
 
-// dropLocked takes a call out that will not be sent. Where it was the one that the flow waited in a ring for, the flow leaves the ring,
+// dropLocked takes a call out that will not be sent. Where it was the one that the flow waited for a slot for, the flow leaves,
 // or waits in the same place for the next.
 func (f *Flow) dropLocked(c *Call) {
 	first := f.head == c
 	f.removeLocked(c)
 	switch {
-	case !first || f.ring == nil:
+	case !first || f.turn.in == nil:
 	case !f.readyLocked() || f.head.Local != nil:
-		f.ring.remove(f)
+		f.leave()
 	default:
 		f.pool.startCheckoutLocked(f.head)
 	}
@@ -202,6 +206,9 @@ func (f *Flow) removeLocked(c *Call) {
 		f.tail = c.prev
 	}
 	c.next, c.prev = nil, nil
+	if f.head == nil { // it saves nothing up
+		f.turn.left = 0
+	}
 }
 
 func (f *Flow) pinLocked(w *Worker) {

@@ -204,7 +204,7 @@ func (p *Pool) failWaitingLocked(err *wire.Error) {
 // moveWaitingLocked lets the flows that wait for a slot of w go elsewhere.
 func (p *Pool) moveWaitingLocked(w *Worker, batch *wire.Batch) {
 	for !w.waiting.empty() {
-		p.leavePinLocked(w.waiting.first.head, batch)
+		p.leavePinLocked(w.waiting.owners.First().flows.First(), batch)
 	}
 }
 

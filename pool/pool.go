@@ -28,8 +28,8 @@ type Pool struct {
 	methods    map[string]*Method
 	owners     map[string]*owner
 	lastTurn   uint64
-	waitingAny ring // flows that wait for a slot of any worker
-	waiting    int  // calls that wait, for a turn or for a slot
+	waitingAny turns // flows that wait for a slot of any worker
+	waiting    int   // calls that wait, for a turn or for a slot
 	shares     shares[*owner]
 	timers     heap.Heap[*Call]
 	clockAt    time.Time
@@ -56,7 +56,7 @@ func New(cfg Config) (*Pool, error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
 	}
-	p := &Pool{cfg: cfg, wake: make(chan struct{}, 1), stopped: make(chan struct{}), owners: make(map[string]*owner), changed: make(chan struct{}), timers: newTimers()}
+	p := &Pool{cfg: cfg, wake: make(chan struct{}, 1), stopped: make(chan struct{}), owners: make(map[string]*owner), changed: make(chan struct{}), timers: newTimers(), waitingAny: newTurns()}
 	p.life, p.kill = context.WithCancel(context.Background())
 	p.tasks.Go(p.runClock)
 	p.mu.Lock()

@@ -51,7 +51,7 @@ func (p *Pool) startLocked(overflow bool) {
 	w := &Worker{
 		pool: p, id: id, log: p.cfg.Log.With("worker_id", id), overflow: overflow, started: time.Now(), idle: time.Now(),
 		calls: make(map[uint64]*Call), requests: make(map[uint64]func(*wire.Frame, error)), asks: make(map[uint64]*Ask),
-		spread: drawSpread(), gone: make(chan struct{}),
+		waiting: newTurns(), spread: drawSpread(), gone: make(chan struct{}),
 	}
 	p.workers = append(p.workers, w)
 	p.starts++

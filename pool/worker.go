@@ -46,7 +46,7 @@ type Worker struct {
 	asks     map[uint64]*Ask                     // the worker's, that a client has to answer
 	lastID   uint64
 
-	waiting ring // flows that are pinned to it and wait for a slot
+	waiting turns // flows that are pinned to it and wait for a slot
 	pins    int
 
 	started  time.Time
@@ -334,9 +334,7 @@ func (p *Pool) againLocked(c *Call, batch *wire.Batch) {
 	c.setStateLocked(callQueued)
 	c.worker, c.turn, c.checkout = nil, time.Time{}, time.Time{}
 	p.timeLocked(c)
-	if f.ring != nil {
-		f.ring.remove(f)
-	}
+	f.leave()
 	f.pushLocked(c, true)
 	p.offerLocked(f, batch)
 }
