@@ -14,6 +14,7 @@ from dspex import wire
 from dspex.errors import InvalidParams
 
 from dspex_worker.calls import Call
+from dspex_worker.objects import SessionObject
 from dspex_worker.schema import Annotation, Check, Problems
 from dspex_worker.session import Session
 from dspex_worker.worker import Worker
@@ -181,6 +182,7 @@ class App:
         self.worker_stop_hooks: list[Callable[[], Any]] = []
         self.session_start_hooks: list[Callable[[Session], Any]] = []
         self.session_end_hooks: list[Callable[[Session], Any]] = []
+        self.session_objects: dict[str, SessionObject] = {}
         self.parts: list[Callable[[Worker], None]] = []  # what else has to know the worker
         self.kept_tasks: set[str] = set()
         self.spawn: Callable[[Coroutine[Any, Any, Any]], Any] | None = None  # set by the worker that serves the app
@@ -327,6 +329,18 @@ class App:
         """Run ``hook(session)`` when a session ends that this worker holds; it can read the state, not write."""
         self.session_end_hooks.append(hook)
         return hook
+
+    def session_object(self, name: str, *, load: Callable[[Any], Any], dump: Callable[[Any], Any]) -> None:
+        """Keep an object for each session, as ``session.objects[name]``, in the worker that the session is at.
+
+        ``load(value)`` makes it of what ``dump`` returned last, and of None where there is nothing yet.
+        ``dump(object)`` returns what MessagePack can hold, at the end of each call that asked for the object and may
+        write; what differs from the last time is committed with the call. Both are plain functions, and run on any
+        thread.
+        """
+        if name in self.session_objects:
+            raise ValueError(f"session object {name!r} is registered twice")
+        self.session_objects[name] = SessionObject(name, load, dump)
 
     def keep_task(self, name: str) -> None:
         """Let tasks of the coroutine function with this qualified name outlive the call that started them.

@@ -78,6 +78,7 @@ class Call:
         "app",
         "arguments",
         "asks",
+        "began",
         "cancelled_with",
         "deadline",
         "ended_by",
@@ -109,6 +110,9 @@ class Call:
         self.stream: Stream | None = None
         self.result: Any = None
         self.state = QUEUED
+        self.began = (
+            False  # code of the application's has run for it: what it did to the session's objects is not known
+        )
         self.cancelled_with: DspexError | None = None  # what a cancelled call is answered with
         self.ended_by = "queue"  # what stopped a cancelled call: queue, task or thread
         self.task: asyncio.Task[None] | None = None
@@ -122,6 +126,12 @@ class Call:
 
     def __repr__(self) -> str:
         return f"<Call {self.id} of {self.spec.name}>"
+
+    def begin(self, ended_by: str) -> None:
+        """Note that code of the application's runs from here on, and what a cancel will have stopped."""
+        self.state = RUNNING
+        self.began = True
+        self.ended_by = ended_by
 
     @property
     def method(self) -> str:

@@ -38,8 +38,8 @@ class Copies:
             raise stale(f"session {id!r} is wanted in version {version}; held: {held}")
         return copy
 
-    def restore(self, params: dict[str, Any]) -> None:
-        """Take one part of a state; it is in force with the last part. Raises DspexError."""
+    def restore(self, params: dict[str, Any]) -> Copy | None:
+        """Take one part of a state; it is in force with the last part, which returns it. Raises DspexError."""
         try:
             key, id, version = params["key"], params["session"], params["version"]
             part, parts = params.get("part", 1), params.get("parts", 1)
@@ -57,9 +57,11 @@ class Copies:
         for name, value in state.items():
             restore.entries[name] = wire.pack_value(value)
         restore.next_part += 1
-        if part == parts:
-            del self._restores[key]
-            self._held[key] = Copy(key, id, version, restore.entries)
+        if part != parts:
+            return None
+        del self._restores[key]
+        copy = self._held[key] = Copy(key, id, version, restore.entries)
+        return copy
 
     def drop(self, keys: list[int]) -> list[Copy]:
         """Forget sessions; returns the copies that were held."""

@@ -113,7 +113,7 @@ class PoolWorker(Peer):
             except DspexError as too_long:
                 error = too_long
         if error is not None or answer is None:
-            if copy is not None and call.ended_by != "queue":
+            if copy is not None and call.began:
                 copy.local = {}  # what a failed call did to these objects is not known
             self.fail(call.id, error or DspexError("the call ended without an answer"), call.meta())
             return
@@ -149,12 +149,20 @@ class PoolWorker(Peer):
         if request.method == "ping":
             self.respond(request.id, {})
         elif request.method == "session.restore":
-            self._copies.restore(request.params)
-            self.respond(request.id, {})
+            self._restore(request)
         elif request.method == "hello" and self._app is None:
             self._hello(request)
         else:
             raise UnknownMethod(f"there is no method {request.method!r}")
+
+    def _restore(self, request: wire.Request) -> None:
+        """Answer when the application's objects have been made: a worker that dies of them dies in the restore."""
+        copy = self._copies.restore(request.params)
+        made = None if copy is None else self.runtime.load_objects(copy)
+        if made is None:
+            self.respond(request.id, {})
+        else:
+            made.add_done_callback(lambda _: self.respond(request.id, {}))
 
     def _hello(self, request: wire.Request) -> None:
         """Load the application, here on the main thread, and have the rest of the start done beside pings."""

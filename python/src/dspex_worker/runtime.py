@@ -21,9 +21,10 @@ from dspex.errors import DspexError, ProgramError
 from dspex_worker import session as sessions
 from dspex_worker.app import App
 from dspex_worker.batch import Batch
-from dspex_worker.calls import ENDED, QUEUED, RUNNING, Call, CallCancelled, current, failure
+from dspex_worker.calls import ENDED, QUEUED, Call, CallCancelled, current, failure
 from dspex_worker.checkin import Tracking, check_in
-from dspex_worker.session import Changes, Session
+from dspex_worker.objects import PREFIX, load_all
+from dspex_worker.session import Changes, Copy, Session
 from dspex_worker.streams import Stream
 from dspex_worker.threads import Inbox, Threads
 
@@ -64,10 +65,12 @@ class Runtime:
 
     def start(self, call: Call) -> None:
         """Begin a call, in the order of the calls of this method."""
-        if call.first and self._app.session_start_hooks:
-            self._begin(call, self._start_session(call))
-        else:
-            self._launch[call.spec.way](call)
+        if call.session is not None:
+            sessions.register(call.session, self._app.session_objects)
+            if (call.first and self._app.session_start_hooks) or sessions.copy_of(call.session).loading is not None:
+                self._begin(call, self._prepare_session(call))
+                return
+        self._launch[call.spec.way](call)
 
     def stream(self, credit: int) -> Stream:
         """Return the credit of a new streaming call."""
@@ -132,6 +135,7 @@ class Runtime:
 
     async def run_end_hooks(self, session: Session) -> None:
         """Run the hooks on a session's end."""
+        sessions.register(session, self._app.session_objects)
         for hook in self._app.session_end_hooks:
             try:
                 if asyncio.iscoroutinefunction(hook):
@@ -144,7 +148,7 @@ class Runtime:
     # Inline methods.
 
     def _run_inline(self, call: Call) -> None:
-        call.state = RUNNING
+        call.begin("task")
         answer = error = changes = None
         try:
             answer, changes = self._base.copy().run(self._inline, call)
@@ -165,8 +169,7 @@ class Runtime:
         self._batch.expect()
 
     async def _run_task(self, call: Call) -> None:
-        call.state = RUNNING
-        call.ended_by = "task"
+        call.begin("task")
         answer = error = changes = None
         try:
             answer, changes = _finish(call, await call.spec.function(**call.arguments))
@@ -175,8 +178,7 @@ class Runtime:
         self._conclude(call, answer, error, changes)
 
     async def _run_task_stream(self, call: Call) -> None:
-        call.state = RUNNING
-        call.ended_by = "task"
+        call.begin("task")
         answer = error = changes = None
         try:
             generator = call.spec.function(**call.arguments)
@@ -204,18 +206,30 @@ class Runtime:
                 await asyncio.sleep(0)
                 since = time.monotonic()
 
-    async def _start_session(self, call: Call) -> None:
-        """Run the hooks on a session's start, then the call itself."""
-        call.state = RUNNING
-        call.ended_by = "task"
+    def load_objects(self, copy: Copy) -> asyncio.Future[None] | None:
+        """Make a restored session's objects on a thread; its calls wait for that. None: there are none."""
+        if not any(PREFIX + name in copy.entries for name in self._app.session_objects):
+            return None
+        work = functools.partial(load_all, copy, self._app.session_objects)
+        loading = copy.loading = self.spawn(self._in_thread(work))
+        loading.add_done_callback(lambda _: setattr(copy, "loading", None))
+        return loading
+
+    async def _prepare_session(self, call: Call) -> None:
+        """Wait for a session's objects, or run the hooks on its start, then the call itself."""
+        call.begin("task")
         assert call.session is not None
         try:
-            for hook in self._app.session_start_hooks:
+            if (loading := sessions.copy_of(call.session).loading) is not None:
+                await _to_its_end(loading)  # a cancel cannot stop it: the call is over when that is
+                if call.cancelled_with is not None:
+                    raise asyncio.CancelledError
+            for hook in self._app.session_start_hooks if call.first else ():
                 if asyncio.iscoroutinefunction(hook):
                     await hook(call.session)
                 else:
                     await self._run_hook_in_thread(call, hook)
-            if call.spec.read_only:
+            if call.first and call.spec.read_only:
                 sessions.freeze(call.session)
         except BaseException as caught:  # noqa: BLE001 - whatever a method raises is its call's answer
             self._conclude(call, None, failure(caught, self._tracebacks), None)
@@ -234,11 +248,7 @@ class Runtime:
             self._inbox.post(ended.set_result, outcome)
 
         self._threads.submit(job)
-        while not ended.done():  # a cancel interrupts the thread, which is waited for all the same
-            try:
-                await asyncio.shield(ended)
-            except asyncio.CancelledError:
-                continue
+        await _to_its_end(ended)  # a cancel interrupts the thread, which is waited for all the same
         _, error, _ = ended.result()
         if call.cancelled_with is not None:
             raise asyncio.CancelledError
@@ -273,8 +283,7 @@ class Runtime:
         with self._guard:
             if call.cancelled_with is not None:
                 return  # it was settled while it waited for a thread
-            call.state = RUNNING
-            call.ended_by = "thread"
+            call.begin("thread")
         outcome = self._interruptible(call, functools.partial(self._base.copy().run, body, call))
         self._inbox.post(self._conclude, call, *outcome)
 
@@ -375,6 +384,15 @@ def _finish(call: Call, result: Any) -> tuple[bytes, Changes | None]:
     """Pack what a method returned, and what it changed in its session. Raises NotSerializable."""
     answer = call.port.encode(call, result)
     return answer, None if call.session is None else sessions.changes(call.session)
+
+
+async def _to_its_end(future: asyncio.Future[Any]) -> None:
+    """Wait for a future, whatever is cancelled meanwhile."""
+    while not future.done():
+        try:
+            await asyncio.wait([future])
+        except asyncio.CancelledError:
+            continue
 
 
 def _raise_in_thread(ident: int) -> None:

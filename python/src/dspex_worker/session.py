@@ -6,11 +6,14 @@ to them is gone with it; what a call read is packed again at its end and compare
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from dspex import wire
+
+from dspex_worker.objects import NONE, PREFIX, Kinds, Objects
 
 RESERVED = "dspex."  # keys that only the DSPy application writes
 SECRET = "dspex.secret."  # keys of ``Session.secrets``: a restore brings all keys in one map, so the name must tell
@@ -28,7 +31,7 @@ class Changes:
 class Copy:
     """What this process holds of a session between calls."""
 
-    __slots__ = ("entries", "id", "key", "local", "version")
+    __slots__ = ("entries", "id", "key", "loading", "local", "version")
 
     def __init__(self, key: int, id: str, version: int = 0, entries: dict[str, bytes] | None = None) -> None:
         self.key = key
@@ -36,6 +39,7 @@ class Copy:
         self.version = version
         self.entries: dict[str, bytes] = {} if entries is None else entries
         self.local: dict[str, Any] = {}
+        self.loading: asyncio.Future[None] | None = None  # while its objects are made, after a restore
 
     def commit(self, changes: Changes, version: int) -> None:
         """Take over a call's changes."""
@@ -49,16 +53,18 @@ class Copy:
 class Session:
     """A session inside one call. Its mappings can be used during the call only.
 
-    ``state`` holds the application's own keys; ``reserved`` and ``secrets`` are the DSPy application's. ``local`` is
-    not state: objects kept beside this worker's copy, dropped with it, on a restore, and when a call on it failed.
+    ``state`` holds the application's own keys; ``reserved`` and ``secrets`` are the DSPy application's. ``objects`` has
+    what the application registered with ``app.session_object``, by name. ``local`` is not state: objects kept beside
+    this worker's copy, dropped with it, on a restore, and when a call on it failed.
     """
 
-    __slots__ = ("_copy", "_overlay", "_updater", "reserved", "secrets", "state")
+    __slots__ = ("_copy", "_overlay", "_updater", "objects", "reserved", "secrets", "state")
 
     def __init__(self, copy: Copy, read_only: bool = False) -> None:
         self._copy = copy
         self._overlay = overlay = Overlay(copy.entries, read_only)
         self._updater: Updater | None = None
+        self.objects = Objects(copy, overlay, NONE)
         self.state: MutableMapping[str, Any] = _View(overlay, "", RESERVED)
         self.reserved: MutableMapping[str, Any] = _View(overlay, RESERVED, SECRET)
         self.secrets: MutableMapping[str, Any] = _View(overlay, SECRET, None)
@@ -90,12 +96,18 @@ Updater = Callable[[Copy, dict[str, Any], list[str]], Awaitable[None]]
 
 
 def changes(session: Session) -> Changes | None:
-    """Return what the call changed so far, packed, or None; raise DspexError ``not_serializable``."""
+    """Return what the call changed so far, packed, or None.
+
+    Raises DspexError ``not_serializable``, SessionObjectError.
+    """
+    if not session._overlay.read_only:
+        session.objects.pack()
     return session._overlay.changes()
 
 
 def freeze(session: Session) -> None:
     """Let a read-only method read on, after its session's start hooks have written."""
+    session.objects.pack()
     session._overlay.freeze()
 
 
@@ -109,6 +121,11 @@ def copy_of(session: Session) -> Copy:
     return session._copy
 
 
+def register(session: Session, kinds: Kinds) -> None:
+    """Say which objects the application keeps for each session."""
+    session.objects = Objects(session._copy, session._overlay, kinds)
+
+
 def attach(session: Session, updater: Updater) -> None:
     """Say how ``session.update`` reaches the owner of the state."""
     session._updater = updater
@@ -117,18 +134,18 @@ def attach(session: Session, updater: Updater) -> None:
 class Overlay:
     """One call's reads and writes over the packed entries of a copy, which it never changes itself."""
 
-    __slots__ = ("_entries", "_frozen", "_read_only", "_removed", "_values", "open")
+    __slots__ = ("_entries", "_frozen", "_removed", "_values", "open", "read_only")
 
     def __init__(self, entries: dict[str, bytes], read_only: bool) -> None:
         self._entries = entries
-        self._read_only = read_only
+        self.read_only = read_only
         self._values: dict[str, Any] = {}  # what the call read or wrote
         self._removed: set[str] = set()
         self._frozen: Changes | None = None  # what was changed before the overlay became read-only
         self.open = True
 
     def get(self, key: str) -> Any:
-        self._check_open()
+        self.check_open()
         if key in self._values:
             return self._values[key]
         if key in self._removed:
@@ -138,6 +155,10 @@ class Overlay:
 
     def put(self, key: str, value: Any) -> None:
         self._check_writable()
+        self.note(key, value)
+
+    def note(self, key: str, value: Any) -> None:
+        """Take what an object was packed into."""
         self._removed.discard(key)
         self._values[key] = value
 
@@ -152,13 +173,13 @@ class Overlay:
         return key in self._values or (key in self._entries and key not in self._removed)
 
     def present(self) -> list[str]:
-        self._check_open()
+        self.check_open()
         kept = [key for key in self._entries if key not in self._removed]
         return kept + [key for key in self._values if key not in self._entries]
 
     def freeze(self) -> None:
         self._frozen = self.changes()
-        self._read_only = True
+        self.read_only = True
 
     def changes(self) -> Changes | None:
         if not self._values and not self._removed:
@@ -166,26 +187,35 @@ class Overlay:
         found = Changes({}, [key for key in self._removed if key in self._entries], {})
         for key, value in self._values.items():
             secret = key.startswith(SECRET)
-            packed = wire.pack_value(value, "session secret" if secret else f"session.state[{key!r}]")
+            packed = wire.pack_value(value, _place(key))
             if packed != self._entries.get(key):
                 (found.secrets if secret else found.set)[key] = packed
         if not (found.set or found.delete or found.secrets):
             return None
-        if self._read_only and found != self._frozen:
+        if self.read_only and found != self._frozen:
             key = next(iter([*found.set, *found.delete, *found.secrets]))
             raise RuntimeError(f"a read-only method changed the value of {key!r} in the session's state in place")
         return found
 
-    def _check_open(self) -> None:
+    def check_open(self) -> None:
         if not self.open:
             raise RuntimeError(
                 "a session's state can be used during its call only; background tasks change it with session.update()"
             )
 
     def _check_writable(self) -> None:
-        self._check_open()
-        if self._read_only:
+        self.check_open()
+        if self.read_only:
             raise RuntimeError("this method is declared read_only: it cannot write to the session")
+
+
+def _place(key: str) -> str:
+    """What a value is called in an error."""
+    if key.startswith(SECRET):
+        return "session secret"
+    if key.startswith(PREFIX):
+        return f"session.objects[{key.removeprefix(PREFIX)!r}]"
+    return f"session.state[{key!r}]"
 
 
 class _View(MutableMapping[str, Any]):

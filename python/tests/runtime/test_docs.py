@@ -52,6 +52,15 @@ def test_sessions(worker: Forked) -> None:
     assert worker.call("recall", {**session, "version": 1}, key="k") == [1]
 
 
+def test_objects_of_a_session(worker: Forked) -> None:
+    session = {"session": "s", "key": 1}
+    assert worker.call("say", {**session, "version": 0, "next": 1}, text="to be or not to be")["be"] == 2
+    said = worker.changes[-1].changes["set"]
+    assert said == {"dspex.object.chat": ["to be or not to be"]}
+    worker.call("session.restore", None, **session, version=9, state=said, secrets={}, part=1, parts=1)
+    assert worker.call("say", {**session, "version": 9, "next": 10}, text="be")["be"] == 3
+
+
 def test_a_workers_life(application: Path) -> None:
     zygote = Zygote("page:shop", cwd=application)
     worker = zygote.fork().ready(worker="worker_3")

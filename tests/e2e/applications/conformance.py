@@ -152,6 +152,18 @@ def put(key: str, value: Any, session: Session) -> int:
     return len(session.state)
 
 
+app.session_object("list", load=lambda value: value or [], dump=lambda made: made)
+
+
+@app.method
+def push(value: Any, session: Session, fail: bool = False) -> list[Any]:
+    session.objects["list"].append(value)
+    if fail:
+        raise Refused("after the change")
+    made: list[Any] = session.objects["list"]
+    return made
+
+
 @app.method
 async def append(key: str, value: Any, session: Session) -> int:
     session.state.setdefault(key, []).append(value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,22 @@ def count(path: str, session: Session) -> int:
     session.state["count"] = total
     note(path)
     return total
+
+
+class Chat:
+    def __init__(self, said: list[str] | None) -> None:
+        self.said = said or []
+        if "die" in self.said:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+app.session_object("chat", load=Chat, dump=lambda chat: chat.said)
+
+
+@app.method
+def say(text: str, session: Session) -> tuple[int, list[str]]:
+    session.objects["chat"].said.append(text)
+    return os.getpid(), session.objects["chat"].said
 
 
 @app.method(inline=True)

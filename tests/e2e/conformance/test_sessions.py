@@ -139,6 +139,22 @@ def test_readers_run_beside_each_other_and_writers_wait(server: Server) -> None:
     connection.call("session.end", session="readers")
 
 
+def test_objects_live_with_their_session(server: Server) -> None:
+    client = server.client()
+    with client.create_session() as session, client.create_session() as other:
+        assert session.call("push", {"value": 1}) == [1]
+        assert session.call("push", {"value": 2}) == [1, 2]
+        with pytest.raises(ProgramError):
+            session.call("push", {"value": 3, "fail": True})
+        assert session.call("push", {"value": 4}) == [1, 2, 4]
+        assert other.call("push", {"value": 5}) == [5]
+        assert session.state() == {"begun": 1}  # they are not to be seen in the state
+        before = session.info()["version"]
+        session.update({"x": 1})
+        assert session.call("push", {"value": 6}) == [1, 2, 4, 6]
+        assert session.info()["version"] > before
+
+
 def test_other_sessions_do_not_wait(server: Server) -> None:
     connection = server.raw()
     sessions = [server.client().create_session() for _ in range(3)]

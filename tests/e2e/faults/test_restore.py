@@ -59,7 +59,8 @@ def worker_of(client: Client, method: str) -> int:
         return next((c["worker"] for c in calls if c["method"] == method and c["state"] == "running"), "")
 
     name = until(find, f"{method} runs")
-    return next(w["pid"] for w in client.call("sidecar.workers")["workers"] if w["worker"] == name)
+    pid: int = next(w["pid"] for w in client.call("sidecar.workers")["workers"] if w["worker"] == name)
+    return pid
 
 
 def pids(path: Path) -> list[int]:
@@ -126,3 +127,11 @@ def test_what_is_run_again_counts_once(client: Client, tmp_path: Path) -> None:
         let_go(path)
         assert call.result(20) == 1
         assert session.call("kept") == {"count": 1}
+
+
+def test_an_applications_objects_move(client: Client) -> None:
+    with client.create_session() as session:
+        pid, _ = session.call("say", {"text": "a"})
+        os.kill(pid, signal.SIGKILL)
+        after, said = session.call("say", {"text": "b"}, retry="safe")
+        assert (after != pid, said) == (True, ["a", "b"])

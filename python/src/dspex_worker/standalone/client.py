@@ -145,6 +145,7 @@ class Client(Peer):
                 self._commit(record, call, error is None, changes)
             except DspexError as refused:
                 error = refused
+                record.copy.local = {}  # made of what is not in force
         if not ticket.answered:
             if error is None and answer is None:
                 error = InternalError("the call ended without an answer")
@@ -175,7 +176,7 @@ class Client(Peer):
     def _commit(self, record: Record, call: Call, succeeded: bool, changes: Changes | None) -> None:
         """Have a call's changes in force. Raises DspexError where they cannot be."""
         if not succeeded:
-            if call.ended_by != "queue":
+            if call.began:
                 record.copy.local = {}  # what a failed call did to these objects is not known
             return
         if record.ended:
