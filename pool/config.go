@@ -32,6 +32,7 @@ type Settings struct {
 	Concurrency     int // slots of a worker
 	CheckoutTimeout time.Duration
 	QueueLimit      int
+	MaxInFlight     int // calls of one serial flow that wait or have their turn; zero: no limit
 	Lazy            bool
 	HealthInterval  time.Duration
 	HealthTimeout   time.Duration
@@ -100,8 +101,8 @@ func (c *Config) check() error {
 	switch {
 	case c.Name == "" || c.Starter == nil || c.Hello == nil:
 		return errors.New("pool: name, starter and hello are needed")
-	case s.Size < 1 || s.MaxOverflow < 0 || s.Concurrency < 1 || s.QueueLimit < 0:
-		return fmt.Errorf("pool %s: size, max_overflow, concurrency or queue_limit out of range", c.Name)
+	case s.Size < 1 || s.MaxOverflow < 0 || s.Concurrency < 1 || s.QueueLimit < 0 || s.MaxInFlight < 0:
+		return fmt.Errorf("pool %s: size, max_overflow, concurrency, queue_limit or max_in_flight out of range", c.Name)
 	case min(s.CheckoutTimeout, s.HealthInterval, s.HealthTimeout, s.StartTimeout, s.CancelGrace, s.SoftWait, s.OverflowIdle, s.RecycleAge) < 0:
 		return fmt.Errorf("pool %s: a time limit is out of range", c.Name)
 	case s.RecycleCalls < 0 || s.RecycleMemory < 0 || s.MemoryLimit < 0:

@@ -50,6 +50,10 @@ func (p *Pool) refuseLocked(f *Flow, c *Call) *wire.Error {
 	case !c.Deadline.IsZero() && !c.queued.Before(c.Deadline):
 		return wire.Errorf(wire.CodeDeadlineExceeded, "the deadline had passed when the call came").With("ended_by", "queue")
 	}
+	if most := p.cfg.Settings.MaxInFlight; most > 0 && f.serial && f.inFlightLocked() >= most {
+		return wire.Errorf(wire.CodeQueueFull, "%d calls of this session are in flight, the most that sessions.max_in_flight allows", most).
+			With("limit", most).With("setting", "sessions.max_in_flight").With("retry_after_ms", retryAfter(p.runTime))
+	}
 	return nil
 }
 
@@ -82,8 +86,11 @@ func (p *Pool) retryAfterLocked() int64 {
 		}
 	}
 	d := p.runTime * time.Duration(p.waiting+1) / time.Duration(max(slots, 1))
-	return min(max(d.Milliseconds(), 10), 60_000)
+	return retryAfter(d)
 }
+
+// retryAfter is d in milliseconds, neither so short that clients come back at once nor so long that they do not.
+func retryAfter(d time.Duration) int64 { return min(max(d.Milliseconds(), 10), 60_000) }
 
 // offerLocked sends the calls of f whose turn has come to workers, as far as slots are free, and else lets f wait for its turn.
 func (p *Pool) offerLocked(f *Flow, batch *wire.Batch) {

@@ -63,7 +63,19 @@ func (f *Flow) Worker() string {
 func (f *Flow) Waiting() (waiting int, running bool) {
 	f.pool.mu.Lock()
 	defer f.pool.mu.Unlock()
-	return f.waiting, f.writer || f.readers > 0
+	return f.waiting, f.busyLocked()
+}
+
+// busyLocked says whether a call has the turn in a serial flow.
+func (f *Flow) busyLocked() bool { return f.writer || f.readers > 0 }
+
+// inFlightLocked counts the calls of a serial flow that wait or have their turn.
+func (f *Flow) inFlightLocked() int {
+	n := f.waiting + f.readers
+	if f.writer {
+		n++
+	}
+	return n
 }
 
 // Close settles the calls that wait in the flow with reason, stops those that run, and refuses new ones.
@@ -149,7 +161,7 @@ func (f *Flow) readyLocked() bool {
 	switch {
 	case f.head == nil:
 		return false
-	case !f.serial || !f.writer && f.readers == 0:
+	case !f.serial || !f.busyLocked():
 		return true
 	default:
 		m := f.pool.methods[string(f.head.Method)]
