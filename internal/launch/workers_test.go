@@ -150,7 +150,11 @@ func (r *rig) signal(pid int, s unix.Signal) {
 	}
 }
 
-func (r *rig) keeperPID() int { return r.processes.client.PID() }
+func (r *rig) keeperPID() int {
+	r.processes.mu.Lock()
+	defer r.processes.mu.Unlock()
+	return r.processes.client.PID()
+}
 
 func (r *rig) start(ctx context.Context, id string) pool.Process {
 	r.t.Helper()
