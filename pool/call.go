@@ -36,6 +36,7 @@ type Call struct {
 	checkout time.Time // when waiting for a slot ends; zero while it waits for its turn
 	settleBy time.Time // a stopping call is settled then, whether the worker has answered or not
 	killBy   time.Time // a stopping call's worker is killed then
+	stopped  time.Time // told to stop
 	why      *wire.Error
 	told     bool // settled
 	touched  bool // the client has seen or answered something of it: it is not run again

@@ -27,10 +27,10 @@ func (p *Pool) condemnLocked(w *Worker, why string, grace time.Duration, batch *
 		return
 	}
 	w.why, w.quiet = why, make(chan struct{})
-	if grace < reportWait { // how the calls that were told to stop ended will be known soon
+	if grace <= p.cfg.Settings.StopReport { // how the calls that were told to stop ended will be known soon
 		for _, c := range w.calls {
 			if c.state == callStopping && !c.told {
-				c.settleBy = time.Now().Add(grace + stacksWait + exitWait + reportWait)
+				c.settleBy = time.Now().Add(endKnownAfter(grace))
 				p.timeLocked(c)
 			}
 		}
@@ -40,6 +40,11 @@ func (p *Pool) condemnLocked(w *Worker, why string, grace time.Duration, batch *
 	p.ensureLocked()
 	p.changedLocked()
 	p.tasks.Go(func() { p.execute(w, why, grace) })
+}
+
+// endKnownAfter is when at the latest the end of a worker is known that is condemned now, if the machine has time for it.
+func endKnownAfter(grace time.Duration) time.Duration {
+	return grace + stacksWait + exitWait + 50*time.Millisecond
 }
 
 // execute kills a condemned worker when its time has come, after it was asked for its stacks.
@@ -89,7 +94,11 @@ func (w *Worker) askStacks() string {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), stacksWait)
 	defer cancel()
-	stacks := strings.Join(dumper.Stacks(ctx), "\n")
+	return cutStacks(strings.Join(dumper.Stacks(ctx), "\n"))
+}
+
+// cutStacks keeps what goes into an error.
+func cutStacks(stacks string) string {
 	if len(stacks) > stacksMost {
 		stacks = strings.ToValidUTF8(stacks[:stacksMost], "") + "\n…"
 	}

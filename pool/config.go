@@ -38,6 +38,7 @@ type Settings struct {
 	HealthTimeout   time.Duration
 	StartTimeout    time.Duration
 	CancelGrace     time.Duration // from a cancel until the worker of a call that goes on is killed
+	StopReport      time.Duration // from a cancel until the client is told, though the call goes on; from CancelGrace on: when it has ended
 	Pinning         Pinning
 	SoftWait        time.Duration
 	MaxFrame        int
@@ -92,8 +93,10 @@ type Examiner interface {
 // Dumper is a Process that can say where it is.
 type Dumper interface {
 	// Stacks has the process print the stack of each of its threads, and returns the lines of that: when all is there, or
-	// what there is when ctx is done. A process that cannot do it may end.
+	// what there is when ctx is done. A process that cannot do it may end, and one whose threads run Python may crash.
 	Stacks(ctx context.Context) []string
+	// LiveStacks does likewise, and does no process harm; nil where one cannot do it.
+	LiveStacks(ctx context.Context) []string
 }
 
 func (c *Config) check() error {
@@ -103,7 +106,7 @@ func (c *Config) check() error {
 		return errors.New("pool: name, starter and hello are needed")
 	case s.Size < 1 || s.MaxOverflow < 0 || s.Concurrency < 1 || s.QueueLimit < 0 || s.MaxInFlight < 0:
 		return fmt.Errorf("pool %s: size, max_overflow, concurrency, queue_limit or max_in_flight out of range", c.Name)
-	case min(s.CheckoutTimeout, s.HealthInterval, s.HealthTimeout, s.StartTimeout, s.CancelGrace, s.SoftWait, s.OverflowIdle, s.RecycleAge) < 0:
+	case min(s.CheckoutTimeout, s.HealthInterval, s.HealthTimeout, s.StartTimeout, s.CancelGrace, s.StopReport, s.SoftWait, s.OverflowIdle, s.RecycleAge) < 0:
 		return fmt.Errorf("pool %s: a time limit is out of range", c.Name)
 	case s.RecycleCalls < 0 || s.RecycleMemory < 0 || s.MemoryLimit < 0:
 		return fmt.Errorf("pool %s: recycle_calls, recycle_memory or memory_limit out of range", c.Name)
@@ -120,5 +123,6 @@ func (c *Config) check() error {
 	s.HealthTimeout = cmp.Or(s.HealthTimeout, 10*time.Second)
 	s.SampleEvery = cmp.Or(s.SampleEvery, time.Second)
 	s.StartTimeout = cmp.Or(s.StartTimeout, time.Minute)
+	s.StopReport = cmp.Or(s.StopReport, 50*time.Millisecond)
 	return nil
 }

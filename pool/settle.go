@@ -6,10 +6,6 @@ import (
 	"github.com/dspex/dspex-sidecar/wire"
 )
 
-// reportWait is how long a call that has been told to stop is waited for before its client is answered, so that the answer can say
-// how the call ended.
-const reportWait = 50 * time.Millisecond
-
 // Cancel stops a call: err is what its client is told. A call that has been settled is not touched, and one that is being stopped
 // already, its deadline having passed say, keeps the reason that it was stopped for and the time that it has to stop.
 func (p *Pool) Cancel(batch *wire.Batch, c *Call, err *wire.Error) {
@@ -34,13 +30,24 @@ func (p *Pool) stopLocked(c *Call, why *wire.Error, atOnce bool, batch *wire.Bat
 	c.setStateLocked(callStopping)
 	c.why = why
 	now := time.Now()
-	c.settleBy, c.killBy = now.Add(reportWait), now.Add(p.cfg.Settings.CancelGrace)
+	c.stopped, c.killBy = now, now.Add(p.cfg.Settings.CancelGrace)
+	c.settleBy = now.Add(p.stopReport())
 	var scratch [64]byte
 	c.worker.outbox.Append(batch, wire.AppendCancel(scratch[:0], c.id, string(why.Code)), nil, false)
 	if atOnce {
 		p.settleLocked(c, why)
 	}
 	p.timeLocked(c)
+}
+
+// stopReport is how long after a stop the client waits for the step that ends the call. Where that is to be the last one, the others in the
+// worker have their grace time before it.
+func (p *Pool) stopReport() time.Duration {
+	s := &p.cfg.Settings
+	if s.StopReport < s.CancelGrace {
+		return s.StopReport
+	}
+	return s.CancelGrace + endKnownAfter(s.CancelGrace)
 }
 
 // Grant passes credit for a stream on to the worker that runs it. What is granted before goes with the request.
@@ -119,6 +126,7 @@ func (p *Pool) loseLocked(c *Call, w *Worker, reason string) {
 		With("worker", w.id).With("reason", reason).With("maybe_executed", true)
 	if c.state == callStopping {
 		err = c.why.With("ended_by", "kill")
+		p.noteStopLocked(c, w, "kill")
 	}
 	if w.stacks != "" {
 		err = err.With("stacks", w.stacks)
@@ -133,9 +141,21 @@ func (p *Pool) finishStoppedLocked(c *Call, r *Result) {
 	if r.Err != nil && r.Err.Details["ended_by"] != nil {
 		endedBy = r.Err.Details["ended_by"]
 	}
+	p.noteStopLocked(c, c.worker, endedBy)
 	out := Result{Err: c.why.With("ended_by", endedBy), Meta: r.Meta}
 	out.Meta.App, out.Meta.Usage = nil, nil // borrowed
 	p.finishLocked(c, &out)
+}
+
+// noteStopLocked has the log say what ended a call whose client was answered before that.
+func (p *Pool) noteStopLocked(c *Call, w *Worker, endedBy any) {
+	if !c.told {
+		return
+	}
+	after := time.Since(c.stopped).Milliseconds()
+	p.todo = append(p.todo, func(*wire.Batch) {
+		w.log.Warn("a call that went on after its stop has ended", "request_id", c.id, "method", c.method.Name, "ended_by", endedBy, "after_ms", after)
+	})
 }
 
 // metaAt is what the sidecar knows of a call's time at a worker that has not answered.

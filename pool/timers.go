@@ -94,7 +94,7 @@ func (p *Pool) dueLocked(c *Call, now time.Time, batch *wire.Batch) {
 		c.killBy = time.Time{}
 		p.condemnLocked(c.worker, "a call went on for "+p.cfg.Settings.CancelGrace.String()+" after it was told to stop", p.cfg.Settings.CancelGrace, batch)
 	case c.state == callStopping:
-		p.settleLocked(c, c.why.With("ended_by", "pending"))
+		p.reportLocked(c)
 	case passed(c.Deadline):
 		p.expireLocked(c, batch)
 	default:

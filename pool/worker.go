@@ -65,8 +65,13 @@ type Worker struct {
 	why      string        // why it is made to end
 	stacks   string        // where it was when it was killed
 	told     bool          // it was asked to end: what is written to it now breaks its channel, and cuts its stop hooks off
-	quiet    chan struct{} // closed when a condemned worker has only calls left that were told to stop
-	gone     chan struct{} // closed when it is dead
+
+	unreported []*Call  // of which the client is to be told that they go on
+	reporting  bool     // somebody does that
+	inquiry    *inquiry // the last one; of who reports
+
+	quiet chan struct{} // closed when a condemned worker has only calls left that were told to stop
+	gone  chan struct{} // closed when it is dead
 }
 
 func (w *Worker) setStateLocked(to workerState) {

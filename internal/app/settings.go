@@ -32,7 +32,7 @@ func poolSettings(cfg *config.Config) pool.Settings {
 	return pool.Settings{
 		Size: p.Size.N, MaxOverflow: p.MaxOverflow.N, OverflowIdle: p.OverflowIdle, Concurrency: p.Concurrency,
 		CheckoutTimeout: p.CheckoutTimeout, QueueLimit: p.QueueLimit, Lazy: p.Lazy, HealthInterval: p.HealthCheckInterval,
-		HealthTimeout: p.HealthCheckTimeout, StartTimeout: p.StartTimeout, CancelGrace: p.CancelGrace,
+		HealthTimeout: p.HealthCheckTimeout, StartTimeout: p.StartTimeout, CancelGrace: p.CancelGrace, StopReport: p.StopReport,
 		RecycleCalls: p.RecycleCalls, RecycleAge: p.RecycleAge, RecycleMemory: int64(p.RecycleMemory), MemoryLimit: int64(p.MemoryLimit),
 		Pinning: pool.Pinning(s.Pinning), SoftWait: s.SoftWait,
 		// The sidecar's head is longer than the client's: a frame that it took in has to fit.

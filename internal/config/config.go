@@ -79,6 +79,7 @@ type Pool struct {
 	StartTimeout        time.Duration
 	ShutdownTimeout     time.Duration
 	CancelGrace         time.Duration
+	StopReport          time.Duration
 	StreamStall         time.Duration
 	RecycleCalls        int           // 0: never
 	RecycleAge          time.Duration // likewise

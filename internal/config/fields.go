@@ -140,6 +140,9 @@ func poolLimitFields() []field {
 		setting("pools.default.cancel_grace", `"5s"`, "", Live,
 			"After a cancel or deadline, a call that runs on for so long gets its worker killed.",
 			in(duration(0), func(c *Config) *time.Duration { return &p(c).CancelGrace })),
+		setting("pools.default.stop_report", `"50ms"`, "", Live,
+			"After a cancel or deadline, the answer waits so long for the call's end; from cancel_grace on it waits for it.",
+			in(duration(short), func(c *Config) *time.Duration { return &p(c).StopReport })),
 		setting("pools.default.stream_stall", `"30s"`, "", Live, "A stream whose client gives no credit for so long is cancelled.",
 			in(duration(short), func(c *Config) *time.Duration { return &p(c).StreamStall })),
 	}

@@ -55,7 +55,7 @@ func TestDefaults(t *testing.T) {
 		Python: "python3", Size: Size{"8", 8}, MaxOverflow: Size{"4", 4}, OverflowIdle: time.Minute, Concurrency: 64,
 		CheckoutTimeout: 5 * time.Second, QueueLimit: 4096, Start: "zygote", HealthCheckInterval: 30 * time.Second,
 		HealthCheckTimeout: 10 * time.Second, StartTimeout: time.Minute, ShutdownTimeout: 30 * time.Second,
-		CancelGrace: 5 * time.Second, StreamStall: 30 * time.Second, PassEnv: c.Pool.PassEnv, Env: map[string]Secret{},
+		CancelGrace: 5 * time.Second, StopReport: 50 * time.Millisecond, StreamStall: 30 * time.Second, PassEnv: c.Pool.PassEnv, Env: map[string]Secret{},
 	}
 	if !reflect.DeepEqual(c.Pool, wantPool) {
 		t.Errorf("pool: %+v", c.Pool)

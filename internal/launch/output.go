@@ -27,10 +27,10 @@ type Output struct {
 	log     *slog.Logger
 	readers sync.WaitGroup
 
-	mu       sync.Mutex // guards what follows
-	lines    []string
-	ends     []*os.File
-	listener chan<- string // wants standard error, too
+	mu        sync.Mutex // guards what follows
+	lines     []string
+	ends      []*os.File
+	listeners []chan<- string // want standard error, too
 }
 
 // NewOutput logs to log, which says whose output it is.
@@ -103,10 +103,12 @@ func (o *Output) add(line, stream string) {
 		o.lines = o.lines[1:]
 	}
 	o.lines = append(o.lines, line)
-	if o.listener != nil && stream == "stderr" {
-		select {
-		case o.listener <- line:
-		default:
+	if stream == "stderr" {
+		for _, listener := range o.listeners {
+			select {
+			case listener <- line:
+			default:
+			}
 		}
 	}
 	o.mu.Unlock()

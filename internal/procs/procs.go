@@ -125,6 +125,23 @@ func ReadUsage(pid int) (Usage, error) {
 	}, failed
 }
 
+// Blocks says whether a process's main thread blocks a signal: it is held back, or taken by a thread that waits for it. Errors are as
+// ReadOne's.
+func Blocks(pid int, signal syscall.Signal) (bool, error) {
+	path := "/proc/" + strconv.Itoa(pid) + "/status"
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return false, err
+	}
+	_, mask, _ := bytes.Cut(text, []byte("\nSigBlk:\t"))
+	mask, _, _ = bytes.Cut(mask, []byte("\n"))
+	blocked, err := strconv.ParseUint(string(mask), 16, 64)
+	if err != nil {
+		return false, fmt.Errorf("%s: %w", path, err)
+	}
+	return blocked>>(uint(signal)-1)&1 == 1, nil
+}
+
 // parseStat reads a line of proc(5) /proc/PID/stat. The name in it may hold spaces and parentheses, so the fields
 // are counted from the last ')'.
 func parseStat(line []byte) (Proc, error) {

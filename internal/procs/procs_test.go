@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"runtime"
 	"slices"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -145,5 +146,34 @@ func TestReadUsage(t *testing.T) {
 	runtime.KeepAlive(held)
 	if _, err := ReadUsage(1 << 30); !errors.Is(err, unix.ENOENT) {
 		t.Errorf("a process that is not there: %v", err)
+	}
+}
+
+func TestBlocks(t *testing.T) {
+	for command, want := range map[string]bool{
+		"sigmask({50}); ready": true, "sigmask({10}); ready": false, "sigmask({49, 51, 64}); ready": false, "sigmask(range(1, 65)); ready": true,
+	} {
+		program := "import signal, time; sigmask = lambda s: signal.pthread_sigmask(signal.SIG_BLOCK, s)\n" +
+			strings.ReplaceAll(command, "ready", "print('ready', flush=True); time.sleep(1000)")
+		c := exec.Command("python3", "-I", "-S", "-c", program)
+		out, err := c.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Start(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := out.Read(make([]byte, 6)); err != nil {
+			t.Fatal(err)
+		}
+		got, err := Blocks(c.Process.Pid, 50)
+		_ = c.Process.Kill() // it sleeps
+		_ = c.Wait()         // killed
+		if err != nil || got != want {
+			t.Errorf("%s: %v, %v", command, got, err)
+		}
+	}
+	if _, err := Blocks(1<<22+1, 50); !errors.Is(err, unix.ENOENT) {
+		t.Errorf("no such process: %v", err)
 	}
 }

@@ -33,7 +33,7 @@ func (m Method) With(key string, value any) Method {
 	return out
 }
 
-// Starter is a pool.Starter. Handle is called in a goroutine of each worker, for every frame but hello and ping. Of the other functions
+// Starter is a pool.Starter. Handle is called in a goroutine of each worker, for every frame but hello, ping and sidecar.stacks. Of the other functions
 // any may be nil.
 type Starter struct {
 	TB      testing.TB
@@ -47,6 +47,10 @@ type Starter struct {
 	Ping func(w *Worker, m wiretest.Message)
 	// Stacks is what a worker prints when it is asked where it is.
 	Stacks func(ctx context.Context, w *Worker) []string
+	// Live is what it prints when it is asked and goes on.
+	Live func(ctx context.Context, w *Worker) []string
+	// Where answers the question where calls are, which others refuse.
+	Where func(w *Worker, m wiretest.Message)
 	// Vitals are what the kernel would say of a worker.
 	Vitals func(w *Worker) pool.Vitals
 	// Deaf workers live on when their channel ends: only Kill and Die end them.
@@ -121,6 +125,10 @@ func (s *Starter) Start(_ context.Context, id string) (pool.Process, error) {
 			s.Ping(w, m)
 		case m.Method == "ping":
 			w.Answer(m, map[string]any{})
+		case m.Method == "sidecar.stacks" && s.Where != nil:
+			s.Where(w, m)
+		case m.Method == "sidecar.stacks":
+			w.Refuse(m, wire.Errorf(wire.CodeUnknownMethod, "no such method"))
 		default:
 			s.Handle(w, m)
 		}
@@ -226,6 +234,14 @@ func (w *Worker) Stacks(ctx context.Context) []string {
 		return nil
 	}
 	return w.starter.Stacks(ctx, w)
+}
+
+// LiveStacks is what the starter's Live says.
+func (w *Worker) LiveStacks(ctx context.Context) []string {
+	if w.starter.Live == nil {
+		return nil
+	}
+	return w.starter.Live(ctx, w)
 }
 
 // Vitals is what the starter's Vitals says.

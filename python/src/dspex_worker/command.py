@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
-from dspex_worker import loading, loop, pool_worker, zygote
+from dspex_worker import loading, loop, pool_worker, stacks, zygote
 from dspex_worker.app import App
 from dspex_worker.output import mark_output
 from dspex_worker.threads import CALL_THREAD
@@ -32,6 +32,7 @@ def main(arguments: Sequence[str] | None = None, program: str = "python -m dspex
     options = parser.parse_args(arguments)
     if options.mode != "standalone":
         mark_output()
+        stacks.hold_signal()
     _prepare_output(options.log_level)
     try:
         if options.mode == "pool-worker":

@@ -15,7 +15,7 @@ from typing import Any
 from dspex import wire
 from dspex.errors import Cancelled, DspexError, UnknownMethod
 
-from dspex_worker import loading
+from dspex_worker import loading, stacks
 from dspex_worker.app import App, Method
 from dspex_worker.batch import Batch
 from dspex_worker.calls import Call
@@ -34,6 +34,7 @@ async def serve(load: Callable[[], App], sock: socket.socket, worker_id: str) ->
     """Serve the sidecar at the other end of ``sock`` until it ends the channel; return the exit code."""
     faulthandler.enable()
     faulthandler.register(signal.SIGUSR1, all_threads=True)  # says where each thread is, even with the GIL held
+    stacks.answer_signal()
     worker = PoolWorker(load, sock, worker_id)
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, worker.channel.close)
@@ -148,6 +149,9 @@ class PoolWorker(Peer):
     def _control(self, request: wire.Request) -> None:
         if request.method == "ping":
             self.respond(request.id, {})
+        elif request.method == "sidecar.stacks":
+            ids: list[int] = request.params.get("calls", [])
+            self.respond(request.id, {"stacks": stacks.of_calls(map(self.calls.get, ids))})
         elif request.method == "session.restore":
             self._restore(request)
         elif request.method == "hello" and self._app is None:

@@ -110,6 +110,12 @@ def block(marker: str) -> None:
     ctypes.CDLL(None).system(f"echo began > {marker}; exec sleep 3600".encode())
 
 
+@app.method
+async def block_loop(marker: str) -> None:
+    """What should have been a sync method: no other call of its worker goes on meanwhile."""
+    block(marker)
+
+
 # What ends the process.
 
 

@@ -120,6 +120,10 @@ def test_what_runs_beside_a_method_that_does_not_let_go(server: Server, tmp_path
     error = error_of(connection, 50)
     assert error["code"] == "cancelled"
     assert error["details"]["ended_by"] in ("pending", "kill")
+    if error["details"]["ended_by"] == "pending":
+        assert "in block" in error["details"]["stacks"]
+        assert 0 <= error["details"]["kill_in_ms"] <= 500
+        server.logged('"ended_by":"kill"')
     assert len({running[id] for id in ids}) == 2
     for id in ids:
         response = connection.response(id)
@@ -130,6 +134,30 @@ def test_what_runs_beside_a_method_that_does_not_let_go(server: Server, tmp_path
         assert (response.error["code"], response.error["details"]["worker"]) == ("worker_lost", worker)
         assert "told to stop" in response.error["details"]["reason"]
     gone(client, worker)
+
+
+def test_a_loop_that_is_blocked(server: Server, tmp_path: Path) -> None:
+    client, connection = server.client(), server.raw()
+    worker = in_c(connection, 50, "block_loop", tmp_path / "began", {"timeout_ms": 1000})
+    error = error_of(connection, 50)
+    assert error["code"] == "deadline_exceeded"
+    assert "in block_loop" in error["details"]["stacks"], error
+    gone(client, worker)
+
+
+def test_an_answer_that_names_the_last_step(tmp_path: Path) -> None:
+    pool = {"app": "faulty:app", "size": 1, "cancel_grace": "200ms", "stop_report": "200ms"}
+    with Server("sidecar", {"pools": {"default": pool}}) as server:
+        connection = server.raw()
+        for id, method in enumerate(("block", "block_loop", "hold_interpreter"), 50):
+            in_c(connection, id, method, tmp_path / method)
+            connection.send(wire.encode_cancel(id))
+            error = error_of(connection, id)
+            assert error["code"] == "cancelled"
+            assert error["details"]["ended_by"] == "kill"
+            assert f"in {method}" in error["details"]["stacks"]
+            assert "kill_in_ms" not in error["details"]
+            server.healthy()
 
 
 def test_pure_python_that_spins(server: Server) -> None:
