@@ -82,7 +82,7 @@ func (p *Pool) retryAfterLocked() int64 {
 	slots := 0
 	for _, w := range p.workers {
 		if w.state == workerReady {
-			slots += p.cfg.Settings.Concurrency
+			slots += w.slots
 		}
 	}
 	d := p.runTime * time.Duration(p.waiting+1) / time.Duration(max(slots, 1))

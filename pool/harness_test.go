@@ -25,12 +25,13 @@ const (
 
 // rig is a pool over workers that do what the test says: they hand each request to the test, which answers it.
 type rig struct {
-	tb      testing.TB
-	pool    *pool.Pool
-	starter *pooltest.Starter
-	flow    *pool.Flow // of an owner "main"
-	jobs    chan *job  // requests that arrived at workers and are not answered
-	closing sync.Once
+	tb       testing.TB
+	pool     *pool.Pool
+	starter  *pooltest.Starter
+	flow     *pool.Flow // of an owner "main"
+	settings pool.Settings
+	jobs     chan *job // requests that arrived at workers and are not answered
+	closing  sync.Once
 
 	mu      sync.Mutex // guards what follows
 	open    map[jobKey]*job
@@ -84,6 +85,7 @@ func start(tb testing.TB, options ...func(*setup)) *rig {
 		o(s)
 	}
 	var err error
+	r.settings = s.Settings
 	r.pool, err = pool.New(pool.Config{Name: "test", Settings: s.Settings, Starter: r.starter, Hello: s.hello})
 	if err != nil {
 		tb.Fatal(err)

@@ -34,6 +34,7 @@ type Pool struct {
 	timers     heap.Heap[*Call]
 	clockAt    time.Time
 	todo       []func(*wire.Batch) // to be done when mu is released
+	applied    chan struct{}       // closed, and made anew, when the settings change
 	changed    chan struct{}       // closed, and made anew, when workers or calls in flight change
 
 	woken      bool // a lazy pool has been needed
@@ -46,6 +47,7 @@ type Pool struct {
 	lastFailure   string
 	lastFailureAt time.Time
 	starts        int
+	mostSize      int // the largest Size so far
 	commands      uint64
 	errors        uint64
 	runTime       time.Duration // moving average of a call at a worker
@@ -56,7 +58,10 @@ func New(cfg Config) (*Pool, error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
 	}
-	p := &Pool{cfg: cfg, wake: make(chan struct{}, 1), stopped: make(chan struct{}), owners: make(map[string]*owner), changed: make(chan struct{}), timers: newTimers(), waitingAny: newTurns()}
+	p := &Pool{
+		cfg: cfg, wake: make(chan struct{}, 1), stopped: make(chan struct{}), applied: make(chan struct{}), changed: make(chan struct{}),
+		owners: make(map[string]*owner), waitingAny: newTurns(), timers: newTimers(), mostSize: cfg.Settings.Size,
+	}
 	p.life, p.kill = context.WithCancel(context.Background())
 	p.tasks.Go(p.runClock)
 	p.mu.Lock()

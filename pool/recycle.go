@@ -31,14 +31,16 @@ func (p *Pool) countLocked(w *Worker, batch *wire.Batch) {
 // sample looks at a worker's age and memory now and then. It does not wait for heartbeats: C code that holds the interpreter lock takes
 // memory, too.
 func (p *Pool) sample(w *Worker) {
-	s := &p.cfg.Settings
-	if s.RecycleAge == 0 && s.RecycleMemory == 0 && s.MemoryLimit == 0 {
-		return
-	}
-	every := time.NewTicker(s.SampleEvery)
+	every := newPace()
 	defer every.Stop()
 	for {
+		s, applied := p.settings()
+		if s.RecycleAge == 0 && s.RecycleMemory == 0 && s.MemoryLimit == 0 {
+			s.SampleEvery = 0
+		}
+		every.set(s.SampleEvery)
 		select {
+		case <-applied:
 		case <-w.gone:
 			return
 		case <-p.life.Done():
@@ -51,10 +53,10 @@ func (p *Pool) sample(w *Worker) {
 
 // examine holds a worker against the limits on its age and memory.
 func (p *Pool) examine(w *Worker) {
-	s := &p.cfg.Settings
 	memory := w.vitals().Memory
 	var batch wire.Batch
 	p.mu.Lock()
+	s := &p.cfg.Settings
 	w.memory = memory
 	w.overSoft++
 	if s.RecycleMemory == 0 || memory <= s.RecycleMemory {
@@ -109,16 +111,11 @@ func (p *Pool) replaceLocked(batch *wire.Batch) {
 			next = w
 		}
 	}
-	if next == nil {
-		return
-	}
-	if !next.replaced {
+	if next != nil && !next.replaced {
 		next.replaced = true
 		p.ensureLocked()
 	}
-	if p.readyLocked() > p.cfg.Settings.Size {
-		p.retireLocked(next, batch)
-	}
+	p.trimLocked(batch)
 }
 
 // retireLocked lets a worker go: it takes no new call, ends by itself when its calls have ended, and is killed where it does not.
@@ -138,7 +135,8 @@ func (p *Pool) retireLocked(w *Worker, batch *wire.Batch) {
 			return // Close ends all of them
 		}
 		p.dismiss(w)
-		timer := time.NewTimer(p.cfg.Settings.CancelGrace)
+		s, _ := p.settings()
+		timer := time.NewTimer(s.CancelGrace)
 		defer timer.Stop()
 		select {
 		case <-w.gone:

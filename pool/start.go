@@ -25,7 +25,13 @@ func (p *Pool) ensureLocked() {
 		if w.state == workerStarting {
 			starting++
 		}
-		if w.state != workerDraining && !w.replaced {
+		if w.steadyLocked() && !w.overflow {
+			steady++
+		}
+	}
+	for _, w := range p.workers { // one that is there already will do
+		if steady < s.Size && w.overflow && w.steadyLocked() {
+			w.overflow = false
 			steady++
 		}
 	}
@@ -40,16 +46,20 @@ func (p *Pool) ensureLocked() {
 		p.startLocked(false)
 		starting++
 	}
-	if starting == 0 && p.failures == 0 && !p.waitingAny.empty() && len(p.workers) < s.Size+s.MaxOverflow {
+	if starting == 0 && !p.waitingAny.empty() && len(p.workers) < s.Size+s.MaxOverflow {
 		p.startLocked(true)
 	}
 }
+
+// steadyLocked says whether a worker takes calls, or will, and is not about to be replaced.
+func (w *Worker) steadyLocked() bool { return w.state != workerDraining && !w.replaced }
 
 func (p *Pool) startLocked(overflow bool) {
 	p.lastWorker++
 	id := fmt.Sprintf("worker_%d", p.lastWorker)
 	w := &Worker{
 		pool: p, id: id, log: p.cfg.Log.With("worker_id", id), overflow: overflow, started: time.Now(), idle: time.Now(),
+		slots: p.cfg.Settings.Concurrency, maxFrame: p.cfg.Settings.MaxFrame,
 		calls: make(map[uint64]*Call), requests: make(map[uint64]func(*wire.Frame, error)), asks: make(map[uint64]*Ask),
 		waiting: newTurns(), spread: drawSpread(), gone: make(chan struct{}),
 	}
@@ -61,8 +71,9 @@ func (p *Pool) startLocked(overflow bool) {
 // run is a worker's life.
 func (p *Pool) run(w *Worker) {
 	defer close(w.gone)
-	late := fmt.Errorf("%w of %s", errStartTimeout, p.cfg.Settings.StartTimeout)
-	ctx, cancel := context.WithTimeoutCause(p.life, p.cfg.Settings.StartTimeout, late)
+	s, _ := p.settings()
+	late := fmt.Errorf("%w of %s", errStartTimeout, s.StartTimeout)
+	ctx, cancel := context.WithTimeoutCause(p.life, s.StartTimeout, late)
 	defer cancel()
 	proc, err := p.cfg.Starter.Start(ctx, w.id)
 	if err != nil {
@@ -79,7 +90,7 @@ func (p *Pool) run(w *Worker) {
 
 // serve shakes hands with a worker and then reads from it until its channel ends.
 func (p *Pool) serve(ctx context.Context, w *Worker, proc Process) error {
-	reader, err := wire.NewReader(proc.Channel(), p.cfg.Settings.MaxFrame, 0)
+	reader, err := wire.NewReader(proc.Channel(), w.maxFrame, 0)
 	if err != nil {
 		return err
 	}
@@ -151,9 +162,10 @@ func (p *Pool) greet(w *Worker, f *wire.Frame) error {
 	}
 	w.setStateLocked(workerReady)
 	w.ready, w.idle, w.versions = time.Now(), time.Now(), h.Worker
-	w.maxFrame = min(p.cfg.Settings.MaxFrame, h.MaxFrame)
+	w.maxFrame = min(w.maxFrame, h.MaxFrame)
 	p.methods, p.startFailure, p.failures = methods, nil, 0
-	p.tasks.Go(func() { p.watch(w) })
+	overflow := w.overflow // or not any more, later
+	p.tasks.Go(func() { p.watch(w, overflow) })
 	p.tasks.Go(func() { p.sample(w) })
 	p.fillLocked(w, &batch)
 	p.ensureLocked()

@@ -15,7 +15,7 @@ type Snapshot struct {
 	InFlight    int // at workers
 	Commands    uint64
 	Errors      uint64
-	Restarts    int // workers started beyond the first Size
+	Restarts    int // workers started beyond the largest Size that the pool had
 	Lazy        bool
 	LastFailure string
 	FailedFor   time.Duration // since LastFailure
@@ -32,6 +32,7 @@ type WorkerSnapshot struct {
 	Overflow bool
 	PID      int
 	InFlight int
+	Slots    int // calls that it takes at once
 	Pins     int
 	Calls    uint64
 	Errors   uint64
@@ -53,7 +54,15 @@ func (s *Snapshot) Ready() int {
 }
 
 // Slots is how many calls the ready workers take at once.
-func (s *Snapshot) Slots() int { return s.Ready() * s.Concurrency }
+func (s *Snapshot) Slots() int {
+	n := 0
+	for i := range s.Workers {
+		if s.Workers[i].State == workerReady.String() {
+			n += s.Workers[i].Slots
+		}
+	}
+	return n
+}
 
 // Snapshot copies the pool's figures.
 func (p *Pool) Snapshot() Snapshot {
@@ -62,7 +71,7 @@ func (p *Pool) Snapshot() Snapshot {
 	set := &p.cfg.Settings
 	s := Snapshot{
 		Name: p.cfg.Name, Size: set.Size, MaxOverflow: set.MaxOverflow, Concurrency: set.Concurrency, Waiting: p.waiting,
-		Commands: p.commands, Errors: p.errors, Restarts: max(0, p.starts-set.Size), Lazy: p.lazyLocked(),
+		Commands: p.commands, Errors: p.errors, Restarts: max(0, p.starts-p.mostSize), Lazy: p.lazyLocked(),
 		LastFailure: p.lastFailure, QueueFull: set.QueueLimit > 0 && p.waiting >= set.QueueLimit,
 	}
 	if p.lastFailure != "" {
@@ -76,7 +85,7 @@ func (p *Pool) Snapshot() Snapshot {
 	}
 	for _, w := range p.workers {
 		ws := WorkerSnapshot{
-			ID: w.id, State: w.state.String(), Overflow: w.overflow, InFlight: len(w.calls), Pins: w.pins, Calls: w.total,
+			ID: w.id, State: w.state.String(), Overflow: w.overflow, InFlight: len(w.calls), Slots: w.slots, Pins: w.pins, Calls: w.total,
 			Errors: w.errors, Age: time.Since(w.started), Why: cmp.Or(w.why, w.recycle), Memory: w.memory, Versions: w.versions,
 		}
 		if w.proc != nil {

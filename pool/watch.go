@@ -7,26 +7,26 @@ import (
 )
 
 // watch sends heartbeats to a ready worker, and lets an overflow worker go when it has had nothing to do.
-func (p *Pool) watch(w *Worker) {
-	s := &p.cfg.Settings
-	beat := time.NewTicker(s.HealthInterval)
+func (p *Pool) watch(w *Worker, overflow bool) {
+	beat, idle := newPace(), newPace()
 	defer beat.Stop()
-	var idle <-chan time.Time
-	if w.overflow {
-		t := time.NewTicker(max(s.OverflowIdle/4, time.Millisecond))
-		defer t.Stop()
-		idle = t.C
-	}
+	defer idle.Stop()
 	for {
+		s, applied := p.settings()
+		beat.set(s.HealthInterval)
+		if overflow {
+			idle.set(max(s.OverflowIdle/4, time.Millisecond))
+		}
 		select {
+		case <-applied:
 		case <-w.gone:
 			return
 		case <-p.life.Done():
 			return
-		case <-idle:
+		case <-idle.C:
 			p.retireIdle(w)
 		case <-beat.C:
-			if !p.heartbeat(w) {
+			if !p.heartbeat(w, s.HealthTimeout) {
 				return
 			}
 		}
@@ -38,8 +38,7 @@ func (p *Pool) watch(w *Worker) {
 const busyBeats = 3
 
 // heartbeat asks the worker whether it lives; one that does not answer in time is killed.
-func (p *Pool) heartbeat(w *Worker) bool {
-	timeout := p.cfg.Settings.HealthTimeout
+func (p *Pool) heartbeat(w *Worker, timeout time.Duration) bool {
 	before := w.vitals()
 	answered, asked := p.ping(w)
 	if !asked {
@@ -131,7 +130,7 @@ func (p *Pool) retireIdle(w *Worker) {
 	defer batch.Flush()
 	p.mu.Lock()
 	defer p.unlock(&batch)
-	idle := w.state == workerReady && len(w.calls) == 0 && time.Since(w.idle) >= p.cfg.Settings.OverflowIdle
+	idle := w.overflow && w.state == workerReady && len(w.calls) == 0 && time.Since(w.idle) >= p.cfg.Settings.OverflowIdle
 	if idle && p.readyLocked() > p.cfg.Settings.Size {
 		w.log.Info("retiring overflow worker", "idle", p.cfg.Settings.OverflowIdle.String())
 		p.retireLocked(w, &batch)

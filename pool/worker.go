@@ -38,7 +38,8 @@ type Worker struct {
 	log  *slog.Logger
 
 	state    workerState
-	overflow bool
+	overflow bool // one beyond Size
+	slots    int
 	proc     Process
 	outbox   *wire.Outbox
 	calls    map[uint64]*Call
@@ -86,7 +87,7 @@ func (w *Worker) heardLocked() bool {
 	return !w.told && (w.state == workerReady || w.state == workerDraining)
 }
 
-func (w *Worker) freeLocked() int { return w.pool.cfg.Settings.Concurrency - len(w.calls) }
+func (w *Worker) freeLocked() int { return w.slots - len(w.calls) }
 
 // Target is the worker that a call is about to go to, for Handler.Dispatch.
 type Target struct {

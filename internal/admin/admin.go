@@ -135,7 +135,7 @@ func (a *Admin) workers(*proxy.Caller) (any, error) {
 		w := &s.Workers[i]
 		list = append(list, map[string]any{
 			"worker": w.ID, "pool": s.Name, "generation": a.cfg.Generation, "state": w.State, "pid": w.PID, "in_flight": w.InFlight,
-			"slots": s.Concurrency, "sessions": w.Pins, "calls": w.Calls, "errors": w.Errors, "age_ms": w.Age.Milliseconds(),
+			"slots": w.Slots, "sessions": w.Pins, "calls": w.Calls, "errors": w.Errors, "age_ms": w.Age.Milliseconds(),
 			"overflow": w.Overflow, "last_failure": orNil(w.Why), "versions": w.Versions,
 		})
 	}
