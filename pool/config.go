@@ -90,6 +90,11 @@ type Examiner interface {
 	Vitals() (Vitals, error)
 }
 
+// Loser is a Process that may end since what holds them all ended.
+type Loser interface {
+	Lost() bool // after Done
+}
+
 // Dumper is a Process that can say where it is.
 type Dumper interface {
 	// Stacks has the process print the stack of each of its threads, and returns the lines of that: when all is there, or

@@ -35,8 +35,9 @@ func (p *Pool) ended(w *Worker, proc Process, cause error) {
 	var batch wire.Batch
 	p.mu.Lock()
 	planned := w.state == workerDraining && w.why == ""
-	calls := p.removeLocked(w, starting, planned, &batch)
-	if starting && !p.closing {
+	failed := starting && !lostWithOthers(proc)
+	calls := p.removeLocked(w, failed, planned, &batch)
+	if failed && !p.closing {
 		p.startFailedLocked(w, lastOutput(proc, cause), reason)
 	}
 	p.unlock(&batch)
@@ -67,8 +68,14 @@ func (p *Pool) ended(w *Worker, proc Process, cause error) {
 	w.log.Error("worker lost", "reason", reason, "calls", len(calls))
 }
 
+// lostWithOthers says whether a process that has ended says nothing of what it runs: another is started at once.
+func lostWithOthers(proc Process) bool {
+	l, ok := proc.(Loser)
+	return ok && l.Lost()
+}
+
 // removeLocked takes a dead worker out of the pool. It returns the calls that are lost with it; others are run again.
-func (p *Pool) removeLocked(w *Worker, starting, planned bool, batch *wire.Batch) map[uint64]*Call {
+func (p *Pool) removeLocked(w *Worker, startFailed, planned bool, batch *wire.Batch) map[uint64]*Call {
 	w.setStateLocked(workerDead)
 	p.workers = slices.DeleteFunc(p.workers, func(other *Worker) bool { return other == w })
 	calls := w.calls
@@ -78,7 +85,7 @@ func (p *Pool) removeLocked(w *Worker, starting, planned bool, batch *wire.Batch
 	}
 	answered := w.total > uint64(len(calls))
 	defer p.replaceLocked(batch)
-	p.noteEndLocked(starting, !planned && !answered && time.Since(w.ready) < provenAfter)
+	p.noteEndLocked(startFailed, !planned && !answered && time.Since(w.ready) < provenAfter)
 	p.moveWaitingLocked(w, batch)
 	p.rerunLocked(calls, batch)
 	p.changedLocked()

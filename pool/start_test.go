@@ -107,6 +107,24 @@ func TestStartThatIsRefused(t *testing.T) {
 	}
 }
 
+// A worker that ends with the keeper before it is ready says nothing of the application: calls wait for the next one.
+func TestStartThatIsLostWithTheKeeper(t *testing.T) {
+	var starts atomic.Int64
+	r := start(t, func(s *setup) {
+		s.starter.Hello = func(w *pooltest.Worker, m wiretest.Message) {
+			if starts.Add(1) <= 3 {
+				w.LeaveWithAll()
+				return
+			}
+			w.Answer(m, s.starter.Greeting())
+		}
+	})
+	r.run("echo", 1).ok()
+	if err := r.pool.Ready(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestHelloThatCannotBeMade(t *testing.T) {
 	r := start(t, func(s *setup) {
 		s.hello = func(string) ([]byte, error) { return nil, errors.New("a model's key is missing") }

@@ -4,7 +4,10 @@ import (
 	"net"
 
 	"github.com/dspex/dspex-sidecar/internal/keeper"
+	"github.com/dspex/dspex-sidecar/pool"
 )
+
+var _ pool.Loser = (*worker)(nil)
 
 // worker is a pool.Process.
 type worker struct {
@@ -31,6 +34,7 @@ func (w *worker) PID() int               { return w.process.PID() }
 func (w *worker) Channel() *net.UnixConn { return w.channel }
 func (w *worker) Done() <-chan struct{}  { return w.done }
 func (w *worker) Exit() string           { return w.process.Exit().String() }
+func (w *worker) Lost() bool             { return w.process.Exit().Lost }
 func (w *worker) Output() []string       { return w.out.Last() }
 
 func (w *worker) Kill() {

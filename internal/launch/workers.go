@@ -188,8 +188,12 @@ func (w *Workers) fork(ctx context.Context, z *zygote, workerID string) (pool.Pr
 	var process *keeper.Process
 	if err == nil {
 		process, err = w.processes.adopt(ctx, pid)
-		if err != nil && (errors.Is(err, keeper.ErrLost) || isClosed(z.process.Done())) {
+		switch zygoteEnded := isClosed(z.process.Done()); {
+		case err != nil && (errors.Is(err, keeper.ErrLost) || zygoteEnded):
 			err = fmt.Errorf("%w, and the worker with it: %w", errZygoteEnded, err) // as when their keeper died
+		case err == nil && zygoteEnded: // before the adoption: the keeper may have taken the worker for the zygote's, and killed it
+			_ = process.Kill() // it may have ended
+			err = fmt.Errorf("%w before its worker was the keeper's", errZygoteEnded)
 		}
 	}
 	if err != nil {

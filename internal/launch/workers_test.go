@@ -251,6 +251,50 @@ func TestKeeperDiesBetweenForkAndAdoption(t *testing.T) {
 	r.end(s.process)
 }
 
+// A zygote that is killed when its worker has been forked, and has not left its session, takes it along where the keeper has not adopted it:
+// another is started. The keeper hears of the death and of the adoption at once, and takes them in any order.
+func TestZygoteDiesBetweenForkAndAdoption(t *testing.T) {
+	r := forking(t, `
+import os, time
+zygote = os.getpid()
+
+def hold():
+    if os.path.exists("hold") and os.getppid() != zygote:
+        open("held", "w").close()
+        while os.path.exists("hold"):
+            time.sleep(0.001)
+
+os.register_at_fork(after_in_child=hold)
+`, patience)
+	hold, held := filepath.Join(r.dir, "hold"), filepath.Join(r.dir, "held")
+	for i := range 8 {
+		r.end(r.start(t.Context(), fmt.Sprintf("worker_%d", 2*i)))
+		if err := os.WriteFile(hold, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		keeper, zygote := r.keeperPID(), r.named("--mode zygote")
+		r.signal(keeper, unix.SIGSTOP)
+		c := r.starting(t.Context(), fmt.Sprintf("worker_%d", 2*i+1))
+		await(t, "the worker is forked", func() bool { _, err := os.Stat(held); return err == nil })
+		r.signal(zygote, unix.SIGKILL)
+		await(t, "the zygote is dead", func() bool { p, err := procs.ReadOne(zygote); return err != nil || p.Zombie() })
+		r.signal(keeper, unix.SIGCONT)
+		// The next zygote is made when the keeper has heard of the death.
+		await(t, "the death is known", func() bool { pid := r.named("--mode zygote"); return pid != 0 && pid != zygote })
+		if err := errors.Join(os.Remove(hold), os.Remove(held)); err != nil {
+			t.Fatal(err)
+		}
+		s := r.outcome(c)
+		if s.err != nil {
+			t.Fatal(s.err)
+		}
+		r.end(s.process)
+		if got := s.process.Exit(); got != "exit code 0" {
+			t.Fatalf("the worker that was started: %s", got)
+		}
+	}
+}
+
 // A start that meets a keeper which has just died is made by the next one, whether it forks or not.
 func TestStartsMeetADyingKeeper(t *testing.T) {
 	for name, zygote := range map[string]bool{"zygote": true, "spawn": false} {

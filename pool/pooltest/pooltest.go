@@ -7,6 +7,7 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/dspex/dspex-sidecar/pool"
@@ -97,6 +98,7 @@ type Worker struct {
 	done    chan struct{}
 	once    sync.Once
 	exit    string
+	lost    atomic.Bool
 
 	mu     sync.Mutex // guards what follows
 	output []string
@@ -213,6 +215,15 @@ func (w *Worker) Exit() string { return w.exit }
 
 // Kill ends it.
 func (w *Worker) Kill() { w.end("killed by the pool") }
+
+// LeaveWithAll ends the worker as its keeper's end would.
+func (w *Worker) LeaveWithAll() {
+	w.lost.Store(true)
+	w.end("ended with the keeper")
+}
+
+// Lost says whether it ended that way.
+func (w *Worker) Lost() bool { return w.lost.Load() }
 
 // Print adds lines to what the worker has printed.
 func (w *Worker) Print(lines ...string) {
