@@ -40,6 +40,7 @@ log = logging.getLogger("dspex_worker")
 
 DESCRIPTOR = "DSPEX_ZYGOTE_FD"
 _PACKET = 4096  # bytes of a request at most
+_NEVER = 2**31 - 1  # allocations after which garbage is collected
 _THREADS_END = 1.0  # seconds that threads which are about to end are waited for
 
 
@@ -54,7 +55,9 @@ class Forked:
 
 def serve(target: str | None, control: socket.socket) -> int | Forked:
     """Fork workers until the sidecar closes the channel; return the exit code, or, in a worker, what it is."""
-    gc.disable()  # what is collected before the fork leaves holes, which workers would fill, page by page of their own
+    # What is collected before the fork leaves holes, which workers would fill, page by page of their own.
+    collects_after = gc.get_threshold()[0]
+    gc.set_threshold(_NEVER)
     try:
         app = loading.load(target)
     except BaseException as error:  # importing an application may raise anything
@@ -73,6 +76,8 @@ def serve(target: str | None, control: socket.socket) -> int | Forked:
         if not packet:
             return 0
         if (worker_id := _fork(control, msgpack.unpackb(packet), files)) is not None:
+            if gc.get_threshold()[0] == _NEVER:  # the application has not said otherwise
+                gc.set_threshold(collects_after)
             return Forked(worker_id, socket.socket(fileno=files[0]), app)
 
 
@@ -138,7 +143,6 @@ def _become_worker(control: socket.socket, worker_id: str, files: list[int]) -> 
     _leave_exit_functions()
     if (numpy_random := sys.modules.get("numpy.random")) is not None:
         numpy_random.seed()  # the standard library's generator reseeds itself
-    gc.enable()
 
 
 def _leave_exit_functions() -> None:

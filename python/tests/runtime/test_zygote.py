@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import textwrap
@@ -124,6 +125,32 @@ def test_init_worker_runs_in_each_worker(start: Start) -> None:
     assert [worker.call("made_by") for worker in workers] == [[w.pid, f"worker_{n}"] for n, w in enumerate(workers, 1)]
     for worker in workers:
         worker.end()
+
+
+@pytest.mark.parametrize(
+    ("said", "wanted"),
+    [
+        ("", [True, *gc.get_threshold()]),
+        ("gc.disable()", [False, *gc.get_threshold()]),
+        ("gc.disable(); gc.enable()", [True, *gc.get_threshold()]),
+        ("gc.set_threshold(5000, 20, 30)", [True, 5000, 20, 30]),
+        ("gc.set_threshold(0)", [True, 0, *gc.get_threshold()[1:]]),
+    ],
+)
+def test_what_the_application_wants_of_the_garbage_collector_holds(start: Start, said: str, wanted: list[Any]) -> None:
+    zygote = start(
+        f"""
+        import gc
+        {said}
+
+        @app.method
+        def collector():
+            return [gc.isenabled(), *gc.get_threshold()]
+        """
+    )
+    worker = zygote.fork().ready()
+    assert worker.call("collector") == wanted
+    worker.end()
 
 
 def test_exit_functions_are_whose_process_registered_them(start: Start, tmp_path: Path) -> None:
