@@ -204,6 +204,10 @@ func TestWorkersThatBreakTheProtocol(t *testing.T) {
 		"change for nothing":  func(w *pooltest.Worker, id uint64) { w.Send(wire.KindChange, id+100, map[string]any{}) },
 		"garbage":             func(w *pooltest.Worker, _ uint64) { _, _ = w.Conn.Write([]byte("Traceback (most recent call last)")) },
 		"length 0":            func(w *pooltest.Worker, _ uint64) { _, _ = w.Conn.Write(make([]byte, 4)) },
+		"absurd length":       func(w *pooltest.Worker, _ uint64) { _, _ = w.Conn.Write([]byte{0xff, 0xff, 0xff, 0xff}) },
+		"absurd length of a response": func(w *pooltest.Worker, id uint64) {
+			_, _ = w.Conn.Write(append([]byte{0x40, 0, 0, 0}, wire.AppendResponse(nil, id, nil)[4:]...))
+		},
 		"bomb": func(w *pooltest.Worker, _ uint64) {
 			_, _ = w.Conn.Write([]byte{0, 0, 0, 5, 0xdd, 0xff, 0xff, 0xff, 0xff})
 		},

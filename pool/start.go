@@ -10,6 +10,9 @@ import (
 	"github.com/dspex/dspex-sidecar/wire"
 )
 
+// absurdFrames is how many times the longest frame a worker's may have for its length to be believed: it is read past, and costs its call alone.
+const absurdFrames = 4
+
 // lazyLocked says whether the pool has not been needed yet.
 func (p *Pool) lazyLocked() bool { return p.cfg.Settings.Lazy && !p.woken }
 
@@ -95,6 +98,7 @@ func (p *Pool) serve(ctx context.Context, w *Worker, proc Process) error {
 		return err
 	}
 	defer reader.Release()
+	reader.Refuse(absurdFrames * p.cfg.Settings.MaxFrame)
 	outbox, err := wire.NewOutbox(proc.Channel(), 0, 0, nil)
 	if err != nil {
 		return err

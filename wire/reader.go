@@ -76,6 +76,7 @@ type Reader struct {
 	raw     syscall.RawConn
 	max     uint32
 	timeout time.Duration
+	absurd  uint64 // lengths over it are refused; 0: none is
 
 	buf   *[bufferSize]byte // nil while idle
 	r, w  int               // buf[r:w] has been read and not yet returned
@@ -99,6 +100,10 @@ func NewReader(conn *net.UnixConn, limit int, timeout time.Duration) (*Reader, e
 	r.readOnce = r.tryRead
 	return r, nil
 }
+
+// Refuse makes a length over this one break the framing, at once: no frame of the other side's can be so long, and to read past it might take
+// for ever. Without it, as many bytes are awaited as say which call the frame is for.
+func (r *Reader) Refuse(over int) { r.absurd = uint64(over) } //nolint:gosec // not negative
 
 // Until bounds all reading from now on by an instant, whatever the time limit of a frame would allow; the zero time takes
 // that back. It is called between frames.
@@ -127,6 +132,8 @@ func (r *Reader) Next() (body []byte, owned bool, err error) {
 	switch {
 	case length == 0:
 		return nil, false, structure("a frame of length 0")
+	case r.absurd > 0 && uint64(length) > r.absurd:
+		return nil, false, structure(fmt.Sprintf("a length of %d bytes, where frames of at most %d are taken", length, r.max))
 	case length > r.max:
 		return nil, false, r.tooLong(length)
 	case length >= ownFrom:
