@@ -128,6 +128,9 @@ func (p *Pool) workerForLocked(f *Flow) (*Worker, *wire.Error) {
 	if f.pin != nil && f.pin.state != workerReady {
 		f.unpinLocked()
 	}
+	if f.pin != nil {
+		p.spreadLocked(f)
+	}
 	if w := f.pin; w != nil {
 		if w.freeLocked() > 0 && (w.waiting.empty() && p.waitingAny.empty() || s.Pinning == PinFailFast) {
 			return w, nil

@@ -18,12 +18,16 @@ func (p *Pool) Books() string {
 	note("shares", len(p.shares.count))
 	note("turns", len(p.waitingAny.byOwner)+p.waitingAny.owners.Len())
 	note("to do", len(p.todo))
+	note("pins", p.pins)
 	note("open", int(p.open.Load()))
+	invites := 0
 	for _, w := range p.workers {
+		invites += w.invites
 		note(w.id+", calls", len(w.calls))
 		note(w.id+", asks", len(w.asks))
 		note(w.id+", turns", len(w.waiting.byOwner)+w.waiting.owners.Len())
 		note(w.id+", pins", w.pins)
 	}
+	note("invites too many", p.invites-invites)
 	return s
 }

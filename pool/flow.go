@@ -17,6 +17,8 @@ type Flow struct {
 	readers    int  // read-only calls whose turn it is
 	writer     bool
 	pin        *Worker
+	stays      bool    // it was moved by hand, and is not to spread pins
+	moveTo     *Worker // where its pin goes when its turn has ended; no turn begins before
 	turn       flowTurn
 	dead       *wire.Error // what new calls are told; set by Close
 }
@@ -100,6 +102,7 @@ func (f *Flow) Close(batch *wire.Batch, reason *wire.Error) {
 		}
 	}
 	f.unpinLocked()
+	f.moveTo = nil
 	if f.owner.flows--; f.owner.flows == 0 {
 		delete(p.owners, f.owner.name)
 	}
@@ -149,6 +152,7 @@ func (f *Flow) endTurnLocked(c *Call) {
 	} else {
 		f.writer = false
 	}
+	f.moveLocked()
 	if f.pool.open.Add(-1) == 0 && f.pool.draining.Load() {
 		f.pool.changedLocked()
 	}
@@ -165,7 +169,7 @@ func (f *Flow) readyLocked() bool {
 		return true
 	default:
 		m := f.pool.methods[string(f.head.Method)]
-		return f.shared && !f.writer && f.head.Local == nil && m != nil && m.ReadOnly
+		return f.shared && !f.writer && f.moveTo == nil && f.head.Local == nil && m != nil && m.ReadOnly
 	}
 }
 
@@ -220,20 +224,5 @@ func (f *Flow) removeLocked(c *Call) {
 	c.next, c.prev = nil, nil
 	if f.head == nil { // it saves nothing up
 		f.turn.left = 0
-	}
-}
-
-func (f *Flow) pinLocked(w *Worker) {
-	if f.pin != w {
-		f.unpinLocked()
-		f.pin = w
-		w.pins++
-	}
-}
-
-func (f *Flow) unpinLocked() {
-	if f.pin != nil {
-		f.pin.pins--
-		f.pin = nil
 	}
 }

@@ -31,6 +31,9 @@ type Pool struct {
 	waitingAny turns // flows that wait for a slot of any worker
 	waiting    int   // calls that wait, for a turn or for a slot
 	shares     shares[*owner]
+	pins       int // of all flows, those of workers that have gone included
+	pinShare   int // of a worker, if all had as many, when the last one got ready
+	invites    int // of all workers
 	timers     heap.Heap[*Call]
 	clockAt    time.Time
 	todo       []func(*wire.Batch) // to be done when mu is released

@@ -165,6 +165,7 @@ func (p *Pool) greet(w *Worker, f *wire.Frame) error {
 		return errEnding
 	}
 	w.setStateLocked(workerReady)
+	p.inviteLocked(w)
 	w.ready, w.idle, w.versions = time.Now(), time.Now(), h.Worker
 	w.maxFrame = min(w.maxFrame, h.MaxFrame)
 	p.methods, p.startFailure, p.failures = methods, nil, 0

@@ -49,6 +49,7 @@ type Worker struct {
 
 	waiting turns // flows that are pinned to it and wait for a slot
 	pins    int
+	invites int // pins that it may take over from others
 
 	started  time.Time
 	ready    time.Time
@@ -80,6 +81,9 @@ func (w *Worker) setStateLocked(to workerState) {
 		panic("pool: a worker cannot go from " + w.state.String() + " to " + to.String())
 	}
 	w.state = to
+	if to != workerReady {
+		w.inviteLocked(0)
+	}
 }
 
 // heardLocked says whether what is sent to the worker arrives.
