@@ -23,7 +23,7 @@ class Problem:
 
     def shortened(self) -> Problem:
         """As it is told: names and values that a client gave may be of any length."""
-        return Problem(_short(self.path, _PATH), _short(self.message, _MESSAGE))
+        return Problem(shortened(self.path, _PATH), shortened(self.message, _MESSAGE))
 
 
 def invalid_params(problems: Sequence[Problem]) -> DspexError:
@@ -44,12 +44,12 @@ def invalid_signature(path: str, message: str) -> DspexError:
 
 def program_not_found(program: str) -> DspexError:
     """Neither the session nor the application has a program of this id."""
-    return ProgramNotFound(f"there is no program {_short(program, _PATH)!r}; list_programs names those there are")
+    return ProgramNotFound(f"there is no program {shortened(program, _PATH)!r}; list_programs names those there are")
 
 
 def program_exists(program: str, message: str) -> DspexError:
     """The id is taken."""
-    return ProgramExists(f"program {_short(program, _PATH)!r} {message}")
+    return ProgramExists(f"program {shortened(program, _PATH)!r} {message}")
 
 
 def _text(problems: Sequence[Problem]) -> str:
@@ -62,5 +62,6 @@ def _details(problems: Sequence[Problem]) -> dict[str, object]:
     return {"errors": [{"path": problem.path, "message": problem.message} for problem in named]}
 
 
-def _short(text: str, length: int) -> str:
+def shortened(text: str, length: int = _PATH) -> str:
+    """A client's text, as it is told."""
     return text if len(text) <= length else f"{text[:length]}…"

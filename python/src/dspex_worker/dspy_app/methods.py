@@ -212,8 +212,7 @@ class DspyApp:
 
     def _settings(self, program: str, session: Session | None) -> LmSettings | DspexError:
         """What the program's LM is made from: the program's own settings, else the session's, else the default."""
-        stored: dict[str, Any] | None = None
-        api_key: str | None = None
+        stored = api_key = None
         if session is not None:
             key = f"{_LM}.{program}" if f"{_LM}.{program}" in session.reserved else _LM
             stored, api_key = session.reserved.get(key), session.secrets.get(key)

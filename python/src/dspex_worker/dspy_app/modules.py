@@ -7,8 +7,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import dspy
+from pydantic import TypeAdapter, ValidationError
+from pydantic.errors import PydanticSchemaGenerationError
 
 from dspex_worker.dspy_app.errors import invalid_param
+from dspex_worker.dspy_app.inputs import strict_type
+
+_AUGMENTED: TypeAdapter[Any] = TypeAdapter(bool)  # DSPy marks so the demos that an optimiser made
 
 
 def predictors(module: dspy.Module) -> list[tuple[str, dspy.Predict]]:
@@ -78,15 +83,16 @@ def load_state(base: dspy.Module, state: Mapping[str, Any]) -> dspy.Module:
     whatever attribute it is given, an LM with its address among them.
 
     Raises:
-        DspexError: ``invalid_params``: a predictor or a field that the program does not have.
+        DspexError: ``invalid_params``: a predictor or a field that the program does not have, or a demo's value of
+            another type than its field's.
     """
     loaded = base.deepcopy()
     known = dict(loaded.named_predictors())
     for name in state:
         if name not in known:
             raise invalid_param(f"state.{name}", f"is no predictor of the program; predictors are {', '.join(known)}")
-    full = {name: _predictor_state(name, predictor, state.get(name, {})) for name, predictor in known.items()}
-    loaded.load_state(full)
+    for name, predictor in known.items():  # each by itself: a Predict that is the whole program takes no map by name
+        predictor.load_state(_predictor_state(name, predictor, state.get(name, {})))
     return loaded
 
 
@@ -96,10 +102,31 @@ def _predictor_state(name: str, predictor: dspy.Predict, state: Mapping[str, Any
     for key in state:
         if key not in ("demos", "instructions"):
             raise invalid_param(f"state.{name}.{key}", "is not known; known are demos, instructions")
+    types = {field: _type_adapter(info.annotation) for field, info in fields.items()} if demos else {}
     for index, demo in enumerate(demos):
-        for field in demo:
+        for field, value in demo.items():
+            path = f"state.{name}.demos[{index}].{field}"
             if field not in fields and field != "augmented":
-                raise invalid_param(f"state.{name}.demos[{index}].{field}", "is no field of the signature")
+                raise invalid_param(path, "is no field of the signature")
+            if not _fits(types.get(field, _AUGMENTED), value):
+                raise invalid_param(path, "is of another type than the field")  # an adapter would fail of it
     saved = predictor.dump_state()
     signature = saved["signature"] | ({"instructions": state["instructions"]} if "instructions" in state else {})
     return {"traces": [], "train": [], "demos": [dict(demo) for demo in demos], "signature": signature, "lm": None}
+
+
+def _type_adapter(annotation: Any) -> TypeAdapter[Any] | None:
+    """None for a class of the application's that nothing can be checked of."""
+    try:
+        return TypeAdapter(strict_type(annotation))
+    except PydanticSchemaGenerationError:
+        return None
+
+
+def _fits(adapter: TypeAdapter[Any] | None, value: Any) -> bool:
+    try:
+        if adapter is not None:
+            adapter.validate_python(value)
+    except ValidationError:
+        return False
+    return True

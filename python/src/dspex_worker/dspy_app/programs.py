@@ -5,14 +5,15 @@ from __future__ import annotations
 import inspect
 import secrets
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import dspy
+from dspex.errors import DspexError
 
 from dspex_worker.dspy_app.errors import invalid_param, invalid_signature, program_not_found
 from dspex_worker.dspy_app.inputs import InputChecker
 from dspex_worker.dspy_app.modules import copy_module, load_state, only_asks, predictors, runs_async
+from dspex_worker.dspy_app.records import Record, unusable
 from dspex_worker.dspy_app.signatures import Field, SignatureCache, SignatureSpec, fields_of, parse_signature
 
 if TYPE_CHECKING:
@@ -29,21 +30,6 @@ _LOCAL = "dspex.programs"  # built programs in ``session.local``: id -> (stamp, 
 
 _OWN_MODULES: dict[str, ModuleMaker] = {"predict": dspy.Predict, "chain_of_thought": dspy.ChainOfThought}
 _REASONING = "reasoning"  # the output that ChainOfThought adds
-
-
-@dataclass(frozen=True)
-class Record:
-    """What a session keeps of a program that a client made; the module is built from it on any worker."""
-
-    signature: Any  # as the client gave it
-    module: str
-    instructions: str | None
-    state: dict[str, Any] | None  # demos and instructions by predictor, as ``modules.load_state`` takes it
-    stamp: str  # another one after each change, so that a module built earlier is not taken for this one
-
-    def to_value(self) -> dict[str, Any]:
-        """As it is kept in the session's state."""
-        return dict(vars(self))
 
 
 class Program:
@@ -187,28 +173,26 @@ class SessionPrograms:
 
     def listed(self) -> list[dict[str, Any]]:
         """What is told of each, by what was given when it was made: none is built for that, or needs to be."""
-        listed = []
-        for id in self.ids():
-            record = Record(**self._reserved[_RECORD + id])
-            described = record.signature.get("description") if isinstance(record.signature, Mapping) else None
-            doc = record.instructions or described or ""
-            listed.append({"program": id, "scope": "session", "module": record.module, "doc": doc})
-        return listed
+        return [{"program": id, "scope": "session"} | _told(id, self._reserved[_RECORD + id]) for id in self.ids()]
 
     def get(self, id: str) -> Program:
         """The program, built from its record where this worker has not built it yet.
 
         Raises:
-            DspexError: ``program_not_found``; ``invalid_signature`` or ``invalid_params`` where the record names what
-                this application no longer has.
+            DspexError: ``program_not_found``; ``invalid_params`` where the record cannot be used: it names what this
+                application no longer has, say, or came with an import.
         """
-        value = self._reserved.get(_RECORD + id)
-        if value is None:
+        if id not in self:
             raise program_not_found(id)
-        stamp, program = self._built.get(id, ("", None))
-        if program is None or stamp != value["stamp"]:
-            program = self._build(id, Record(**value))
-            self._built[id] = (value["stamp"], program)
+        value = self._reserved[_RECORD + id]
+        if id in self._built and isinstance(value, Mapping) and value.get("stamp") == self._built[id][0]:
+            return self._built[id][1]
+        record = Record.read(id, value)
+        try:
+            program = self._build(id, record)
+        except DspexError as error:
+            raise unusable(id, error.message) from None
+        self._built[id] = (record.stamp, program)
         return program
 
     def create(self, id: str, signature: Any, module: str, instructions: str | None) -> Program:
@@ -225,8 +209,9 @@ class SessionPrograms:
 
     def delete(self, id: str) -> None:
         """Raises DspexError ``program_not_found``."""
-        if self._reserved.pop(_RECORD + id, None) is None:
+        if id not in self:
             raise program_not_found(id)
+        del self._reserved[_RECORD + id]
         self._built.pop(id, None)
 
     def _build(self, id: str, record: Record) -> Program:
@@ -242,6 +227,15 @@ class SessionPrograms:
             module = load_state(module, record.state)
         safe = record.module in self._safe
         return Program(id, "session", record.module, module, spec.inputs, _outputs(module, spec), safe=safe)
+
+
+def _told(id: str, value: object) -> dict[str, str]:
+    try:
+        record = Record.read(id, value)
+    except DspexError as error:
+        return {"module": "", "doc": error.message}
+    described = record.signature.get("description") if isinstance(record.signature, Mapping) else None
+    return {"module": record.module, "doc": record.instructions or (described if isinstance(described, str) else "")}
 
 
 def _outputs(module: dspy.Module, spec: SignatureSpec) -> tuple[Field, ...]:

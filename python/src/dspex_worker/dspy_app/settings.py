@@ -66,14 +66,14 @@ class Models:
         known = ", ".join(sorted(self._settings)) or "none"
         raise invalid_param("model", f"no model {name!r} is configured; configured are: {known}")
 
-    def resolve(self, stored: Mapping[str, Any] | None, api_key: str | None) -> LmSettings:
+    def resolve(self, stored: object, api_key: object) -> LmSettings:
         """Return what a call uses: ``stored`` as ``configure_lm`` kept it, else the default.
 
         Raises:
             DspexError: ``invalid_params``: there is nothing to use, or it is no longer configured.
         """
         if stored is not None:
-            return self.get(stored["model"]) if "model" in stored else self.from_client(stored["settings"], api_key)
+            return self._from_state(stored, api_key)
         if self.default is not None:
             return self._settings[self.default]
         if self._settings:
@@ -82,6 +82,17 @@ class Models:
         else:
             why = "no model is configured: add a [models.NAME] table to the sidecar's configuration"
         raise invalid_param("model", f"{why}, or call configure_lm in this session")
+
+    def _from_state(self, stored: object, api_key: object) -> LmSettings:
+        """What a state holds may have come from a file: it is checked as what a client gives is."""
+        if isinstance(stored, Mapping) and stored.keys() == {"model"} and isinstance(stored["model"], str):
+            return self.get(stored["model"])
+        settings = stored.get("settings") if isinstance(stored, Mapping) and len(stored) == 1 else None
+        if not isinstance(settings, Mapping) or "api_key" in settings or not _is_key(api_key):
+            raise invalid_param(
+                "settings", "what the session's state holds of its LM cannot be used; call configure_lm again"
+            )
+        return self.from_client(settings, cast("str | None", api_key))
 
     def from_client(self, given: Mapping[str, Any], api_key: str | None) -> LmSettings:
         """The settings that a client gave, checked; the operator's key goes nowhere but to the operator's address.
