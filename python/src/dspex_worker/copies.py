@@ -19,6 +19,7 @@ class _Restore:
     version: int
     next_part: int
     entries: dict[str, bytes] = field(default_factory=dict)
+    lost: set[str] = field(default_factory=set)
 
 
 class Copies:
@@ -44,23 +45,27 @@ class Copies:
             key, id, version = params["key"], params["session"], params["version"]
             part, parts = params.get("part", 1), params.get("parts", 1)
             state, gone = {**params["state"], **params.get("secrets", {})}, params.get("delete", ())
+            lost = params.get("lost", ())
         except (KeyError, TypeError) as error:
             raise InvalidParams(f"session.restore: {error}") from None
         if part == 1:
-            self._restores[key] = _Restore(version, 1, self._base(key, id, params.get("base")))
+            self._restores[key] = self._begin(key, id, version, params.get("base"))
         restore = self._restores.get(key)
         if restore is None or restore.version != version or restore.next_part != part:
             self._restores.pop(key, None)
             raise InvalidParams(f"session.restore: part {part} of version {version} is out of order")
         for name in gone:
             restore.entries.pop(name, None)
+            restore.lost.discard(name)
         for name, value in state.items():
             restore.entries[name] = wire.pack_value(value)
+            restore.lost.discard(name)
+        restore.lost.update(lost)
         restore.next_part += 1
         if part != parts:
             return None
         del self._restores[key]
-        copy = self._held[key] = Copy(key, id, version, restore.entries)
+        copy = self._held[key] = Copy(key, id, version, restore.entries, restore.lost)
         return copy
 
     def drop(self, keys: list[int]) -> list[Copy]:
@@ -69,10 +74,11 @@ class Copies:
             self._restores.pop(key, None)
         return [copy for key in keys if (copy := self._held.pop(key, None)) is not None]
 
-    def _base(self, key: int, id: str, base: int | None) -> dict[str, bytes]:
+    def _begin(self, key: int, id: str, version: int, base: int | None) -> _Restore:
         if base is None:
-            return {}
-        return dict(self.find(key, id, base).entries)
+            return _Restore(version, 1)
+        held = self.find(key, id, base)
+        return _Restore(version, 1, dict(held.entries), set(held.lost))
 
 
 def stale(message: str) -> DspexError:

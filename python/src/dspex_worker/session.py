@@ -31,13 +31,16 @@ class Changes:
 class Copy:
     """What this process holds of a session between calls."""
 
-    __slots__ = ("entries", "id", "key", "loading", "local", "version")
+    __slots__ = ("entries", "id", "key", "loading", "local", "lost", "version")
 
-    def __init__(self, key: int, id: str, version: int = 0, entries: dict[str, bytes] | None = None) -> None:
+    def __init__(
+        self, key: int, id: str, version: int = 0, entries: dict[str, bytes] | None = None, lost: set[str] | None = None
+    ) -> None:
         self.key = key
         self.id = id
         self.version = version
         self.entries: dict[str, bytes] = {} if entries is None else entries
+        self.lost: set[str] = lost or set()  # keys of secrets that went with a restart of the sidecar
         self.local: dict[str, Any] = {}
         self.loading: asyncio.Future[None] | None = None  # while its objects are made, after a restore
 
@@ -47,6 +50,7 @@ class Copy:
         self.entries.update(changes.secrets)
         for key in changes.delete:
             self.entries.pop(key, None)
+        self.lost.difference_update(changes.secrets, changes.delete)
         self.version = version
 
 
@@ -62,7 +66,7 @@ class Session:
 
     def __init__(self, copy: Copy, read_only: bool = False) -> None:
         self._copy = copy
-        self._overlay = overlay = Overlay(copy.entries, read_only)
+        self._overlay = overlay = Overlay(copy, read_only)
         self._updater: Updater | None = None
         self.objects = Objects(copy, overlay, NONE)
         self.state: MutableMapping[str, Any] = _View(overlay, "", RESERVED)
@@ -81,6 +85,15 @@ class Session:
     def local(self) -> dict[str, Any]:
         """Objects kept with this worker's copy of the session (built programs, say); not state."""
         return self._copy.local
+
+    @property
+    def lost_secrets(self) -> list[str]:
+        """Names of secrets that there were, until the sidecar was started again; setting or forgetting one mends it."""
+        return self._overlay.lost()
+
+    def forget_secret(self, name: str) -> None:
+        """Delete a secret, one that was lost too; nothing where there is none."""
+        self._overlay.forget(SECRET + name)
 
     async def update(self, set: dict[str, Any] | None = None, delete: list[str] | None = None) -> None:
         """Change the session from a background task, in a turn of its own; also after the call has ended.
@@ -134,10 +147,11 @@ def attach(session: Session, updater: Updater) -> None:
 class Overlay:
     """One call's reads and writes over the packed entries of a copy, which it never changes itself."""
 
-    __slots__ = ("_entries", "_frozen", "_removed", "_values", "open", "read_only")
+    __slots__ = ("_entries", "_frozen", "_lost", "_removed", "_values", "open", "read_only")
 
-    def __init__(self, entries: dict[str, bytes], read_only: bool) -> None:
-        self._entries = entries
+    def __init__(self, copy: Copy, read_only: bool) -> None:
+        self._entries = copy.entries
+        self._lost = copy.lost
         self.read_only = read_only
         self._values: dict[str, Any] = {}  # what the call read or wrote
         self._removed: set[str] = set()
@@ -169,6 +183,15 @@ class Overlay:
         self._values.pop(key, None)
         self._removed.add(key)
 
+    def forget(self, key: str) -> None:
+        self._check_writable()
+        self._values.pop(key, None)
+        self._removed.add(key)
+
+    def lost(self) -> list[str]:
+        gone = self._lost.difference(self._values, self._removed)
+        return [key.removeprefix(SECRET) for key in gone]
+
     def has(self, key: str) -> bool:
         return key in self._values or (key in self._entries and key not in self._removed)
 
@@ -184,7 +207,8 @@ class Overlay:
     def changes(self) -> Changes | None:
         if not self._values and not self._removed:
             return None
-        found = Changes({}, [key for key in self._removed if key in self._entries], {})
+        gone = [key for key in self._removed if key in self._entries or key in self._lost]
+        found = Changes({}, gone, {})
         for key, value in self._values.items():
             secret = key.startswith(SECRET)
             packed = wire.pack_value(value, _place(key))

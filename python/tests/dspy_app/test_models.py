@@ -69,6 +69,53 @@ def test_a_program_may_have_its_own_settings() -> None:
     run(scenario)
 
 
+def test_a_key_that_a_restart_took_is_told() -> None:
+    async def scenario(driver: Driver, server: OpenAIServer) -> None:
+        settings = {"model": "openai/special", "api_key": "k2", "api_base": server.base, "adapter": "json"}
+
+        async def lost(key: str, **of: Any) -> None:
+            await driver.call("configure_lm", "s", settings=settings, **of)
+            driver.restored("s")
+            copy = driver.session("s")
+            del copy.entries[key]
+            copy.lost = {key}
+
+        async def fails() -> None:
+            for execute in (driver.call, driver.stream):
+                with pytest.raises(LMError, match="call configure_lm again") as caught:
+                    await execute("execute_program", "s", **ASK)
+                assert caught.value.details == {
+                    "type": "SecretLost",
+                    "reason": "secret_lost",
+                    "model": "openai/special",
+                }
+                assert not caught.value.retryable
+
+        await lost("dspex.secret.lm")
+        await fails()
+        assert not server.requests
+        assert (await driver.call("get_program_info", "s", program="p"))["model"] is None
+        await driver.call("configure_lm", "s", settings=settings)  # given again
+        await driver.call("execute_program", "s", **ASK)
+        assert server.requests[-1].key == "k2"
+        await lost("dspex.secret.lm.p", program="p")
+        await fails()
+        await driver.call("configure_lm", "s", model="main", program="p")  # the operator's in its place
+        assert not driver.session("s").lost
+        await driver.call("execute_program", "s", **ASK)
+        assert server.requests[-1].key == "operator-key"
+        await lost("dspex.secret.lm.p", program="p")
+        keyless = {"model": "openai/special", "api_base": server.base, "adapter": "json"}
+        await driver.call("configure_lm", "s", settings=keyless, program="p")
+        await driver.call("execute_program", "s", **ASK)
+        assert server.requests[-1].key == "none"
+        await lost("dspex.secret.lm.p", program="p")
+        await driver.call("reset_state", "s")
+        assert not driver.session("s").lost
+
+    run(scenario)
+
+
 def test_the_operators_key_goes_to_no_address_of_a_client(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "operator-environment-key")
 

@@ -334,6 +334,13 @@ def read_all(session: Session) -> dict[str, Any]:
     return {"state": dict(session.state), "reserved": dict(session.reserved), "secrets": dict(session.secrets)}
 
 
+@app.method
+def lost(session: Session, forget: str | None = None) -> list[str]:
+    if forget is not None:
+        session.forget_secret(forget)
+    return sorted(session.lost_secrets)
+
+
 @app.method(inline=True)
 def local(session: Session, value: Any = None) -> Any:
     before = session.local.get("value")

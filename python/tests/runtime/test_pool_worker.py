@@ -327,6 +327,23 @@ def test_secrets_are_changes_of_their_own(worker: Worker) -> None:
     assert "sk-12345" not in worker.output
 
 
+def test_secrets_that_the_sidecar_lost(worker: Worker) -> None:
+    gone = ["dspex.secret.key", "dspex.secret.other"]
+    restore(worker, 5, {"a": 1}, part=1, parts=2, lost=gone[:1])
+    restore(worker, 5, {}, part=2, parts=2, lost=gone[1:])
+    assert run(worker, "lost", meta(5, 6)) == (["key", "other"], NOTHING)
+    assert run(worker, "lost", meta(5, 6), forget="nothing") == (["key", "other"], NOTHING)
+    assert run(worker, "lost", meta(5, 6), forget="other") == (["key"], {**NOTHING, "delete": gone[1:]})
+    assert run(worker, "lost", meta(6, 7)) == (["key"], NOTHING)
+    assert restore(worker, 8, {"b": 1}, base=6).error is None  # what is not told has not changed
+    assert worker.call("lost", meta(8, 9)) == ["key"]
+    run(worker, "put_secret", meta(8, 9))
+    assert worker.call("lost", meta(9, 10)) == []
+    restore(worker, 20, {}, key=9, lost=gone)
+    restore(worker, 21, {}, key=9, base=20, secrets={gone[0]: "given since"}, delete=gone[1:])
+    assert worker.call("lost", meta(21, 22, key=9)) == []
+
+
 def test_a_dropped_session_is_forgotten(worker: Worker) -> None:
     run(worker, "put", meta(0, 11), key="a", value=1)
     worker.send(wire.encode_notification("session.drop", {"keys": [7, 99]}))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dspex.errors import DspexError, InvalidParams, InvalidSignature, ProgramExists, ProgramNotFound
+from dspex.errors import DspexError, InvalidParams, InvalidSignature, LMError, ProgramExists, ProgramNotFound
 
 # A client's mistakes, however many and long, do not make an error that is too long to be sent.
 _IN_TEXT = 20
@@ -50,6 +50,15 @@ def program_not_found(program: str) -> DspexError:
 def program_exists(program: str, message: str) -> DspexError:
     """The id is taken."""
     return ProgramExists(f"program {shortened(program, _PATH)!r} {message}")
+
+
+def secret_lost(model: str) -> DspexError:
+    """The key that a client gave is not kept over a restart of the sidecar that has no key file."""
+    message = (
+        "the API key that was given with configure_lm is gone: the sidecar was started again, and keeps keys in memory"
+        " only; call configure_lm again, or have the operator set [sessions] key_file"
+    )
+    return LMError(message, retryable=False, details={"type": "SecretLost", "reason": "secret_lost", "model": model})
 
 
 def _text(problems: Sequence[Problem]) -> str:

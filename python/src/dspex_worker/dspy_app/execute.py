@@ -93,7 +93,8 @@ class Executor:
         if isinstance(settings, LmSettings):
             lm = await stack.enter_async_context(self.lms.use(settings))
             return {"lm": lm.for_call(limits), "adapter": make_adapter(settings.adapter)}
-        if dspy.settings.lm is None:  # unless the application configured one for itself
+        # An LM that the application configured for itself takes the place of one that was never chosen.
+        if dspy.settings.lm is None or settings.code == "lm_error":
             return {"lm": MissingLM(settings)}
         return {}
 

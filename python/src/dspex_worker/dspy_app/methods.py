@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from dspex.errors import DspexError
 
 from dspex_worker.calls import current_call
-from dspex_worker.dspy_app.errors import invalid_param, program_exists, program_not_found
+from dspex_worker.dspy_app.errors import invalid_param, program_exists, program_not_found, secret_lost
 from dspex_worker.dspy_app.execute import Executor
 from dspex_worker.dspy_app.programs import ApplicationPrograms, Program, SessionPrograms, check_id, new_id
 from dspex_worker.dspy_app.settings import LmSettings, Models
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from dspex_worker.app import App
     from dspex_worker.worker import Worker
 
+_LOST = "lost"  # stands for a key that is gone, while the rest of the settings is looked at
 _LM = "lm"  # key of the session's LM settings, and with ".ID" of a program's, in its reserved state and its secrets
 
 
@@ -174,6 +175,8 @@ class DspyApp:
             deleted += 0 if mapping is session.secrets else len(keys)
             for key in keys:
                 del mapping[key]
+        for key in session.lost_secrets:
+            session.forget_secret(key)
         session.local.clear()
         return {"deleted": deleted}
 
@@ -213,22 +216,25 @@ class DspyApp:
     def _settings(self, program: str, session: Session | None) -> LmSettings | DspexError:
         """What the program's LM is made from: the program's own settings, else the session's, else the default."""
         stored = api_key = None
+        lost = False
         if session is not None:
             key = f"{_LM}.{program}" if f"{_LM}.{program}" in session.reserved else _LM
             stored, api_key = session.reserved.get(key), session.secrets.get(key)
+            lost = key in session.lost_secrets
         try:
-            return self._models.resolve(stored, api_key)
+            found = self._models.resolve(stored, _LOST if lost else api_key)
         except DspexError as error:
             return error
+        return secret_lost(found.name) if lost and found.from_client else found
 
 
 def _put_secret(session: Session, key: str, api_key: str | None) -> None:
     if api_key is not None:
         session.secrets[key] = api_key
     else:
-        session.secrets.pop(key, None)
+        session.forget_secret(key)
 
 
 def _forget_lm(session: Session, key: str) -> None:
     session.reserved.pop(key, None)
-    session.secrets.pop(key, None)
+    session.forget_secret(key)
