@@ -215,6 +215,8 @@ type call struct {
 	pool.Call
 	tb      testing.TB
 	in      *pool.Flow
+	refusal *wire.Error // what Dispatch returns, after it has let so many sends pass
+	sends   int
 	keep    bool          // the turn does not end with Finish
 	settled chan struct{} // closed when there is an outcome
 	ended   chan struct{} // closed when no worker works on it
@@ -271,6 +273,9 @@ func within(d time.Duration) func(*call) {
 func (c *call) Dispatch(to *pool.Target, _ *wire.RequestMeta) *wire.Error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.refusal != nil && len(c.workers) == c.sends {
+		return c.refusal
+	}
 	c.workers, c.again = append(c.workers, to.Worker()), append(c.again, to.Again)
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"github.com/dspex/dspex-sidecar/pool"
 	"github.com/dspex/dspex-sidecar/wire"
 )
 
@@ -17,6 +18,7 @@ func (m *model) submit(t *rapid.T) {
 		c.Deadline = time.Now().Add(d)
 	}
 	c.Nested = rapid.Bool().Draw(t, "nested")
+	c.refuses = rapid.SampledFrom([]int{0, 0, 0, 0, 1, 2}).Draw(t, "refused when sent")
 	m.put(c)
 }
 
@@ -87,6 +89,7 @@ func (m *model) refuse(t *rapid.T) {
 		n, _ := params["call"].(int64)
 		m.mu.Lock()
 		m.calls[n].stales++
+		m.calls[n].stoppedLocked()
 		m.mu.Unlock()
 	}
 	j.w.Refuse(j.m, &wire.Error{Code: code, Message: "as drawn"})
@@ -163,6 +166,47 @@ func (m *model) drain(t *rapid.T) {
 		ctx, cancel := context.WithCancel(context.Background())
 		cancel()
 		_ = m.pool.Drain(ctx) // it refuses new calls from now on
+	}
+}
+
+func (m *model) weigh(t *rapid.T) {
+	rapid.SampledFrom(m.flows).Draw(t, "flow").SetWeight(rapid.IntRange(1, 4).Draw(t, "weight"))
+}
+
+func (m *model) resize(t *rapid.T) {
+	m.settings.Size, m.settings.MaxOverflow = rapid.IntRange(1, 4).Draw(t, "size"), rapid.IntRange(0, 2).Draw(t, "overflow")
+	if err := m.pool.Resize(m.settings.Size, m.settings.MaxOverflow); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (m *model) apply(t *rapid.T) {
+	s := &m.settings
+	s.QueueLimit = rapid.IntRange(0, 12).Draw(t, "queue limit")
+	m.queue = max(m.queue, s.QueueLimit)
+	s.MaxInFlight = rapid.SampledFrom([]int{0, 1, 3}).Draw(t, "in flight")
+	s.Pinning = rapid.SampledFrom([]pool.Pinning{pool.PinStrict, pool.PinFailFast, pool.PinSoft}).Draw(t, "pinning")
+	s.CheckoutTimeout = rapid.SampledFrom([]time.Duration{long, 10 * time.Millisecond}).Draw(t, "checkout")
+	if err := m.pool.Apply(*s); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// move moves a flow to a worker that may have gone.
+func (m *model) move(t *rapid.T) {
+	f := rapid.SampledFrom(m.flows).Draw(t, "flow")
+	to := ""
+	if workers := m.starter.Workers(); len(workers) > 0 && rapid.Bool().Draw(t, "by name") {
+		to = workers[rapid.IntRange(max(0, len(workers)-4), len(workers)-1).Draw(t, "worker")].Name
+	}
+	if err := f.Move(to); err == nil && !f.serial {
+		t.Fatal("a flow without turns was moved")
+	}
+}
+
+func (m *model) recycle(t *rapid.T) {
+	if workers := m.starter.Workers(); len(workers) > 0 {
+		m.pool.RecycleWorker(workers[rapid.IntRange(max(0, len(workers)-3), len(workers)-1).Draw(t, "worker")].Name, "drawn")
 	}
 }
 

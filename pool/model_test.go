@@ -36,6 +36,11 @@ func TestModel(t *testing.T) {
 			"fail":     m.fail,
 			"close":    m.closeFlow,
 			"drain":    m.drain,
+			"weigh":    m.weigh,
+			"resize":   m.resize,
+			"apply":    m.apply,
+			"move":     m.move,
+			"recycle":  m.recycle,
 			"wait":     m.wait,
 			"":         m.check,
 		})
@@ -48,6 +53,9 @@ type model struct {
 	pool     *pool.Pool
 	starter  *pooltest.Starter
 	settings pool.Settings
+
+	queue int // the longest QueueLimit so far
+	slots int // of a worker
 
 	mu       sync.Mutex // guards what follows
 	flows    []*mflow
@@ -82,6 +90,7 @@ type mcall struct {
 	model    *model
 	flow     *mflow
 	number   int
+	refuses  int // the send that it refuses; 0: none
 	reads    bool
 	sends    int
 	stales   int
@@ -105,6 +114,7 @@ func newModel(t *testing.T, rt *rapid.T) *model {
 		Pinning:        rapid.SampledFrom([]pool.Pinning{pool.PinStrict, pool.PinFailFast, pool.PinSoft}).Draw(rt, "pinning"),
 		HealthInterval: long, HealthTimeout: long, StartTimeout: long,
 	}}
+	m.queue, m.slots = m.settings.QueueLimit, m.settings.Concurrency
 	m.mayFail = rapid.IntRange(0, 4).Draw(rt, "starts may fail") == 0
 	m.starter = &pooltest.Starter{TB: t, Methods: methods(), Handle: m.handle, Fail: func(string) error {
 		m.mu.Lock()
@@ -148,7 +158,7 @@ func (m *model) handle(w *pooltest.Worker, msg wiretest.Message) {
 	defer m.mu.Unlock()
 	switch msg.Kind {
 	case wire.KindRequest:
-		if m.load[w.Name]++; m.load[w.Name] > m.settings.Concurrency {
+		if m.load[w.Name]++; m.load[w.Name] > m.slots {
 			m.faultLocked("%d calls at %s", m.load[w.Name], w.Name)
 		}
 		m.jobs = append(m.jobs, mjob{w, msg})
@@ -212,11 +222,11 @@ func (m *model) check(t *rapid.T) {
 	s := m.pool.Snapshot()
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if s.Waiting > m.settings.QueueLimit+m.kills*m.settings.Concurrency+16 { // calls that are run again are not shed
+	if s.Waiting > m.queue+m.kills*m.slots+16 { // calls that are run again are not shed
 		m.faultLocked("%d calls wait", s.Waiting)
 	}
 	for i := range s.Workers {
-		if w := &s.Workers[i]; w.InFlight > m.settings.Concurrency {
+		if w := &s.Workers[i]; w.InFlight > m.slots {
 			m.faultLocked("%d calls in flight at %s", w.InFlight, w.ID)
 		}
 	}
@@ -245,6 +255,9 @@ func (m *model) finish(t *rapid.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	err := m.pool.Drain(ctx)
+	if !m.mayFail && !m.settings.Lazy && err == nil {
+		err = m.sized(ctx)
+	}
 	for _, f := range m.flows {
 		f.Close(&batch, wire.Errorf(wire.CodeSessionNotFound, "the end"))
 	}
@@ -261,6 +274,30 @@ func (m *model) finish(t *rapid.T) {
 	}
 	if err != nil || books != "" || len(m.faults) > 0 {
 		t.Fatalf("drain: %v; left in the books: %q; %q", err, books, m.faults)
+	}
+}
+
+// sized waits until the pool has as many workers as its settings say.
+func (m *model) sized(ctx context.Context) error {
+	for {
+		s, steady, overflow := m.pool.Snapshot(), 0, 0
+		for i := range s.Workers {
+			switch w := &s.Workers[i]; {
+			case w.State != "ready" || w.Why != "":
+			case w.Overflow:
+				overflow++
+			default:
+				steady++
+			}
+		}
+		if steady == m.settings.Size && overflow <= m.settings.MaxOverflow {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("size %d, overflow %d, and there are %+v", m.settings.Size, m.settings.MaxOverflow, s.Workers)
+		case <-time.After(time.Millisecond):
+		}
 	}
 }
 
@@ -307,6 +344,10 @@ func (c *mcall) Dispatch(to *pool.Target, _ *wire.RequestMeta) *wire.Error {
 	defer c.model.mu.Unlock()
 	if c.settled || c.items > 0 {
 		c.model.faultLocked("%s was sent after it was settled (%v), or delivered in part (%d)", c.Method, c.settled, c.items)
+	}
+	if c.refuses == c.sends+1 {
+		c.stoppedLocked() // where its worker died it has not been; it is finished later than the next call is sent
+		return wire.Errorf(wire.CodeInternal, "refused")
 	}
 	c.began()
 	if to.Again != (c.sends > 1) {

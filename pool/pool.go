@@ -12,7 +12,7 @@ import (
 
 // Pool keeps workers and gives calls to them. Make it with New, end it with Close.
 type Pool struct {
-	cfg     Config
+	cfg     Config          // of which mu guards Settings: Apply changes them
 	life    context.Context //nolint:containedctx // the pool's own life: starts of workers end with it
 	kill    context.CancelFunc
 	tasks   sync.WaitGroup

@@ -98,7 +98,7 @@ func (p *Pool) serve(ctx context.Context, w *Worker, proc Process) error {
 		return err
 	}
 	defer reader.Release()
-	reader.Refuse(absurdFrames * p.cfg.Settings.MaxFrame)
+	reader.Refuse(absurdFrames * w.maxFrame)
 	outbox, err := wire.NewOutbox(proc.Channel(), 0, 0, nil)
 	if err != nil {
 		return err
