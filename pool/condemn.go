@@ -5,6 +5,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/dspex/dspex-sidecar/internal/closed"
 	"github.com/dspex/dspex-sidecar/wire"
 )
 
@@ -55,7 +56,7 @@ func (p *Pool) execute(w *Worker, why string, grace time.Duration) {
 		w.why = why
 		p.mu.Unlock()
 	}
-	if isClosed(w.gone) {
+	if closed.Is(w.gone) {
 		return
 	}
 	w.log.Warn("killing worker", "reason", why)
@@ -69,13 +70,13 @@ func (p *Pool) execute(w *Worker, why string, grace time.Duration) {
 // grantGrace lets the calls of a condemned worker finish, those aside that were told to stop. It returns false where they cannot, since
 // the worker does nothing else than what it is killed for.
 func (p *Pool) grantGrace(w *Worker, grace time.Duration) bool {
-	if grace <= 0 || isClosed(w.quiet) {
+	if grace <= 0 || closed.Is(w.quiet) {
 		return true
 	}
 	timer := time.NewTimer(grace)
 	defer timer.Stop()
 	if answered, asked := p.ping(w); asked && !p.await(w, answered, min(grace, probeWait)) &&
-		!isClosed(w.quiet) && !isClosed(w.gone) && p.life.Err() == nil {
+		!closed.Is(w.quiet) && !closed.Is(w.gone) && p.life.Err() == nil {
 		return false
 	}
 	select {

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/dspex/dspex-sidecar/internal/closed"
 	"github.com/dspex/dspex-sidecar/wire"
 )
 
@@ -25,7 +26,7 @@ type inquiry struct {
 
 // of is where a call is, as far as it is known.
 func (q *inquiry) of(c *Call) string {
-	if isClosed(q.answered) {
+	if closed.Is(q.answered) {
 		return cutStacks(q.stacks[c.id])
 	}
 	return cutStacks(q.blocked)
@@ -87,7 +88,7 @@ func (c *Call) pending(stacks string) *wire.Error {
 // inquire asks a worker where calls are. Where its loop does not answer, the process is asked for all its stacks. A loop that has
 // not got to the last question is blocked as it was.
 func (p *Pool) inquire(w *Worker, calls []*Call, last *inquiry) *inquiry {
-	if last != nil && !isClosed(last.answered) {
+	if last != nil && !closed.Is(last.answered) {
 		return last
 	}
 	q := &inquiry{answered: make(chan struct{})}
@@ -95,7 +96,7 @@ func (p *Pool) inquire(w *Worker, calls []*Call, last *inquiry) *inquiry {
 		return q
 	}
 	dumper, ok := w.proc.(Dumper)
-	if !ok || p.life.Err() != nil || isClosed(w.gone) {
+	if !ok || p.life.Err() != nil || closed.Is(w.gone) {
 		return q
 	}
 	ctx, cancel := context.WithTimeout(p.life, liveStacksWait)

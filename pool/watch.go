@@ -3,6 +3,7 @@ package pool
 import (
 	"time"
 
+	"github.com/dspex/dspex-sidecar/internal/closed"
 	"github.com/dspex/dspex-sidecar/wire"
 )
 
@@ -48,7 +49,7 @@ func (p *Pool) heartbeat(w *Worker, timeout time.Duration) bool {
 		if p.await(w, answered, timeout) {
 			return true
 		}
-		if p.life.Err() != nil || isClosed(w.gone) {
+		if p.life.Err() != nil || closed.Is(w.gone) {
 			return false
 		}
 		now := w.vitals()
@@ -97,7 +98,7 @@ func (p *Pool) await(w *Worker, answered <-chan struct{}, limit time.Duration) b
 	defer timer.Stop()
 	select {
 	case <-answered:
-		return !isClosed(w.gone)
+		return !closed.Is(w.gone)
 	case <-w.gone:
 	case <-p.life.Done():
 	case <-timer.C:
@@ -113,15 +114,6 @@ func (w *Worker) vitals() Vitals {
 		}
 	}
 	return Vitals{}
-}
-
-func isClosed(c <-chan struct{}) bool {
-	select {
-	case <-c:
-		return true
-	default:
-		return false
-	}
 }
 
 // retireIdle lets an overflow worker go that has been idle for long enough.

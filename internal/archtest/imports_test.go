@@ -29,12 +29,13 @@ func allowed() map[string][]string {
 
 		"proxy":            {"internal/session", "pool", "internal/metrics", "wire"},
 		"internal/session": {"pool", "internal/store", "internal/heap", "internal/metrics", "wire"},
-		"pool":             {"internal/heap", "internal/metrics", "wire"},
+		"pool":             {"internal/closed", "internal/heap", "internal/metrics", "wire"},
 
-		"internal/launch": {"internal/keeper", "internal/packet", "internal/procs", "pool", "wire"},
+		"internal/launch": {"internal/closed", "internal/keeper", "internal/packet", "internal/procs", "pool", "wire"},
 		"internal/keeper": {"internal/packet", "internal/procs", "wire"},
 
 		"internal/archtest": {},
+		"internal/closed":   {},
 		"internal/config":   {},
 		"internal/heap":     {},
 		"internal/metrics":  {},

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/dspex/dspex-sidecar/internal/closed"
 	"github.com/dspex/dspex-sidecar/internal/keeper"
 	"github.com/dspex/dspex-sidecar/pool"
 	"github.com/dspex/dspex-sidecar/wire"
@@ -103,7 +104,7 @@ func (w *Workers) zygote(ctx context.Context) (*zygote, error) {
 		w.mu.Unlock()
 		return nil, errEnding
 	}
-	if w.current == nil || isClosed(w.current.ended) {
+	if w.current == nil || closed.Is(w.current.ended) {
 		w.makeLocked()
 	}
 	z := w.current
@@ -188,7 +189,7 @@ func (w *Workers) fork(ctx context.Context, z *zygote, workerID string) (pool.Pr
 	var process *keeper.Process
 	if err == nil {
 		process, err = w.processes.adopt(ctx, pid)
-		switch zygoteEnded := isClosed(z.process.Done()); {
+		switch zygoteEnded := closed.Is(z.process.Done()); {
 		case err != nil && (errors.Is(err, keeper.ErrLost) || zygoteEnded):
 			err = fmt.Errorf("%w, and the worker with it: %w", errZygoteEnded, err) // as when their keeper died
 		case err == nil && zygoteEnded: // before the adoption: the keeper may have taken the worker for the zygote's, and killed it

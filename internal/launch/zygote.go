@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/dspex/dspex-sidecar/internal/closed"
 	"github.com/dspex/dspex-sidecar/internal/keeper"
 	"github.com/dspex/dspex-sidecar/internal/packet"
 )
@@ -219,16 +220,7 @@ func (z *zygote) giveUp() {
 
 func (z *zygote) kill() { _ = z.process.Kill() } // one that has ended needs none
 
-func (z *zygote) isKnown() bool { return isClosed(z.known) }
-
-func isClosed(c <-chan struct{}) bool {
-	select {
-	case <-c:
-		return true
-	default:
-		return false
-	}
-}
+func (z *zygote) isKnown() bool { return closed.Is(z.known) }
 
 // startError is a worker that was not started, with the last lines that the zygote printed.
 type startError struct {
