@@ -83,9 +83,9 @@ type asked struct {
 }
 
 func (a *asked) Dispatch(*pool.Target, *wire.RequestMeta) *wire.Error { return nil }
-func (a *asked) Item(*wire.Batch, []byte, bool)           {}
-func (a *asked) Ask(*wire.Batch, *pool.Ask)               {}
-func (a *asked) Change([]byte) error                      { return nil }
+func (a *asked) Item(*wire.Batch, []byte, bool)                       {}
+func (a *asked) Ask(*wire.Batch, *pool.Ask)                           {}
+func (a *asked) Change([]byte) error                                  { return nil }
 
 func (a *asked) Settle(_ *wire.Batch, r *pool.Result) {
 	out := *r
