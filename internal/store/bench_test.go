@@ -1,0 +1,147 @@
+package store
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"sync"
+	"testing"
+	"time"
+)
+
+// recorder notes how many bytes each sync covered.
+type recorder struct {
+	mu      sync.Mutex
+	pending int
+	groups  []int
+}
+
+type recordedFile struct {
+	file
+
+	r *recorder
+}
+
+func (r *recorder) opener(path string, flags int) (file, error) {
+	f, err := openDisk(path, flags)
+	if filepath.Base(path) == tailName {
+		return f, err
+	}
+	return recordedFile{f, r}, err
+}
+
+func (f recordedFile) WriteAt(b []byte, at int64) (int, error) {
+	f.r.mu.Lock()
+	defer f.r.mu.Unlock()
+	f.r.pending += len(b)
+	return f.file.WriteAt(b, at)
+}
+
+func (f recordedFile) Sync() error {
+	f.r.mu.Lock()
+	defer f.r.mu.Unlock()
+	f.r.groups, f.r.pending = append(f.r.groups, f.r.pending), 0
+	return f.file.Sync()
+}
+
+// BenchmarkCommit compares the store with a bare write and sync of the same bytes, in the same groups, on the same disk.
+func BenchmarkCommit(b *testing.B) {
+	for _, sessions := range []int{1, 64} {
+		b.Run(fmt.Sprint(sessions), func(b *testing.B) {
+			r := &recorder{}
+			f := reopen(b, b.TempDir(), Options{open: r.opener})
+			value := make([]byte, 500)
+			for n := range sessions {
+				must(b, create(f, &Record{Number: uint64(n) + 1}))
+			}
+			r.groups = r.groups[:0]
+			each := b.N/sessions + 1
+			b.ResetTimer()
+			start := time.Now()
+			var wait sync.WaitGroup
+			for n := range sessions {
+				wait.Go(func() {
+					for v := range uint64(each) {
+						c := &Change{Number: uint64(n) + 1, Expected: v, Version: v + 1, Set: map[string][]byte{"k" + fmt.Sprint(v%4): value}}
+						if err := commit(f, c); err != nil {
+							b.Error(err)
+						}
+					}
+				})
+			}
+			wait.Wait()
+			took := time.Since(start)
+			b.StopTimer()
+			must(b, f.Close())
+			bare := writeBare(b, r.groups)
+			commits := float64(each * sessions)
+			b.ReportMetric(commits/took.Seconds(), "commits/s")
+			b.ReportMetric(commits/bare.Seconds(), "bare/s")
+			b.ReportMetric(bare.Seconds()/took.Seconds(), "of-bare")
+		})
+	}
+}
+
+func writeBare(b *testing.B, groups []int) time.Duration {
+	b.Helper()
+	f, err := openDisk(filepath.Join(b.TempDir(), "bare"), os.O_CREATE|os.O_RDWR)
+	must(b, err)
+	defer func() { must(b, f.Close()) }()
+	data := make([]byte, 8<<20)
+	at := int64(0)
+	start := time.Now()
+	for _, n := range groups {
+		_, err := f.WriteAt(data[:n], at)
+		must(b, err)
+		must(b, f.Sync())
+		at += int64(n)
+	}
+	return time.Since(start)
+}
+
+// BenchmarkLoad reads 100,000 sessions of 2 KB.
+func BenchmarkLoad(b *testing.B) {
+	dir := b.TempDir()
+	f := reopen(b, dir, Options{})
+	var wait sync.WaitGroup
+	for n := range uint64(100_000) {
+		wait.Add(1)
+		now, err := f.Create(&Record{
+			Number: n + 1, Owner: "uid:1000", ID: fmt.Sprintf("session-%06d", n), Version: 1, TTL: time.Hour,
+			State: map[string][]byte{"history": make([]byte, 1500), "settings": make([]byte, 400), "name": make([]byte, 100)},
+		}, func(err error) {
+			if err != nil {
+				b.Error(err)
+			}
+			wait.Done()
+		})
+		if now {
+			b.Fatal(err)
+		}
+	}
+	wait.Wait()
+	must(b, f.Close())
+	f.journal = journal{}
+	var before, after runtime.MemStats
+	for b.Loop() {
+		runtime.GC()
+		runtime.ReadMemStats(&before)
+		start := time.Now()
+		g, err := tryOpen(dir, Options{})
+		must(b, err)
+		b.ReportMetric(float64(time.Since(start).Milliseconds()), "ms/load")
+		if len(g.records) != 100_000 {
+			b.Fatalf("%d sessions", len(g.records))
+		}
+		runtime.GC()
+		runtime.ReadMemStats(&after)
+		b.ReportMetric(float64(after.HeapAlloc-before.HeapAlloc)/(1<<20), "MiB-both")
+		g.records = nil
+		runtime.GC()
+		runtime.ReadMemStats(&after)
+		b.ReportMetric(float64(after.HeapAlloc-before.HeapAlloc)/(1<<20), "MiB-store")
+		must(b, g.Close())
+		g.journal = journal{}
+	}
+}
