@@ -199,7 +199,7 @@ func (f *Flow) dropLocked(c *Call) {
 	switch {
 	case !first || f.turn.in == nil:
 	case !f.readyLocked() || f.head.Local != nil:
-		f.leave()
+		f.leaveLocked()
 	default:
 		f.pool.startCheckoutLocked(f.head)
 	}

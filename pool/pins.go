@@ -84,7 +84,7 @@ func (f *Flow) Move(id string) *wire.Error {
 	if err != nil {
 		return err
 	}
-	f.leave()
+	f.leaveLocked()
 	f.moveTo = to
 	if f.busyLocked() {
 		if c := f.head; c != nil { // it waits for a turn now, and not for a slot

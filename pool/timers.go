@@ -130,7 +130,7 @@ func (p *Pool) startCheckoutLocked(c *Call) {
 
 // leavePinLocked lets a flow that waits for the slot of one worker wait for any, as long as there is left.
 func (p *Pool) leavePinLocked(f *Flow, batch *wire.Batch) {
-	f.leave()
+	f.leaveLocked()
 	f.unpinLocked()
 	if c := f.head; c != nil && !c.turn.IsZero() {
 		c.checkout = c.turn.Add(p.cfg.Settings.CheckoutTimeout)

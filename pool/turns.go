@@ -59,8 +59,8 @@ func (t *turns) push(f *Flow, number uint64) {
 	o.flows.Put(f)
 }
 
-// leave takes a flow out, if it waits.
-func (f *Flow) leave() {
+// leaveLocked takes a flow out, if it waits.
+func (f *Flow) leaveLocked() {
 	t := f.turn.in
 	if t == nil {
 		return
@@ -98,7 +98,7 @@ func take(a, b *turns, number uint64) *Flow {
 	if f == nil {
 		return nil
 	}
-	f.leave()
+	f.leaveLocked()
 	f.turn.left--
 	for _, t := range []*turns{a, b} {
 		if in := t.byOwner[f.owner]; in != nil {

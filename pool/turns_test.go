@@ -94,7 +94,7 @@ func TestTurns(t *testing.T) {
 			"leave": func(t *rapid.T) {
 				if f := some.Draw(t, "flow"); f.turn.in != nil {
 					n.leave(f)
-					f.leave()
+					f.leaveLocked()
 				}
 			},
 			"take": func(t *rapid.T) {

@@ -344,7 +344,7 @@ func (p *Pool) againLocked(c *Call, batch *wire.Batch) {
 	c.setStateLocked(callQueued)
 	c.worker, c.turn, c.checkout = nil, time.Time{}, time.Time{}
 	p.timeLocked(c)
-	f.leave()
+	f.leaveLocked()
 	f.pushLocked(c, true)
 	p.offerLocked(f, batch)
 }
