@@ -89,6 +89,23 @@ func TestAnswerThatCrossesACancel(t *testing.T) {
 	c.wait(c.ended, "finished")
 }
 
+// What a call that was cancelled has used is told where it stopped in time.
+func TestUsageOfACancelledCall(t *testing.T) {
+	r := ready(t)
+	c := r.run("stubborn", nil)
+	j := r.next()
+	r.cancel(c)
+	if j.take() {
+		j.w.Send(wire.KindResponse, j.m.ID, map[string]any{"usage": map[string]any{"lm_calls": 3}}, wire.Errorf(wire.CodeCancelled, "stopped").With("ended_by", "task"), nil)
+	}
+	e := c.failed(wire.CodeCancelled)
+	usage, _ := wire.Marshal(map[string]any{"lm_calls": 3})
+	if e.Details["ended_by"] == "task" && string(c.meta.Usage) != string(usage) {
+		t.Errorf("usage: %x", c.meta.Usage)
+	}
+	c.wait(c.ended, "finished")
+}
+
 func TestCancelWhileQueued(t *testing.T) {
 	r := ready(t)
 	r.run("run", nil)

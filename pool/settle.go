@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"bytes"
 	"time"
 
 	"github.com/dspex/dspex-sidecar/wire"
@@ -143,7 +144,7 @@ func (p *Pool) finishStoppedLocked(c *Call, r *Result) {
 	}
 	p.noteStopLocked(c, c.worker, endedBy)
 	out := Result{Err: c.why.With("ended_by", endedBy), Meta: r.Meta}
-	out.Meta.App, out.Meta.Usage = nil, nil // borrowed
+	out.Meta.App, out.Meta.Usage = nil, bytes.Clone(r.Meta.Usage) // it is not settled in the reader's turn
 	p.finishLocked(c, &out)
 }
 

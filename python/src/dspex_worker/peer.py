@@ -126,13 +126,17 @@ class Peer:
         """Answer a request with an error."""
         try:
             frame = self._fitting(wire.encode_error(id, meta, error.to_wire()))
-        except DspexError:  # the details, or the usage, cannot be packed
-            plain = DspexError(error.message[:1000], code=error.code, retryable=error.retryable)
-            try:
-                frame = wire.encode_error(id, None, plain.to_wire())
-            except DspexError:
-                frame = wire.encode_error(id, None, InternalError("an error that cannot be packed").to_wire())
+        except DspexError:
+            frame = self._plain_error(id, error, meta)
         self.channel.write(frame)
+
+    def _plain_error(self, id: int, error: DspexError, meta: Mapping[str, Any] | None) -> bytes:
+        """What is sent where the details or the meta cannot be: the usage stays if it can, since somebody counts it."""
+        plain = DspexError(error.message[:1000], code=error.code, retryable=error.retryable).to_wire()
+        for kept in (meta, None):
+            with contextlib.suppress(DspexError):
+                return self._fitting(wire.encode_error(id, kept, plain))
+        return wire.encode_error(id, None, InternalError("an error that cannot be packed").to_wire())
 
     def protocol_error(self, id: int | None, message: str, code: str = "invalid_frame") -> None:
         """Report what cannot be tied to a call."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import dspy
 import pytest
-from dspex.errors import DeadlineExceeded, InvalidParams, LMError, ProgramError
+from dspex.errors import Cancelled, DeadlineExceeded, InvalidParams, LMError, ProgramError
 from dspex_worker import App
 from dspex_worker.dspy_app.models import LmCache, make_lm
 from dspex_worker.dspy_app.settings import CLIENT_PROVIDERS, LmSettings, Models
@@ -340,6 +340,38 @@ def test_cancelling_a_module_on_a_thread_ends_its_request() -> None:
         assert (await driver.call("execute_program", program="slow", inputs={"a": "x"}))["b"] == "yes"
 
     run(scenario, Reply(hang_after=0), app=app)
+
+
+class Twice(dspy.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.ask = dspy.Predict("a -> b")
+
+    def forward(self, a: str) -> dspy.Prediction:
+        return self.ask(a=self.ask(a=a).b)
+
+
+class TwiceAsync(Twice):
+    async def aforward(self, a: str) -> dspy.Prediction:
+        return await self.ask.acall(a=(await self.ask.acall(a=a)).b)
+
+
+@pytest.mark.parametrize("module", [Twice, TwiceAsync])
+@pytest.mark.parametrize("streamed", [False, True])
+def test_usage_of_what_was_cancelled(module: type[dspy.Module], streamed: bool) -> None:
+    async def scenario(driver: Driver, server: OpenAIServer) -> None:
+        params: dict[str, Any] = {"program": "twice", "inputs": {"a": "x"}}
+        call, finished = driver.begin("execute_program", streamed=streamed, **params)
+        assert await asyncio.to_thread(server.wait_for, lambda seen: len(seen.requests) == 2)
+        driver.cancel(call)
+        with pytest.raises(Cancelled):
+            await finished
+        expected = {"lm_calls": 2, "prompt_tokens": 7, "completion_tokens": 5, "total_tokens": 12}
+        assert (call.meta() or {})["usage"].items() >= expected.items()
+
+    app = App()
+    app.program("twice")(module)
+    run(scenario, Reply(json_answer(b="first")), Reply(hang_after=0), app=app)
 
 
 def test_usage_and_cost() -> None:

@@ -309,6 +309,26 @@ def test_errors_of_the_lm(
     assert program(a="x")["b"] == "b of the first"
 
 
+def test_what_a_failed_call_took(session: Session, lm: OpenAIServer) -> None:
+    session.create_program("p", "a -> b")
+    tokens = {"prompt_tokens": 7, "completion_tokens": 5, "total_tokens": 12}
+    none = dict.fromkeys(tokens, 0)
+    bad = Reply("no JSON at all")
+    for name, inputs, script, expected in (
+        ("twice", {"text": "x"}, [Reply(json_answer(first="one")), Reply(status=400)], {"lm_calls": 2, **tokens}),
+        ("p", {"a": "x"}, [Reply(status=400)], {"lm_calls": 1, **none}),
+        ("p", {"a": "x"}, [bad], {"lm_calls": 1, **tokens}),
+    ):
+        for streamed in (False, True):
+            lm.script.extend(script)
+            program = session.program(name)
+            with pytest.raises(LMError) as caught:
+                list(program.run_stream(inputs)) if streamed else program.run(inputs)
+            usage = caught.value.meta["usage"]
+            assert {key: usage.get(key) for key in expected} == expected, (name, streamed)
+            assert caught.value.meta["worker"].startswith("worker_")
+
+
 def test_programs_that_fail(session: Session) -> None:
     with pytest.raises(ProgramError, match="cannot do x") as caught:
         session.program("crashing")(a="x")

@@ -204,7 +204,9 @@ class Core:
                 if error is None:
                     self._settle(id, Reply(result, meta), None)
                 else:
-                    self._settle(id, None, error_from_wire(error))
+                    failed = error_from_wire(error)
+                    failed.meta = meta
+                    self._settle(id, None, failed)
             case wire.Item(id, _, item):
                 self._item(id, item)
             case wire.Notification(method, _, params):

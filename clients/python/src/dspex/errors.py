@@ -53,6 +53,7 @@ class DspexError(Exception):
         message: what happened, for people.
         retryable: the same call may succeed later, and it has not run (or was declared safe to run again).
         details: what belongs to the code; empty where there is nothing to add.
+        meta: what the sidecar says of the call, as in `Reply`: a call that failed has a `worker` and a `usage`, too.
     """
 
     default_code: ClassVar[str] = "internal"
@@ -69,6 +70,7 @@ class DspexError(Exception):
         self.message: str = message or self.code
         self.retryable: bool = self.code in _RETRYABLE if retryable is None else retryable
         self.details: dict[str, Any] = dict(details or {})
+        self.meta: dict[str, Any] = {}
         super().__init__(self.message)
 
     def __str__(self) -> str:
