@@ -9,7 +9,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from dspex_worker.dspy_app.methods import DspyApp
-from dspex_worker.dspy_app.warm import keep_to_this_process, warm, warm_executor
+from dspex_worker.dspy_app.warm import keep_to_this_process, warm
 
 if TYPE_CHECKING:
     from dspex_worker.app import App
@@ -27,5 +27,4 @@ def install(app: App) -> None:
     """
     keep_to_this_process()
     DspyApp(app).register(app)
-    warm()
-    asyncio.run(warm_executor())
+    asyncio.run(warm())

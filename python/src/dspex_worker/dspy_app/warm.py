@@ -7,12 +7,11 @@ import os
 import socket
 import urllib.request
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import dspy
 from dspex.errors import DspexError
 from dspy.lm15 import Message, Request, Response, Usage
-from dspy.utils.exceptions import LMError
 
 from dspex_worker.dspy_app.execute import Executor
 from dspex_worker.dspy_app.models import CallLM
@@ -82,26 +81,11 @@ def _keep_loopback_from_proxies() -> None:
         os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(hosts)
 
 
-def warm() -> None:
-    """Make the first call's work: adapters, schemas, the way of a request, the price list.
+async def warm() -> None:
+    """Make the first call's work: a signature, adapters, schemas, an LM's request and its failure, the price list.
 
-    It leaves no LM, thread, or socket behind.
+    It leaves no LM, thread, or socket behind. Calls on threads take nothing that this has not made: measured.
     """
-    predict = dspy.Predict(dspy.make_signature(_fields()))
-    for adapter, kind in ((dspy.ChatAdapter(), "chat"), (dspy.JSONAdapter(), "json")):
-        lm = dspy.LM("warm/up", engine=_Engine(_ANSWERS[kind]), cache=False)
-        with dspy.context(lm=lm, adapter=adapter, trace=None, disable_history=True):
-            predict(text="a text", context=["b"])
-    with _refusing_address() as address:
-        lm = dspy.LM("openai/gpt-4o-mini", api_key="none", api_base=address, cache=False, num_retries=0)
-        assert lm.supports_response_schema is not None  # reads the list of models and prices
-        with contextlib.suppress(LMError):
-            lm("a")
-        lm.close()
-
-
-async def warm_executor() -> None:
-    """Make the first call's work on a loop: a client's signature, an LM's request, and its failure."""
     spec = parse_signature("text, context: list[str] -> label: Literal['a', 'b'], tags: list[str]")
     signature = SignatureCache().build(spec, None)
     program = Program("warm", "session", "predict", dspy.Predict(signature), spec.inputs, spec.outputs)
@@ -117,15 +101,6 @@ async def warm_executor() -> None:
         with contextlib.suppress(DspexError):
             await executor.run(program, inputs, settings, cast("Call", _WarmCall()))
     await executor.lms.close()
-
-
-def _fields() -> dict[str, Any]:
-    return {
-        "text": (str, dspy.InputField()),
-        "context": (list[str], dspy.InputField()),
-        "label": (Literal["a", "b"], dspy.OutputField()),
-        "tags": (list[str], dspy.OutputField()),
-    }
 
 
 @contextlib.contextmanager
