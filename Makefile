@@ -1,4 +1,5 @@
-# Everything that is made lands in build/, but for what Go and pip keep in caches of their own.
+# Everything that is made lands in build/, but for what Go, pip and npm keep in caches of their own, and for what Node
+# looks for beside its sources: node_modules, dist and out in clients/node.
 
 VERSION    := $(shell cat VERSION)
 PYTHON     ?= $(or $(shell command -v python3.11),python3)
@@ -7,6 +8,8 @@ PREFIX     := build
 SIDECAR    := $(PREFIX)/dspex-sidecar
 VENV       := $(PREFIX)/venv
 LINTER     := $(PREFIX)/tools/golangci-lint
+NODE       := clients/node
+NODE_READY := $(NODE)/node_modules/.package-lock.json
 UV_VERSION := 0.13.9
 
 # The environment keeps bytecode under build/ (scripts/venv.py): there is no need to do without.
@@ -47,6 +50,7 @@ fmt: setup ## Format the code, and mend what the linters can mend
 	$(LINTER) fmt ./...
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
+	cd $(NODE) && node_modules/.bin/biome check --write .
 
 fuzz: ## Run each Go fuzz test for FUZZTIME (10s)
 	@exec $(PYTHON) scripts/fuzz.py $(FUZZTIME)
@@ -71,7 +75,7 @@ setup-test:
 
 # Downloading and compiling go side by side.
 setup: ## Make all that the tests need
-	@+$(MAKE) --no-print-directory -s -j 2 setup-test $(LINTER)
+	@+$(MAKE) --no-print-directory -s -j 2 setup-test $(LINTER) $(NODE_READY)
 	@+$(if $(wildcard cmd/dspex-sidecar),$(MAKE) --no-print-directory sidecar)
 
 # Compiled from source, pinned by tools/go.sum: no download from elsewhere, and no release binary to trust.
@@ -79,6 +83,14 @@ setup: ## Make all that the tests need
 $(LINTER): tools/go.mod tools/go.sum
 	@echo "setup  compile golangci-lint (once, a minute or three)"
 	@cd tools && go build -trimpath -buildvcs=false -ldflags '-s -w' -o ../$@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+
+# Not `npm ci`: it wants in the lock file the builds for other systems of a package that this one's registry may not have.
+$(NODE_READY): $(NODE)/package.json $(NODE)/package-lock.json
+	@node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)' 2>/dev/null || \
+	    { echo "setup  Node 20 or newer is needed (node and npm on the PATH)"; exit 1; }
+	@echo "setup  install what $(NODE)/package-lock.json names"
+	@npm --prefix $(NODE) install --no-save --silent --ignore-scripts --no-audit --no-fund
+	@touch $@
 
 wheels: setup-test ## Make the wheels of `dspex` and `dspex-worker` in build/wheels
 	$(VENV)/bin/python -m pip wheel --quiet --no-deps --no-build-isolation -w $(PREFIX)/wheels ./clients/python ./python
@@ -89,4 +101,4 @@ lock: ## Write requirements/*.txt anew from requirements/*.in (LOCK=--upgrade: n
 	@scripts/lock.sh $(CURDIR)/$(PREFIX)/tools/uv/bin/uv $(LOCK)
 
 clean: ## Remove all that was made
-	rm -rf $(PREFIX)
+	rm -rf $(PREFIX) $(NODE)/node_modules $(NODE)/dist $(NODE)/out

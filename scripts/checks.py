@@ -93,25 +93,18 @@ def pytest(name: str, *folders: str) -> list[Step]:
     return [Step(name, [tool("pytest"), *found], reports.pytest)] if found else []
 
 
-def node_steps() -> list[Step]:
-    client = "clients/node"
-    if not (ROOT / client / "package.json").is_file():
-        return []
-    steps = [Step("node tests", ["npm", "--prefix", client, "test"], reports.node)]
-    installed = ROOT / client / "node_modules" / ".package-lock.json"
-    lock = ROOT / client / "package-lock.json"
-    if not installed.exists() or installed.stat().st_mtime < lock.stat().st_mtime:
-        steps.insert(0, Step("npm ci", ["npm", "--prefix", client, "ci", "--no-audit", "--no-fund"]))
-    return steps
+def npm(name: str, *arguments: str, report: reports.Reader | None = None) -> list[Step]:
+    return [Step(name, ["npm", "--prefix", "clients/node", *arguments], report)]
 
 
 def plan(what: str) -> list[list[list[Step]]]:
     """Return stages, one after the other, of lanes, side by side, of steps."""
     if what == "lint":
-        return [[go_lint(), python_lint()]]
+        return [[go_lint(), [*python_lint(), *npm("node lint", "run", "lint")]]]
+    node = [*npm("node lint", "run", "lint"), *npm("node tests", "test", report=reports.node)]
     units = pytest("pytest units", "clients/python/tests", "python/tests")
     return [
-        [[*go_lint(), *go_tests()], [*python_lint(), *units, *node_steps()]],
+        [[*go_lint(), *go_tests()], [*python_lint(), *units, *node]],
         # Both wait more than they compute; the tests of faults have time limits, and get all else out of their way.
         [
             [*pytest("pytest conformance", "tests/e2e/conformance"), *pytest("pytest newcomer", "tests/e2e/newcomer")],

@@ -1,0 +1,49 @@
+// What may be said of one call.
+
+import type { WireMap } from "./wire/messages.js";
+
+/** A session, by its id alone or with the token it was made with. */
+export type SessionRef = string | { readonly id: string; readonly token?: string | undefined };
+
+export type CallOptions = {
+  /** Milliseconds until the call ends with `deadline_exceeded`; what connecting takes is part of them. */
+  timeoutMs?: number | undefined;
+  /** Aborting it cancels the call, in the worker too: it ends with `cancelled`. */
+  signal?: AbortSignal | undefined;
+  session?: SessionRef | undefined;
+  pool?: string | undefined;
+  /** The call may be run again: by the sidecar where its worker dies, by the client where its connection is lost. */
+  retry?: "safe" | undefined;
+  /** The same call, if it is made again; one is made for calls that may be retried. */
+  idempotencyKey?: string | undefined;
+  /** W3C trace context. */
+  traceparent?: string | undefined;
+  /** Handed to the application as it is. */
+  app?: Readonly<Record<string, unknown>> | undefined;
+};
+
+export type StreamOptions = CallOptions & {
+  /** How many items may be on their way; more are asked for as they are taken. */
+  credit?: number | undefined;
+};
+
+/** The meta of a request, without its time limit; null where there is nothing to say. */
+export function callMeta(options: StreamOptions, parent: number | undefined): WireMap | null {
+  const { session, pool, retry, traceparent, app, credit } = options;
+  const key = options.idempotencyKey ?? (retry === undefined ? undefined : crypto.randomUUID());
+  const meta: WireMap = {};
+  if (typeof session === "string") {
+    meta.session = session;
+  } else if (session !== undefined) {
+    meta.session = session.id;
+    if (session.token !== undefined) meta.session_token = session.token;
+  }
+  if (pool !== undefined) meta.pool = pool;
+  if (credit !== undefined) meta.stream = credit;
+  if (retry !== undefined) meta.retry = retry;
+  if (key !== undefined) meta.idempotency_key = key;
+  if (traceparent !== undefined) meta.traceparent = traceparent;
+  if (app !== undefined) meta.app = app;
+  if (parent !== undefined) meta.parent = parent;
+  return Object.keys(meta).length === 0 ? null : meta;
+}

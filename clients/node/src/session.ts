@@ -1,0 +1,131 @@
+// A session and its programs.
+
+import type { Caller, Offer, Offered, Params } from "./caller.js";
+import { DspexError } from "./errors.js";
+import type { Reply } from "./exchange.js";
+import type { CallOptions, StreamOptions } from "./options.js";
+import { type Program, program } from "./program.js";
+import type { Stream } from "./stream.js";
+
+export type SessionInfo = {
+  session: string;
+  state: Record<string, unknown>;
+  worker: string | null;
+  labels: Record<string, string>;
+  version: number;
+  bytes: number;
+  age_ms: number;
+  idle_ms: number;
+  ttl_ms: number;
+  calls: number;
+};
+
+export type ProgramOptions = {
+  /** `"predict"`, `"chain_of_thought"`, or what the application registered. */
+  module?: string | undefined;
+  /** What the LM is told to do. */
+  instructions?: string | undefined;
+  /** Take the place of a program with that id. */
+  replace?: boolean | undefined;
+};
+
+/** DSPy's text form, `"question -> answer: str"`, or a map as docs/protocol.md tells. */
+export type Signature = string | Params;
+
+/** The LM of a session, or of one program in it: a configured model's name, or settings. */
+export type LMChoice = { model?: string | undefined; settings?: Params | undefined; program?: string | undefined };
+
+/** A session: calls in it run one at a time, in order, and share its state. With `await using` it is ended. */
+export class Session implements AsyncDisposable {
+  /** Its name in the sidecar. */
+  readonly id: string;
+  /** What proves that it is yours, where it was made with a token. */
+  readonly token: string | undefined;
+  readonly #caller: Caller;
+  readonly #offer: Offer;
+
+  /** @internal */
+  constructor(caller: Caller, offer: Offer, id: string, token: string | undefined) {
+    this.#caller = caller;
+    this.#offer = offer;
+    this.id = id;
+    this.token = token;
+  }
+
+  /** Call a method in this session. As the client's `call`. */
+  call<T = unknown>(method: string, params: Params | null = null, options?: CallOptions): Promise<T> {
+    return this.#caller.call<T>(method, params, { ...options, session: this });
+  }
+
+  /** `call`, for who wants the meta of the answer too. */
+  request<T = unknown>(method: string, params: Params | null = null, options?: CallOptions): Promise<Reply<T>> {
+    return this.#caller.request<T>(method, params, { ...options, session: this });
+  }
+
+  /** Call a streaming method in this session. */
+  stream<T = unknown, R = unknown>(
+    method: string,
+    params: Params | null = null,
+    options?: StreamOptions,
+  ): Stream<T, R> {
+    return this.#caller.stream<T, R>(method, params, { ...options, session: this });
+  }
+
+  /** Let the workers that serve this session's calls call a function of this process. Returns what takes it back. */
+  offer(name: string, offered: Offered): () => void {
+    return this.#offer(this.id, name, offered);
+  }
+
+  /** State, worker, labels, version, sizes and times, as of the last commit. */
+  info(): Promise<SessionInfo> {
+    return this.call("session.get");
+  }
+
+  /** The state as of the last commit. */
+  async state<T = Record<string, unknown>>(): Promise<T> {
+    return (await this.info()).state as T;
+  }
+
+  /** Change the state, in the session's turn. */
+  async update(changes: { set?: Params | undefined; delete?: readonly string[] | undefined }): Promise<void> {
+    await this.call("session.update", { set: changes.set, delete: changes.delete });
+  }
+
+  /** Choose the LM: `"local"` is short for `{ model: "local" }`. */
+  configureLM(choice: string | LMChoice): Promise<{ model: string; program?: string }> {
+    return this.call("configure_lm", typeof choice === "string" ? { model: choice } : choice);
+  }
+
+  /** Make a DSPy program in this session; without an id, one is made. */
+  async createProgram<I extends object = Params, O = Record<string, unknown>>(
+    id: string | undefined,
+    signature: Signature,
+    { module, instructions, replace }: ProgramOptions = {},
+  ): Promise<Program<I, O>> {
+    const params = { id, signature, module, instructions, replace: replace || undefined };
+    const made = await this.call<{ program: string }>("create_program", params);
+    return this.program<I, O>(made.program);
+  }
+
+  /** A program of this session, or one that is there for all, to run in this session. Nothing is sent. */
+  program<I extends object = Params, O = Record<string, unknown>>(id: string): Program<I, O> {
+    return program<I, O>(this.#caller, id, this);
+  }
+
+  async programs(): Promise<{ program: string; scope: string; module: string; doc: string }[]> {
+    return (await this.call<{ programs: [] }>("list_programs")).programs;
+  }
+
+  /** End the session at once; calls in it end with `session_not_found`. Nothing where it has ended. */
+  async end(): Promise<void> {
+    try {
+      await this.call("session.end");
+    } catch (error) {
+      if (!(error instanceof DspexError && error.code === "session_not_found")) throw error;
+    }
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.end();
+  }
+}
