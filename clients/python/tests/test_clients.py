@@ -312,6 +312,57 @@ def test_a_call_that_a_draining_sidecar_refused_goes_over_a_new_connection(kind:
         drive(scenario(path))
 
 
+def test_an_idempotent_call_is_asked_for_again_with_its_key(kind: str) -> None:
+    keys: list[str] = []
+
+    def lose(peer: Peer) -> None:
+        peer.greet()
+        keys.append(peer.read().meta["idempotency_key"])
+
+    def answer(peer: Peer) -> None:
+        peer.greet()
+        while (request := peer.read()) is not None:
+            keys.append(request.meta["idempotency_key"])
+            peer.answer(request, request.params)
+
+    async def scenario(path: str) -> None:
+        async with client(kind, path) as c:
+            assert await c.call("m", {"n": 1}, idempotent=True) == {"n": 1}
+            assert await c.call("m", {"n": 2}, idempotent=True) == {"n": 2}
+            session = c.session("s")
+            assert (await session.request("m", {"n": 3}, idempotent=True, idempotency_key="mine")).result == {"n": 3}
+            assert await session.program("p").run({"n": 4}, idempotency_key="mine too")
+            for options in ({"idempotent": True}, {"idempotency_key": "k"}):
+                with pytest.raises(ValueError, match="a stream has no idempotency key"):
+                    c.stream("m", **options)
+
+    with serving(lose, lose, answer) as path:
+        drive(scenario(path))
+    first, second, third, other, *mine = keys
+    assert first == second == third != other
+    assert len(first) == 32
+    assert mine == ["mine", "mine too"]
+
+
+def test_how_often_a_lost_call_is_asked_for(kind: str) -> None:
+    """Thrice where it is idempotent, and once where it has a key only: then the caller knows what to do."""
+    seen: list[Any] = []
+
+    def lose(peer: Peer) -> None:
+        peer.greet()
+        seen.append(peer.read().meta.get("idempotency_key"))
+
+    async def scenario(path: str) -> None:
+        async with client(kind, path) as c:
+            for options in ({"idempotent": True}, {"idempotency_key": "k"}, {}):
+                with pytest.raises(errors.ConnectionLost):
+                    await c.call("m", **options)
+
+    with serving(*[lose] * 5) as path:
+        drive(scenario(path))
+    assert (len(set(seen[:3])), seen[3:]) == (1, ["k", None])
+
+
 def test_stream_takes_credit_and_gives_it(kind: str) -> None:
     def script(peer: Peer) -> None:
         peer.greet()
@@ -509,6 +560,7 @@ def test_sessions_and_programs(kind: str) -> None:
         assert request.meta == {**mine, "stream": 64}
         peer.send(wire.encode_item(request.id, {"type": "delta", "field": "a", "text": "!"}))
         peer.answer(request, {"a": "!"})
+        expect("session.reset", {}, {"session": "s"})
         expect("session.end", {}, {"session": "s"})
 
     async def scenario(path: str) -> None:
@@ -527,6 +579,7 @@ def test_sessions_and_programs(kind: str) -> None:
                 stream = session.program("qa").stream(q="?")
                 assert [item["text"] async for item in stream] == ["!"]
                 assert stream.result == {"a": "!"}
+                await session.reset()
 
     with serving(script) as path:
         drive(scenario(path))

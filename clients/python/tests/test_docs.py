@@ -16,6 +16,7 @@ RESULTS: dict[str, Any] = {
     "sidecar.stats": {"active_sessions": 0},
     "session.create": {"session": "s1"},
     "session.end": {"session": "s1"},
+    "session.reset": {"session": "s1"},
     "session.update": {"session": "s1", "version": 2},
     "session.get": {"session": "s1", "state": {"seen": 1}},
     "configure_lm": {"model": "local"},

@@ -244,6 +244,7 @@ def with_base(value: Any, base: str) -> Any:
     return base if value == "OTHER" else value
 
 
+@pytest.mark.timeout(300)
 @settings(max_examples=400 if os.environ.get("DSPEX_LONG") else 60, deadline=None)
 @given(state=mutated())
 def test_mutated_states(bench: Bench, state: dict[str, Any]) -> None:

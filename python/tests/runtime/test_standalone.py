@@ -516,6 +516,45 @@ def test_sessions_are_listed_in_pages(serve: Serve) -> None:
     assert connection.error("session.list", limit=0)["code"] == "invalid_params"
 
 
+def test_a_reset_takes_its_turn_and_begins_anew(serve: Serve) -> None:
+    connection = serve(app="keeping:app").connect()
+    connection.call("session.create", session="s", state={"a": 1})
+    meta = {"session": "s"}
+    assert connection.call("add", meta, n=5) == 5
+    connection.request(50, "add_and_wait", meta)
+    question = connection.until(lambda message: isinstance(message, wire.Request))
+    connection.request(51, "session.reset", session="s")
+    connection.request(52, "look", meta)
+    connection.send(wire.encode_response(question.id, None, None))
+    assert connection.response(50).error is None
+    assert connection.response(51).result == {"session": "s"}
+    assert connection.response(52).result == 0
+    found = connection.call("session.get", session="s")
+    assert (found["session"], found["state"]) == ("s", {})
+
+
+def test_a_reset_session_starts_again(serve: Serve) -> None:
+    connection = serve().connect()
+    meta = {"session": "s"}
+    connection.call("session.create", session="s", state={"a": 1})
+    assert connection.call("get", meta) == {"a": 1, "begun": 1}
+    connection.call("put_secret", meta)
+    connection.call("session.reset", meta)
+    everything = connection.call("read_all", meta)
+    assert everything == {"state": {"begun": 1}, "reserved": {}, "secrets": {}}
+    assert connection.error("session.reset", session="another")["code"] == "session_not_found"
+
+
+def test_idempotency_keys_are_refused_where_they_would_mean_something(serve: Serve) -> None:
+    connection = serve().connect()
+    error = connection.error("echo", {"idempotency_key": "k"}, value=1)
+    assert error["code"] == "invalid_params"
+    assert "stand-alone mode keeps no answers" in error["message"]
+    assert connection.call("echo", {"idempotency_key": "k", "retry": "safe"}, value=1) == 1
+    for key in ("", "x" * 257, 5):
+        assert connection.error("echo", {"idempotency_key": key, "retry": "safe"}, value=1)["code"] == "invalid_frame"
+
+
 def test_limits_on_sessions(serve: Serve, tmp_path: Path) -> None:
     server = serve(*config(tmp_path, '[sessions]\nmax = 1\nmax_state = "1KiB"\nauto_create = true'))
     connection = server.connect()

@@ -15,6 +15,11 @@ class Difference(NamedTuple):
 
 DIFFERENCES = {
     "name": Difference("dspex-sidecar", "dspex-worker", "a client may want to know which one it speaks to"),
+    "idempotency keys": Difference(
+        None,
+        "invalid_params",
+        'stand-alone mode keeps no answers, and does not pretend to; beside retry: "safe" a key is not needed',
+    ),
     "results over the server's own max_frame": Difference(
         "frame_too_large",
         None,

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 from dspex import wire
-from dspex.errors import InvalidParams, NotSerializable, UnknownMethod
+from dspex.errors import DspexError, InvalidParams, NotSerializable, UnknownMethod
+from e2e.conformance.differences import expected
 from e2e.support.servers import Server
 
 ECHOES = ("echo", "echo_async", "echo_inline")
@@ -208,3 +209,14 @@ def test_one_byte_at_a_time(server: Server) -> None:
     for byte in wire.encode_request(50, "echo", None, {"value": "slowly"}):
         connection.socket.send(bytes((byte,)))
     assert connection.response(50).result == "slowly"
+
+
+def test_a_call_with_an_idempotency_key(server: Server) -> None:
+    client = server.client()
+    if (refused := expected(server, "idempotency keys")) is None:
+        assert client.call("echo", {"value": 1}, idempotent=True) == 1
+    else:
+        with pytest.raises(DspexError) as caught:
+            client.call("echo", {"value": 1}, idempotent=True)
+        assert caught.value.code == refused
+    assert client.call("echo", {"value": 2}, idempotent=True, retry="safe") == 2

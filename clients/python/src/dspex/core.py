@@ -6,6 +6,7 @@ known of the protocol from a client's side is here. A `Core` is not thread-safe:
 
 from __future__ import annotations
 
+import secrets
 from collections import deque
 from collections.abc import Iterable, Mapping
 from enum import Enum
@@ -282,8 +283,14 @@ def call_meta(
     retry: str | None = None,
     traceparent: str | None = None,
     app: Mapping[str, Any] | None = None,
+    idempotency_key: str | None = None,
+    idempotent: bool = False,
 ) -> dict[str, Any]:
-    """The meta of a request, without its time limit."""
+    """The meta of a request, without its time limit. Raises ValueError for a stream with an idempotency key."""
+    if idempotent and idempotency_key is None:
+        idempotency_key = secrets.token_hex(16)
+    if idempotency_key is not None and credit is not None:
+        raise ValueError("a stream has no idempotency key: what was streamed is not kept")
     meta: dict[str, Any] = {}
     if session is not None:
         meta["session"] = session
@@ -299,4 +306,6 @@ def call_meta(
         meta["traceparent"] = traceparent
     if app is not None:
         meta["app"] = wire.plain_value(app, "app")
+    if idempotency_key is not None:
+        meta["idempotency_key"] = idempotency_key
     return meta

@@ -24,7 +24,7 @@ from dspex_worker.calls import ENDED, Call
 from dspex_worker.peer import Peer
 from dspex_worker.session import Changes, Session, attach
 from dspex_worker.standalone.dispatch import Ticket
-from dspex_worker.standalone.methods import UPDATE
+from dspex_worker.standalone.methods import RESET, TURNS
 from dspex_worker.standalone.table import Record, not_found, owner_of
 
 if TYPE_CHECKING:
@@ -183,7 +183,10 @@ class Client(Peer):
             raise not_found(record.key[1])
         if changes is not None:
             record.commit(changes, self.server.settings.max_state)
-        record.started = record.started or call.method != UPDATE
+        if call.method == RESET:
+            record.started, record.copy.local = False, {}
+        else:
+            record.started = record.started or call.method not in TURNS
 
     def _greet(self, request: wire.Request) -> None:
         """Answer the first request, which has to be hello."""
@@ -246,12 +249,19 @@ class Client(Peer):
             raise QueueFull(f"{len(self.calls)} calls of this connection are in flight", details=details)
         if meta.get("pool", "default") != "default":
             raise InvalidParams(f"there is no pool {meta['pool']!r}")
+        if "idempotency_key" in meta and meta.get("retry") != "safe":
+            raise InvalidParams(
+                'stand-alone mode keeps no answers: meta.idempotency_key is for the sidecar, or beside retry: "safe"',
+                details={"errors": []},
+            )
         method = server.methods.get(name)
         if method is None:
             self.respond(id, server.own.call(self, name, meta, params))
             return
         parent = self._parent(meta)
-        if server.draining and parent is None and name != UPDATE:  # what the server itself answers goes on to the end
+        if (
+            server.draining and parent is None and name not in TURNS
+        ):  # what the server itself answers goes on to the end
             raise Draining("the server is ending")
         record = server.own.session_of(self, name, meta, params)
         if record is not None and record in _waiting_sessions(parent):
@@ -269,7 +279,7 @@ class Client(Peer):
         record = ticket.record
         if record is not None:
             record.calls += 1
-            call.first = not record.started and method.name != UPDATE and bool(self.server.app.session_start_hooks)
+            call.first = not record.started and method.name not in TURNS and bool(self.server.app.session_start_hooks)
             ticket.exclusive = call.first or not method.read_only
             call.session = Session(record.copy, read_only=not ticket.exclusive)
             attach(call.session, self.server.update_session)

@@ -32,11 +32,13 @@ _TEN_YEARS = 10 * 365 * 24 * 3600 * 1000  # milliseconds
 _NO_FAILURE = {"last_failure": None, "last_failure_age_ms": None}  # the one worker is this process
 
 UPDATE = "session.update"
+RESET = "session.reset"
+TURNS = (UPDATE, RESET)  # what takes its turn in the session, as a call does
 
 
-def update_method() -> Method:
-    """Return ``session.update`` as a method that takes its turn in the session like any other."""
-    return Method(_update, UPDATE, inline=True)
+def turn_methods() -> dict[str, Method]:
+    """Return what takes its turn in a session as methods like any others, by name."""
+    return {UPDATE: Method(_update, UPDATE, inline=True), RESET: Method(_reset, RESET, inline=True)}
 
 
 def _update(session: Session, set: dict[str, Any] | None = None, delete: list[str] | None = None) -> dict[str, Any]:
@@ -47,6 +49,12 @@ def _update(session: Session, set: dict[str, Any] | None = None, delete: list[st
         session.state.pop(key, None)
     copy = sessions.copy_of(session)
     return {"session": session.id, "version": copy.version + (sessions.changes(session) is not None)}
+
+
+def _reset(session: Session) -> dict[str, Any]:
+    for mapping in (session.state, session.reserved, session.secrets):
+        mapping.clear()
+    return {"session": session.id}
 
 
 class OwnMethods:
@@ -88,13 +96,13 @@ class OwnMethods:
     def session_of(self, client: Client, name: str, meta: dict[str, Any], params: dict[str, Any]) -> Record | None:
         """Return the session that a call runs in, or None. Raises DspexError."""
         who = Who(client, meta)
-        if name == UPDATE:
+        if name in TURNS:
             who.session = who.named(params.pop("session", None))
         if who.session is None:
             return None
         table = self._server.table
         key = (who.owner, who.session)
-        if self._server.settings.auto_create and name != UPDATE and not table.has(key):
+        if self._server.settings.auto_create and name not in TURNS and not table.has(key):
             return table.create(key, {}, {}, None)
         return table.find(key)
 

@@ -24,7 +24,7 @@ from dspex_worker.session import Changes, Copy, Session
 from dspex_worker.standalone import listener
 from dspex_worker.standalone.client import Client
 from dspex_worker.standalone.dispatch import Dispatcher
-from dspex_worker.standalone.methods import UPDATE, OwnMethods, update_method
+from dspex_worker.standalone.methods import OwnMethods, turn_methods
 from dspex_worker.standalone.settings import Settings
 from dspex_worker.standalone.table import Record, Table, check_keys, not_found
 from dspex_worker.worker import LOAD_FAILED, SOCKET_FAILED, Worker, version_of
@@ -92,7 +92,7 @@ class Server:
             checkout_timeout=settings.checkout_timeout,
         )
         self.own = OwnMethods(self)
-        self.methods = {**app.methods, UPDATE: update_method()}
+        self.methods = {**app.methods, **turn_methods()}
         self._loop = asyncio.get_running_loop()
         self._socket: socket.socket | None = None
         self._made: tuple[int, int] | None = None

@@ -75,6 +75,10 @@ class AsyncSession:
             params["delete"] = gone
         await self.call("session.update", params)
 
+    async def reset(self) -> None:
+        """Empty the session, in its turn: state, programs, LM settings. Its next call is its first again."""
+        await self.call("session.reset")
+
     async def configure_lm(
         self,
         model: str | None = None,

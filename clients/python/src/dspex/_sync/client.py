@@ -27,6 +27,7 @@ from .runtime import Turn, sleep
 from .session import Session
 from .stream import Stream
 
+_LOST = 2  # connections that may be lost under an idempotent call before its caller is told
 _HANDSHAKE = 5.0  # seconds that a sidecar may take to answer it
 
 
@@ -98,6 +99,8 @@ class Client:
         traceparent: str | None = None,
         app: Mapping[str, Any] | None = None,
         cancel: CancelToken | None = None,
+        idempotency_key: str | None = None,
+        idempotent: bool = False,
     ) -> Any:
         """Call a method, and return its result.
 
@@ -111,6 +114,10 @@ class Client:
             traceparent: W3C trace context.
             app: handed to the application as it is.
             cancel: a token that another thread may cancel the call with.
+            idempotency_key: names the call: the sidecar runs it once, however often it is asked for, and answers all
+                alike, for as long as it keeps answers.
+            idempotent: where the connection is lost, ask again over a new one, with the same key; one is made where
+                none is given.
 
         Raises DspexError: the class goes by the error's code. Abandoning the call cancels it.
         """
@@ -121,8 +128,10 @@ class Client:
             retry=retry,
             traceparent=traceparent,
             app=app,
+            idempotency_key=idempotency_key,
+            idempotent=idempotent,
         )
-        return (self._exchange(method, params, meta, timeout, cancel)).result
+        return (self._exchange(method, params, meta, timeout, cancel, idempotent)).result
 
     def request(
         self,
@@ -131,10 +140,12 @@ class Client:
         *,
         timeout: float | None = None,
         cancel: CancelToken | None = None,
+        idempotent: bool = False,
         **options: Any,
     ) -> Reply:
         """`call`, with its options, for who wants the meta of the answer too (see `Reply`)."""
-        return self._exchange(method, params, call_meta(**options), timeout, cancel)
+        meta = call_meta(idempotent=idempotent, **options)
+        return self._exchange(method, params, meta, timeout, cancel, idempotent)
 
     def stream(
         self,
@@ -237,13 +248,21 @@ class Client:
         meta: dict[str, Any],
         timeout: float | None,
         cancel: CancelToken | None,
+        idempotent: bool,
     ) -> Reply:
         deadline = self._deadline(timeout)
-        link, call = self._start(method, params, meta, deadline)
-        self._settled(link, call, deadline, cancel)
-        if call.error is not None and self._may_go_again(link, call.error):
+        refused, lost = 1, _LOST if idempotent else 0  # how often the call may be sent again for each reason
+        while True:
             link, call = self._start(method, params, meta, deadline)
             self._settled(link, call, deadline, cancel)
+            if call.error is None:
+                break
+            if refused and self._may_go_again(link, call.error):
+                refused -= 1
+            elif lost and isinstance(call.error, ConnectionLost) and not self._closed:
+                lost -= 1
+            else:
+                break
         reply: Reply = call.outcome()
         return reply
 

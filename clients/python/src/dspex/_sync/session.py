@@ -75,6 +75,10 @@ class Session:
             params["delete"] = gone
         self.call("session.update", params)
 
+    def reset(self) -> None:
+        """Empty the session, in its turn: state, programs, LM settings. Its next call is its first again."""
+        self.call("session.reset")
+
     def configure_lm(
         self,
         model: str | None = None,

@@ -15,6 +15,7 @@ MAX_METHOD: Final = 128
 """Bytes of a method's name."""
 MAX_SESSION_ID: Final = 128
 MAX_STATE_KEY: Final = 256
+MAX_IDEMPOTENCY_KEY: Final = 256
 MAX_REASON: Final = 256
 MAX_CREDIT: Final = 2**31 - 1
 MIN_FRAME_LIMIT: Final = 64 << 10

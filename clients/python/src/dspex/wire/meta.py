@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from .limits import MAX_CREDIT, MAX_SESSION_ID
+from .limits import MAX_CREDIT, MAX_IDEMPOTENCY_KEY, MAX_SESSION_ID
 from .violations import ContentError
 
 _CONTROL: Final = re.compile("[\x00-\x1f\x7f]")
@@ -39,6 +39,7 @@ _KNOWN: Final[Mapping[str, Callable[[Any], bool]]] = {
     "session_token": _is_text,
     "pool": _is_text,
     "timeout_ms": _is_count,
+    "idempotency_key": lambda value: _is_text(value) and 0 < len(value.encode()) <= MAX_IDEMPOTENCY_KEY,
     "retry": lambda value: type(value) is str and value == "safe",
     "stream": lambda value: type(value) is int and 0 < value <= MAX_CREDIT,
     "traceparent": lambda value: _is_text(value) and len(value.encode()) <= _MAX_TRACE,
