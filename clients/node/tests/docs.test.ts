@@ -6,6 +6,10 @@ import { mkdir, readFile, writeFile } from "node:fs/promises";
 import { resolve } from "node:path";
 import { test } from "node:test";
 import { promisify } from "node:util";
+import { Caller } from "../src/caller.js";
+import { Client } from "../src/index.js";
+import { Session } from "../src/session.js";
+import { Stream } from "../src/stream.js";
 import { type FakeCall, type FakeMethod, FakeSidecar } from "../src/testing/index.js";
 import { PACKAGE, ROOT } from "./support/root.js";
 
@@ -77,6 +81,17 @@ test("docs/clients/node.md", async () => {
     "{}",
     "",
   ]);
+});
+
+test("the reference has all that is public", async () => {
+  const page = await readFile(resolve(ROOT, "docs/clients/node.md"), "utf8");
+  const reference = page.slice(page.indexOf("## Reference"));
+  for (const { prototype } of [Client, Caller, Session, Stream, FakeSidecar]) {
+    const names = Object.getOwnPropertyNames(prototype).filter((name) => name !== "constructor");
+    assert(names.length > 0);
+    for (const name of names)
+      assert.match(reference, new RegExp(`\\b${name}\\b`), `${prototype.constructor.name}.${name}`);
+  }
 });
 
 test("the README's block", async () => {

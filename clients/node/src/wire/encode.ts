@@ -13,16 +13,21 @@ export function encodeRequest(
   meta: object | null,
   params: object | null,
 ): number {
-  return checked(to, "params", () => {
+  const before = to.begin(); // without `framed`, whose closure would be one more object for each call
+  try {
     head(to, 0x95, 0, id);
     to.payload(method, "method");
     to.payload(meta, "meta");
     to.payload(params, "params");
-  });
+    return ended(to, before, "params");
+  } catch (error) {
+    to.cut(before);
+    throw error;
+  }
 }
 
 export function encodeResponse(to: Writer, id: number, meta: object | null, result: unknown): number {
-  return checked(to, "result", () => {
+  return framed(to, "result", () => {
     head(to, 0x95, 1, id);
     to.payload(meta, "meta");
     to.byte(0xc0);
@@ -32,7 +37,7 @@ export function encodeResponse(to: Writer, id: number, meta: object | null, resu
 
 /** The response of a call that failed; `error` as `DspexError.toWire` makes it. */
 export function encodeError(to: Writer, id: number, meta: object | null, error: WireMap): number {
-  return checked(to, "error", () => {
+  return framed(to, "error", () => {
     head(to, 0x95, 1, id);
     to.payload(meta, "meta");
     to.payload(error, "error");
@@ -41,7 +46,7 @@ export function encodeError(to: Writer, id: number, meta: object | null, error: 
 }
 
 export function encodeNotification(to: Writer, method: string, params: object | null): number {
-  return checked(to, "params", () => {
+  return framed(to, "params", () => {
     to.byte(0x94);
     to.byte(2);
     to.payload(method, "method");
@@ -51,7 +56,7 @@ export function encodeNotification(to: Writer, method: string, params: object | 
 }
 
 export function encodeItem(to: Writer, id: number, item: unknown): number {
-  return checked(to, "item", () => {
+  return framed(to, "item", () => {
     head(to, 0x94, 3, id);
     to.byte(0xc0);
     to.payload(item, "item");
@@ -60,7 +65,7 @@ export function encodeItem(to: Writer, id: number, item: unknown): number {
 
 /** A reason that is too long is cut. */
 export function encodeCancel(to: Writer, id: number, reason: string | null = null): number {
-  return to.frame(() => {
+  return framed(to, "reason", () => {
     head(to, 0x93, 4, id);
     if (reason === null) to.byte(0xc0);
     else to.text(cutTo(reason.toWellFormed(), MAX_REASON));
@@ -68,7 +73,7 @@ export function encodeCancel(to: Writer, id: number, reason: string | null = nul
 }
 
 export function encodeCredit(to: Writer, id: number, n: number): number {
-  return to.frame(() => {
+  return framed(to, "n", () => {
     head(to, 0x93, 5, id);
     to.count(n);
   });
@@ -87,19 +92,29 @@ function head(to: Writer, array: number, kind: number, id: number): void {
   to.count(id);
 }
 
-/** Fewer bytes than that cannot hold too many values. */
-function checked(to: Writer, root: string, body: () => void): number {
-  const before = to.length;
-  const length = to.frame(body);
-  if (length > MAX_VALUES) {
-    try {
-      scan(to.written(before + 4));
-    } catch (error) {
-      to.cut(before);
-      throw unpackable(root, (error as Error).message);
-    }
+function framed(to: Writer, root: string, body: () => void): number {
+  const before = to.begin();
+  try {
+    body();
+    return ended(to, before, root);
+  } catch (error) {
+    to.cut(before);
+    throw error;
   }
+}
+
+function ended(to: Writer, before: number, root: string): number {
+  const length = to.end(before);
+  if (length > MAX_VALUES) checkCount(to.written(before + 4), root); // fewer bytes cannot hold too many values
   return length;
+}
+
+function checkCount(body: Buffer, root: string): void {
+  try {
+    scan(body);
+  } catch (error) {
+    throw unpackable(root, (error as Error).message);
+  }
 }
 
 function cutTo(text: string, bytes: number): string {

@@ -45,17 +45,16 @@ export class Writer {
     return this.#bytes.subarray(this.#start + length, this.#pos);
   }
 
-  /** Write a frame: its length, and the body that `body` writes. Where that throws, nothing is written. Returns the length. */
-  frame(body: () => void): number {
+  /** Begin a frame: what `end` and `cut` are given. */
+  begin(): number {
     const before = this.length;
     this.#reserve(ROOM);
     this.#pos += 4;
-    try {
-      body();
-    } catch (error) {
-      this.#pos = this.#start + before;
-      throw error;
-    }
+    return before;
+  }
+
+  /** End the frame that was begun there. Returns the length of its body. */
+  end(before: number): number {
     const at = this.#start + before;
     const length = this.#pos - at - 4;
     this.#view.setUint32(at, length);

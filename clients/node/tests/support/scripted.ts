@@ -118,3 +118,10 @@ export function framed(...bodies: Uint8Array[]): Buffer {
     }),
   );
 }
+
+/** All items. */
+export async function take<T>(items: AsyncIterable<T>): Promise<T[]> {
+  const taken: T[] = [];
+  for await (const item of items) taken.push(item);
+  return taken;
+}
