@@ -125,10 +125,10 @@ func (f *Flow) EndTurn(batch *wire.Batch, c *Call) {
 	}
 }
 
-// Share lets read-only calls run beside each other from now on. Before, every call takes its turn alone.
-func (f *Flow) Share() {
+// Share says whether read-only calls run beside each other from now on. Before the first time, every call takes its turn alone.
+func (f *Flow) Share(on bool) {
 	f.pool.mu.Lock()
-	f.shared = true
+	f.shared = on
 	f.pool.mu.Unlock()
 }
 

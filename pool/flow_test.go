@@ -40,7 +40,7 @@ func TestTurns(t *testing.T) {
 func TestSharedTurns(t *testing.T) {
 	r := ready(t, func(s *setup) { s.Concurrency = 10 })
 	f := r.pool.NewFlow("s", true)
-	f.Share()
+	f.Share(true)
 	for _, method := range []string{"look", "look", "run", "look", "look"} {
 		r.submit(f, method, method)
 	}

@@ -142,7 +142,7 @@ func (m *model) newFlow(i int) *mflow {
 	f := &mflow{serial: i%3 > 0, shared: i%3 == 2}
 	f.Flow = m.pool.NewFlow(fmt.Sprint("owner ", i/3), f.serial)
 	if f.shared {
-		f.Share()
+		f.Share(true)
 	}
 	return f
 }

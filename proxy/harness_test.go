@@ -86,7 +86,10 @@ func start(t *testing.T, options ...option) *sidecar {
 	if err != nil {
 		t.Fatal(err)
 	}
-	sessions := session.New(session.Config{Pool: s.pool, Store: store.Memory{}, TTL: time.Hour, Max: 100, MaxState: 1 << 20})
+	sessions, err := session.New(session.Config{Pool: s.pool, Store: store.Memory{}, TTL: time.Hour, Max: 100, MaxState: 1 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
 	cfg.Pool, cfg.Sessions = s.pool, sessions
 	s.server = proxy.New(cfg)
 	s.server.Serve()

@@ -134,7 +134,7 @@ func (s *sidecar) start() error {
 	if err != nil {
 		return err
 	}
-	sessions = session.New(session.Config{
+	sessions, err = session.New(session.Config{
 		Pool: s.pool, Store: store.Memory{}, TTL: s.cfg.Sessions.TTL, Max: s.cfg.Sessions.Max, MaxState: s.cfg.Sessions.MaxState,
 		AutoCreate: s.cfg.Sessions.AutoCreate, Log: s.log,
 	})

@@ -91,7 +91,10 @@ func benchTable(b *testing.B, starter pool.Starter, sessions int) *session.Table
 	if err != nil {
 		b.Fatal(err)
 	}
-	t := session.New(session.Config{Pool: p, Store: store.Memory{}, TTL: time.Hour, Max: sessions, MaxState: 128 << 20})
+	t, err := session.New(session.Config{Pool: p, Store: store.Memory{}, TTL: time.Hour, Max: sessions, MaxState: 128 << 20})
+	if err != nil {
+		b.Fatal(err)
+	}
 	b.Cleanup(func() {
 		p.Close(context.Background()) //nolint:usetesting // the benchmark's own is done by now
 		if err := t.Close(); err != nil {

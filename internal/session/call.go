@@ -2,32 +2,35 @@ package session
 
 import (
 	"bytes"
-	"time"
 
 	"github.com/dspex/dspex-sidecar/internal/store"
 	"github.com/dspex/dspex-sidecar/pool"
 	"github.com/dspex/dspex-sidecar/wire"
 )
 
-// call is a call in a session, between the pool and the call's own handler: it restores the worker's copy, collects
-// changes, and commits them before the outcome goes on.
+// call is a call in a session, or one that its owner's ledger keeps account of, between the pool and the call's own handler: it restores the
+// worker's copy, collects changes, and commits them, with what else has to be kept of the call, before the outcome goes on.
 type call struct {
 	table   *Table
 	session *session
+	ledger  *session // of the owner, where it has a budget; nil: it has none
+	flow    *pool.Flow
 	pool    *pool.Call
 	inner   pool.Handler
+	once    *once // nil: it has no idempotency key
 
 	change   store.Change // collected since the last dispatch; used by the worker's reader alone
 	changed  bool
 	size     int // of its frames
 	maxFrame int // the worker's
-	bytes    int // of the state with the change
 
 	// Guarded by Table.mu: the turn ends when the worker is done with the call and its commit is, too.
+	ran        bool // it was dispatched
 	committing bool
 	finished   bool
-	kept       *pool.Result // the outcome, where the store takes its time
-	answered   bool         // the store has answered, with outcome
+	pending    *store.Change // what is being committed
+	kept       *pool.Result  // the outcome, where the store takes its time
+	answered   bool          // the store has answered, with outcome
 	outcome    error
 }
 
@@ -39,6 +42,16 @@ func (c *call) Dispatch(to *pool.Target, meta *wire.RequestMeta) *wire.Error {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if !c.ran {
+		if err := t.overBudgetLocked(s, c.ledger); err != nil {
+			return err
+		}
+		t.countLocked(c, store.Amounts{Calls: 1})
+		c.ran = true
+	}
+	if s.ledger {
+		return nil
+	}
 	c.maxFrame = to.MaxFrame()
 	t.maxFrame = c.maxFrame
 	c.change, c.changed, c.size = store.Change{Number: s.number, Expected: s.version}, false, 0
@@ -81,33 +94,36 @@ func (c *call) Change(payload []byte) error {
 // tooLong says whether the frames of a change take more than any that is to be had, its keys and its overhead included.
 func (c *call) tooLong() bool { return c.size > 4*c.table.cfg.MaxState }
 
-// Settle commits the changes of a call that succeeded, and passes its outcome on when they are in force. After an error nothing
-// is known to have changed at the worker: where its answer and a cancel crossed, it will say that its copy is stale.
+// Settle commits what has to be kept of a call, and passes its outcome on when that is in force: the changes of one that succeeded, its
+// answer where it has an idempotency key, and what it has spent. After an error nothing is known to have changed at the worker: where its answer
+// and a cancel crossed, it will say that its copy is stale.
 func (c *call) Settle(batch *wire.Batch, r *pool.Result) {
-	if r.Err != nil {
-		c.inner.Settle(batch, r)
-		return
-	}
 	t, s := c.table, c.session
 	t.mu.Lock()
-	if !c.changed {
-		s.started = true
+	if c.ran {
+		t.countLocked(c, usageOf(r.Meta.Usage))
+		t.keepSpentLocked(c)
+	}
+	change, refused := c.outcomeLocked(r)
+	if refused != nil {
+		r = &pool.Result{Meta: r.Meta, Err: refused}
+	}
+	switch {
+	case change == nil:
 		t.mu.Unlock()
 		c.inner.Settle(batch, r)
 		return
-	}
-	refused := c.admitLocked()
-	if refused != nil {
-		c.abandonedLocked()
-	} else {
-		c.committing, s.storing = true, true
-	}
-	t.mu.Unlock()
-	if refused != nil {
-		c.inner.Settle(batch, &pool.Result{Meta: r.Meta, Err: refused})
+	case s.ended:
+		t.mu.Unlock()
+		if r.Err == nil {
+			r = &pool.Result{Meta: r.Meta, Err: notFound(s.key)}
+		}
+		c.inner.Settle(batch, r)
 		return
 	}
-	now, err := t.cfg.Store.Commit(&c.change, c.fromStore)
+	c.committing, c.pending = true, change
+	t.mu.Unlock()
+	now, err := t.cfg.Store.Commit(change, c.fromStore)
 	if now {
 		c.committed(batch, r, err)
 		return
@@ -118,16 +134,46 @@ func (c *call) Settle(batch *wire.Batch, r *pool.Result) {
 	answered := c.answered
 	t.mu.Unlock()
 	if answered {
-		c.committed(batch, r, c.outcome)
+		c.committed(batch, &kept, c.outcome)
 	}
 }
 
-// admitLocked says why the change cannot be made, if it cannot.
-func (c *call) admitLocked() (refused *wire.Error) {
+// outcomeLocked is what is to be committed of an outcome, and why that cannot be, in which case the error is the outcome; nil: nothing
+// is to be committed.
+func (c *call) outcomeLocked(r *pool.Result) (change *store.Change, refused *wire.Error) {
+	t, s := c.table, c.session
+	change = &store.Change{Number: s.number}
+	if r.Err == nil && c.changed {
+		*change = c.change
+	}
+	if r.Err == nil && !s.started && !s.ledger {
+		change.Started = true
+	}
+	change.Spent = t.spentLocked(c)
+	if c.once != nil {
+		c.once.keptLocked(change, r, c.ran)
+	}
+	if r.Err == nil {
+		if refused = c.admitLocked(change); refused != nil {
+			if c.changed {
+				c.abandonedLocked()
+			}
+			again, _ := c.outcomeLocked(&pool.Result{Meta: wire.ResponseMeta{QueueUS: -1, RunUS: -1}, Err: refused})
+			return again, refused
+		}
+	}
+	if change.Version == 0 && !change.Started && change.Spent == nil && len(change.Answers)+len(change.Forget) == 0 {
+		return nil, nil
+	}
+	return change, nil
+}
+
+// admitLocked says why a change cannot be made, if it cannot.
+func (c *call) admitLocked(change *store.Change) (refused *wire.Error) {
 	if c.tooLong() {
 		return tooMuch(c.session, c.size, c.table.cfg.MaxState)
 	}
-	for _, set := range [...]map[string][]byte{c.change.Set, c.change.Secrets} {
+	for _, set := range [...]map[string][]byte{change.Set, change.Secrets} {
 		for k, v := range set {
 			if n, most := len(k)+len(v)+entryHead, c.maxFrame-partHead; n > most {
 				return wire.Errorf(wire.CodeFrameTooLarge, "the value of %q in the session's state takes %d bytes: no frame could restore it", k, len(v)).
@@ -135,8 +181,7 @@ func (c *call) admitLocked() (refused *wire.Error) {
 			}
 		}
 	}
-	c.bytes, refused = c.table.admitLocked(c.session, &c.change)
-	return refused
+	return c.table.admitLocked(c.session, change)
 }
 
 // abandonedLocked notes that the worker went on to a version that will not be.
@@ -168,19 +213,28 @@ func (c *call) fromStore(err error) {
 func (c *call) committed(batch *wire.Batch, r *pool.Result, err error) {
 	t, s := c.table, c.session
 	t.mu.Lock()
+	state := c.pending.Version != 0
 	switch {
 	case s.ended:
-		r = &pool.Result{Meta: r.Meta, Err: notFound(s.key)}
+		err = notFound(s.key)
 	case err != nil:
-		c.abandonedLocked()
-		r = &pool.Result{Meta: r.Meta, Err: notStored(err)}
+		err = notStored(err)
+		if state {
+			c.abandonedLocked()
+		}
 	default:
-		s.apply(&c.change, c.bytes)
-		s.keepsUp()
-		s.started = true
+		t.bytes += s.apply(c.pending)
+		if state {
+			s.keepsUp()
+		}
 	}
-	after := s.storeEndedLocked()
+	if c.once != nil {
+		c.once.committedLocked(c.pending, err == nil)
+	}
 	t.mu.Unlock()
+	if err != nil && r.Err == nil {
+		r = &pool.Result{Meta: r.Meta, Err: wire.FromError(err)}
+	}
 	c.inner.Settle(batch, r)
 	t.mu.Lock()
 	c.committing = false
@@ -188,9 +242,6 @@ func (c *call) committed(batch *wire.Batch, r *pool.Result, err error) {
 	t.mu.Unlock()
 	if finished {
 		c.endTurn(batch)
-	}
-	if after != nil {
-		after(batch)
 	}
 }
 
@@ -208,9 +259,11 @@ func (c *call) Finish(batch *wire.Batch) {
 func (c *call) endTurn(batch *wire.Batch) {
 	t, s := c.table, c.session
 	t.mu.Lock()
-	s.active--
-	s.used = time.Now()
-	share := s.started && !s.shared
+	t.leaveLocked(s)
+	if c.ledger != nil && c.ledger != s {
+		t.leaveLocked(c.ledger)
+	}
+	share := s.started && !s.shared && !s.ledger
 	s.shared = s.shared || share
 	large := s.active > 0 && s.bytes >= prepareFrom
 	t.mu.Unlock()
@@ -218,9 +271,9 @@ func (c *call) endTurn(batch *wire.Batch) {
 		t.prepare(s)
 	}
 	if share {
-		s.flow.Share()
+		s.flow.Share(true)
 	}
-	s.flow.EndTurn(batch, c.pool)
+	c.flow.EndTurn(batch, c.pool)
 	c.inner.Finish(batch)
 }
 

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/dspex/dspex-sidecar/internal/heap"
+	"github.com/dspex/dspex-sidecar/internal/store"
 	"github.com/dspex/dspex-sidecar/wire"
 )
 
@@ -13,8 +14,25 @@ func newExpiries() heap.Heap[*session] {
 	return heap.New(func(a, b *session) bool { return a.expires.Before(b.expires) }, func(s *session) *int { return &s.expiry })
 }
 
+// never is when a session without a time limit expires.
+const never = 100 * 365 * 24 * time.Hour
+
+// endsAt is when the session expires if it is not used any more.
+func (s *session) endsAt() time.Time {
+	at := s.used.Add(never)
+	if s.ttl > 0 {
+		at = s.used.Add(s.ttl)
+	}
+	if s.maxAge > 0 {
+		if old := s.created.Add(s.maxAge); old.Before(at) {
+			at = old
+		}
+	}
+	return at
+}
+
 func (t *Table) scheduleLocked(s *session) {
-	s.expires = s.used.Add(s.ttl)
+	s.expires = s.endsAt()
 	t.expiries.Put(s)
 	if t.expiries.First() == s {
 		select {
@@ -24,10 +42,24 @@ func (t *Table) scheduleLocked(s *session) {
 	}
 }
 
-// expire ends sessions that were not used for their time to live, until the table is closed.
+// leaveLocked counts a call less.
+func (t *Table) leaveLocked(s *session) {
+	s.active--
+	s.used = time.Now()
+	if s.active == 0 && s.overdue && !s.ended {
+		s.overdue = false
+		t.scheduleLocked(s)
+	}
+}
+
+// keepEvery is how often the store is told what is left of time limits: what it is not told is given back by a crash.
+const keepEvery = 10 * time.Minute
+
+// expire ends sessions whose time is over, until the table is closed.
 func (t *Table) expire() {
-	timer := time.NewTimer(time.Hour)
+	timer, keep := time.NewTimer(time.Hour), time.NewTicker(keepEvery)
 	defer timer.Stop()
+	defer keep.Stop()
 	for {
 		expired, next := t.takeExpired(time.Now())
 		var batch wire.Batch
@@ -37,13 +69,17 @@ func (t *Table) expire() {
 					t.cfg.Log.Error("expired session not deleted from the store", "session_id", s.key.ID, "error", err.Error())
 				}
 			})
-			t.cfg.Log.Info("session expired", "session_id", s.key.ID, "ttl", s.ttl.String())
+			t.cfg.Log.Info("session expired", "session_id", s.key.ID, "ttl", s.ttl.String(), "age", time.Since(s.created).Round(time.Second).String())
 		}
 		batch.Flush()
 		timer.Reset(next)
 		select {
 		case <-timer.C:
 		case <-t.wake:
+		case <-keep.C:
+			if err := t.keepLeft(); err != nil {
+				t.cfg.Log.Error("what is left of the sessions' time limits was not stored", "error", err.Error())
+			}
 		case <-t.stopped:
 			return
 		}
@@ -60,7 +96,11 @@ func (t *Table) takeExpired(now time.Time) (expired []*session, next time.Durati
 		if s.active > 0 {
 			s.used = now
 		}
-		if s.expires = s.used.Add(s.ttl); s.active > 0 || s.expires.After(now) {
+		s.expires = s.endsAt()
+		if s.overdue = s.active > 0 && !s.expires.After(now); s.overdue {
+			s.expires = now.Add(never) // it ends with its calls
+		}
+		if s.expires.After(now) {
 			t.expiries.Put(s)
 			continue
 		}
@@ -68,4 +108,49 @@ func (t *Table) takeExpired(now time.Time) (expired []*session, next time.Durati
 		expired = append(expired, s)
 	}
 	return expired, time.Hour
+}
+
+// left is what is left of the session's time limits.
+func (s *session) left(now time.Time) (l store.Left) {
+	if s.ttl > 0 {
+		l.Idle = s.ttl
+		if s.active == 0 {
+			l.Idle = max(1, s.ttl-now.Sub(s.used))
+		}
+	}
+	if s.maxAge > 0 {
+		l.Age = max(1, s.maxAge-now.Sub(s.created))
+	}
+	return l
+}
+
+// resume lets the time limits go on where they were.
+func (s *session) resume(l store.Left, now time.Time) {
+	if s.ttl > 0 && l.Idle > 0 {
+		s.used = now.Add(l.Idle - s.ttl)
+	}
+	if s.maxAge > 0 && l.Age > 0 {
+		s.created = now.Add(l.Age - s.maxAge)
+	}
+}
+
+// keepLeft has the store note what is left of all time limits, and waits for that.
+func (t *Table) keepLeft() error {
+	t.mu.Lock()
+	now := time.Now()
+	all := make(map[uint64]store.Left, len(t.byNumber))
+	for n, s := range t.byNumber {
+		if s.stored && s.damaged == nil && !s.ended {
+			all[n] = s.left(now)
+		}
+	}
+	t.mu.Unlock()
+	if len(all) == 0 {
+		return nil
+	}
+	outcome := make(chan error, 1)
+	if now, err := t.cfg.Store.KeepLeft(all, func(err error) { outcome <- err }); now {
+		return err
+	}
+	return <-outcome
 }

@@ -42,7 +42,10 @@ func idle(t *testing.T, test func(b *rig, starter noWorkers)) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		b.table = session.New(session.Config{Pool: b.pool, Store: b.shelf, TTL: ttl, Max: 100, MaxState: maxState})
+		b.table, err = session.New(session.Config{Pool: b.pool, Store: b.shelf, TTL: ttl, Max: 100, MaxState: maxState})
+		if err != nil {
+			t.Fatal(err)
+		}
 		test(b, starter)
 		b.pool.Close(t.Context())
 		if err := b.table.Close(); err != nil {

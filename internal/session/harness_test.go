@@ -54,7 +54,9 @@ func start(t testing.TB, options ...option) *rig {
 		t.Fatal(err)
 	}
 	cfg.Pool = b.pool
-	b.table = session.New(cfg)
+	if b.table, err = session.New(cfg); err != nil {
+		t.Fatal(err)
+	}
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), patience) //nolint:usetesting // the test's own is done by now
 		defer cancel()

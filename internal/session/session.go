@@ -28,34 +28,40 @@ type session struct {
 	labels  map[string]string
 	created time.Time
 	ttl     time.Duration
+	maxAge  time.Duration // 0: none
+	ledger  bool          // it holds what an owner's calls without a session have to keep, and no state
+	damaged *wire.Error   // the store holds something else than was written: it is not served
 
 	version uint64
 	state   map[string][]byte // a key is in state or in secrets, never in both
 	secrets map[string][]byte
-	bytes   int
+	lost    []string // secrets that did not outlive the sidecar
+	bytes   int      // of the state, the secrets and the answers
+	spent   store.Spent
+	answers map[store.AnswerKey]*answer
+	given   []store.AnswerKey // in the order in which they expire
 
 	holder   *pool.Worker // the worker that the last call went to
 	holds    uint64       // the version that it has
 	behind   []string     // the keys in which that version differs from the state
 	prepared *prepared    // a restore that was encoded ahead
 
-	stored     bool              // its creation is in force
-	storing    bool              // the store is at work for it
-	afterStore func(*wire.Batch) // to be done when the store has ended that
-	started    bool              // the first call has committed
-	shared     bool              // the flow has been told so
-	ended      bool
-	used       time.Time
-	active     int // calls admitted and not finished
-	calls      uint64
-	expiry     int // place in the expiry heap, from 1
-	expires    time.Time
+	stored  bool // its creation is in force
+	started bool // the first call has committed
+	shared  bool // the flow has been told so
+	ended   bool
+	used    time.Time
+	active  int // calls admitted and not finished
+	calls   uint64
+	overdue bool // its time is over, and calls are in it
+	expiry  int  // place in the expiry heap, from 1
+	expires time.Time
 }
 
 func (s *session) record() *store.Record {
 	return &store.Record{
-		Number: s.number, Owner: s.key.Owner, ID: s.key.ID, Labels: s.labels, TTL: s.ttl,
-		Version: s.version, State: s.state, Secrets: s.secrets,
+		Number: s.number, Owner: s.key.Owner, ID: s.key.ID, Labels: s.labels, TTL: s.ttl, MaxAge: s.maxAge,
+		Started: s.started, Version: s.version, State: s.state, Secrets: s.secrets, Lost: s.lost, Left: s.left(time.Now()),
 	}
 }
 
@@ -70,9 +76,15 @@ func (s *session) size(k string) int {
 	return 0
 }
 
-// grown is the size of the state if change were applied.
+// grown is the size of the session if change were applied.
 func (s *session) grown(c *store.Change) int {
 	n := s.bytes
+	if c.Reset {
+		n -= s.stateBytes()
+	}
+	for i := range c.Answers {
+		n += len(c.Answers[i].Outcome)
+	}
 	for k, v := range c.Set {
 		n += len(k) + len(v) - s.size(k)
 	}
@@ -85,8 +97,27 @@ func (s *session) grown(c *store.Change) int {
 	return n
 }
 
-// apply puts a committed change in force, which makes the state n bytes large.
-func (s *session) apply(c *store.Change, n int) {
+// stateBytes is the size of the state and the secrets.
+func (s *session) stateBytes() int {
+	n := 0
+	for k := range s.state {
+		n += s.size(k)
+	}
+	for k := range s.secrets {
+		n += s.size(k)
+	}
+	return n
+}
+
+// apply puts a committed change in force; what it says of answers is left to who made it. It returns by how much the session has grown.
+func (s *session) apply(c *store.Change) (grew int) {
+	before := s.bytes
+	s.bytes = s.grown(c)
+	if c.Reset {
+		clear(s.state)
+		clear(s.secrets)
+		s.lost, s.started = nil, false
+	}
 	for k, v := range c.Set {
 		s.state[k] = v
 		delete(s.secrets, k)
@@ -99,7 +130,14 @@ func (s *session) apply(c *store.Change, n int) {
 		delete(s.state, k)
 		delete(s.secrets, k)
 	}
-	s.version, s.bytes = c.Version, n
+	if len(s.lost) > 0 {
+		s.lost = slices.DeleteFunc(s.lost, func(k string) bool { return s.size(k) > 0 || slices.Contains(c.Delete, k) })
+	}
+	s.started = s.started || c.Started
+	if c.Version != 0 {
+		s.version = c.Version
+	}
+	return s.bytes - before
 }
 
 // holdsAlready says whether change would change nothing.
@@ -109,13 +147,7 @@ func (s *session) holdsAlready(c *store.Change) bool {
 			return false
 		}
 	}
-	return !slices.ContainsFunc(c.Delete, func(k string) bool { return s.size(k) > 0 })
-}
-
-// storeEndedLocked notes that the store has done its work for the session, and returns what waited for that.
-func (s *session) storeEndedLocked() (after func(*wire.Batch)) {
-	after, s.afterStore, s.storing = s.afterStore, nil, false
-	return after
+	return !c.Reset && !slices.ContainsFunc(c.Delete, func(k string) bool { return s.size(k) > 0 })
 }
 
 // maxBehind bounds how many keys are noted before the whole state is restored instead.

@@ -30,7 +30,7 @@ func TestGrown(t *testing.T) {
 			add(c, entries(), entries(), slices.Collect(maps.Keys(entries())))
 		}
 		n := s.grown(c)
-		s.apply(c, n)
+		s.apply(c)
 		count := 0
 		for k, v := range s.state {
 			count += len(k) + len(v)
@@ -148,7 +148,10 @@ func TestExpiryGoesByTheMonotonicClock(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	table := New(Config{Pool: p, Store: store.Memory{}, TTL: time.Hour, Max: 1, MaxState: 1})
+	table, err := New(Config{Pool: p, Store: store.Memory{}, TTL: time.Hour, Max: 1, MaxState: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
 	defer func() {
 		p.Close(t.Context())
 		if err := table.Close(); err != nil {

@@ -63,11 +63,9 @@ type Update struct {
 
 // Update submits u; done is called once, with the version of the state that came of it.
 func (t *Table) Update(batch *wire.Batch, key Key, u Update, done func(*wire.Batch, uint64, error)) {
-	t.mu.Lock()
-	s := t.sessions[key]
-	t.mu.Unlock()
-	if s == nil {
-		done(batch, 0, notFound(key))
+	s, err := t.find(key)
+	if err != nil {
+		done(batch, 0, err)
 		return
 	}
 	t.update(batch, s, u, done)
@@ -96,10 +94,41 @@ func (t *Table) update(batch *wire.Batch, s *session, u Update, done func(*wire.
 		done(batch, 0, err)
 		return
 	}
-	n := &turn{table: t, session: s, done: done}
+	n := &turn{table: t, session: s, method: "session.update", done: done}
 	add(&n.change, set, nil, u.Delete)
+	n.take(batch, u.Deadline)
+}
+
+// Reset empties a session: its next call is its first again. It takes its turn among the session's calls.
+func (t *Table) Reset(batch *wire.Batch, key Key, deadline time.Time, done Done) {
+	s, err := t.find(key)
+	if err != nil {
+		done(batch, err)
+		return
+	}
+	n := &turn{table: t, session: s, method: "session.reset", done: func(b *wire.Batch, _ uint64, err error) { done(b, err) }}
+	n.change.Reset = true
+	n.take(batch, deadline)
+}
+
+// take is submit for a session that is in the table.
+func (u *turn) take(batch *wire.Batch, deadline time.Time) {
+	u.table.mu.Lock()
+	u.session.joinedLocked()
+	u.table.mu.Unlock()
+	u.submit(batch, deadline)
+}
+
+// find is the session of that key, if it can be used.
+func (t *Table) find(key Key) (*session, error) {
 	t.mu.Lock()
-	s.joinedLocked()
-	t.mu.Unlock()
-	n.submit(batch, u.Deadline)
+	defer t.mu.Unlock()
+	s := t.sessions[key]
+	switch {
+	case s == nil:
+		return nil, notFound(key)
+	case s.damaged != nil:
+		return nil, s.damaged
+	}
+	return s, nil
 }

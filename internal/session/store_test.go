@@ -1,6 +1,7 @@
 package session_test
 
 import (
+	"errors"
 	"maps"
 	"slices"
 	"sync"
@@ -15,8 +16,9 @@ type shelf struct {
 
 	mu      sync.Mutex // guards what follows
 	records map[uint64]*store.Record
-	busy    map[uint64]string // the operation at work for a session
-	used    map[uint64]bool   // versions
+	damaged []store.Damage
+	last    map[uint64]chan struct{} // the last operation of a session that waits
+	used    map[uint64]bool          // versions
 	commits int
 	fail    map[string]error         // what the next operation of that name says
 	slow    map[string]bool          // operations of that name wait for a go
@@ -27,57 +29,88 @@ type shelf struct {
 func newShelf(t testing.TB) *shelf {
 	t.Helper()
 	return &shelf{
-		t: t, records: map[uint64]*store.Record{}, busy: map[uint64]string{}, used: map[uint64]bool{0: true}, fail: map[string]error{},
+		t: t, records: map[uint64]*store.Record{}, last: map[uint64]chan struct{}{}, used: map[uint64]bool{0: true}, fail: map[string]error{},
 		slow: map[string]bool{}, waiting: make(chan func(error), 64),
 	}
 }
 
-// op does one operation: apply is called where it succeeds.
+// op does one operation: apply is called where it succeeds. One that is begun while others of the session wait comes after them.
 func (s *shelf) op(name string, number uint64, done func(error), apply func() error) (now bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if other := s.busy[number]; other != "" {
-		s.t.Errorf("%s of session %d, while %s is at work", name, number, other)
-	}
 	if s.closed {
 		s.t.Errorf("%s of session %d after the store was closed", name, number)
 	}
 	err = s.fail[name]
 	delete(s.fail, name)
-	if !s.slow[name] {
+	before := s.last[number]
+	if !s.slow[name] && before == nil {
 		if err == nil {
 			err = apply()
 		}
 		return true, err
 	}
-	s.busy[number] = name
-	outcome := make(chan error, 1)
-	s.waiting <- func(e error) { outcome <- e }
+	outcome, ended := make(chan error, 1), make(chan struct{})
+	if s.slow[name] {
+		s.waiting <- func(e error) { outcome <- e }
+	} else {
+		outcome <- err
+	}
+	s.last[number] = ended
 	go func() {
 		err := <-outcome
+		if before != nil {
+			<-before
+		}
 		s.mu.Lock()
-		delete(s.busy, number)
 		if err == nil {
 			err = apply()
 		}
+		if s.last[number] == ended {
+			delete(s.last, number)
+		}
 		s.mu.Unlock()
 		done(err)
+		close(ended)
 	}()
 	return false, nil
 }
 
-func (s *shelf) Load(func(*store.Record) error) ([]store.Damage, error) { return nil, nil }
+// Load gives copies of what is kept.
+func (s *shelf) Load(each func(*store.Record) error) ([]store.Damage, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, r := range s.records {
+		kept := *r
+		kept.State, kept.Secrets = maps.Clone(r.State), map[string][]byte{}
+		kept.Answers = slices.Clone(r.Answers)
+		kept.Lost = append(slices.Clone(r.Lost), slices.Sorted(maps.Keys(r.Secrets))...) // it has no key to seal them with
+		if err := each(&kept); err != nil {
+			return nil, err
+		}
+	}
+	return s.damaged, nil
+}
 
-func (s *shelf) KeepLeft(map[uint64]store.Left, func(error)) (now bool, err error) { return true, nil }
+func (s *shelf) KeepLeft(left map[uint64]store.Left, done func(error)) (now bool, err error) {
+	return s.op("keep_left", 0, done, func() error {
+		for n, l := range left {
+			if r := s.records[n]; r != nil {
+				r.Left = l
+			}
+		}
+		return nil
+	})
+}
 
 func (s *shelf) Create(r *store.Record, done func(error)) (now bool, err error) {
+	kept := *r
+	kept.State, kept.Secrets = maps.Clone(r.State), maps.Clone(r.Secrets)
 	return s.op("create", r.Number, done, func() error {
 		if s.records[r.Number] != nil || r.Version != 0 && s.used[r.Version] {
 			s.t.Errorf("the number %d or the version %d was used before", r.Number, r.Version)
 		}
 		s.used[r.Version] = true
-		kept := *r
-		kept.State, kept.Secrets = maps.Clone(r.State), maps.Clone(r.Secrets)
 		s.records[r.Number] = &kept
 		return nil
 	})
@@ -85,34 +118,64 @@ func (s *shelf) Create(r *store.Record, done func(error)) (now bool, err error) 
 
 func (s *shelf) Commit(c *store.Change, done func(error)) (now bool, err error) {
 	s.mu.Lock()
-	s.commits++
-	if s.used[c.Version] {
-		s.t.Errorf("version %d is used again", c.Version)
+	name := "note" // of something beside the state
+	if c.Version != 0 {
+		name = "commit"
+		s.commits++
+		if s.used[c.Version] {
+			s.t.Errorf("version %d is used again", c.Version)
+		}
+		s.used[c.Version] = true
 	}
-	s.used[c.Version] = true
 	s.mu.Unlock()
-	return s.op("commit", c.Number, done, func() error {
+	return s.op(name, c.Number, done, func() error {
 		r := s.records[c.Number]
-		if r == nil || r.Version != c.Expected {
+		if r == nil {
+			return errGone
+		}
+		if c.Version != 0 && r.Version != c.Expected {
 			s.t.Errorf("a commit of %+v to %+v", c, r)
 			return nil
 		}
 		s.checkKeys(c)
-		for k, v := range c.Set {
-			r.State[k] = v
-			delete(r.Secrets, k)
-		}
-		for k, v := range c.Secrets {
-			r.Secrets[k] = v
-			delete(r.State, k)
-		}
-		for _, k := range c.Delete {
-			delete(r.State, k)
-			delete(r.Secrets, k)
-		}
-		r.Version = c.Version
+		keep(r, c)
 		return nil
 	})
+}
+
+var errGone = errors.New("no such session")
+
+// keep applies a change to a record.
+func keep(r *store.Record, c *store.Change) {
+	if c.Reset {
+		clear(r.State)
+		clear(r.Secrets)
+		r.Lost, r.Started = nil, false
+	}
+	for k, v := range c.Set {
+		r.State[k] = v
+		delete(r.Secrets, k)
+	}
+	for k, v := range c.Secrets {
+		r.Secrets[k] = v
+		delete(r.State, k)
+	}
+	for _, k := range c.Delete {
+		delete(r.State, k)
+		delete(r.Secrets, k)
+	}
+	if c.Version != 0 {
+		r.Version = c.Version
+	}
+	r.Started = r.Started || c.Started
+	if c.Spent != nil {
+		r.Spent = *c.Spent
+	}
+	r.Answers = slices.DeleteFunc(r.Answers, func(a store.Answer) bool {
+		return slices.Contains(c.Forget, a.AnswerKey) ||
+			slices.ContainsFunc(c.Answers, func(b store.Answer) bool { return a.AnswerKey == b.AnswerKey })
+	})
+	r.Answers = append(r.Answers, c.Answers...)
 }
 
 func (s *shelf) checkKeys(c *store.Change) {
@@ -125,9 +188,6 @@ func (s *shelf) checkKeys(c *store.Change) {
 
 func (s *shelf) Delete(number uint64, done func(error)) (now bool, err error) {
 	return s.op("delete", number, done, func() error {
-		if s.records[number] == nil {
-			s.t.Errorf("session %d is deleted and was not there", number)
-		}
 		delete(s.records, number)
 		return nil
 	})

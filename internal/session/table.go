@@ -1,6 +1,8 @@
 package session
 
 import (
+	"cmp"
+	"errors"
 	"log/slog"
 	"sync"
 	"time"
@@ -16,9 +18,13 @@ type Config struct {
 	Pool       *pool.Pool
 	Store      store.Store
 	TTL        time.Duration // since the last use
+	MaxAge     time.Duration // since the creation; 0: none
 	Max        int           // sessions
-	MaxState   int           // bytes of one session's state
+	MaxState   int           // bytes of one session: its state and the answers kept for it
+	MaxTotal   int           // bytes of all sessions; 0: no limit
 	AutoCreate bool          // a call in an unknown session makes it
+	AnswerTTL  time.Duration // how long the answer to a call with an idempotency key is kept
+	Budgets    Budgets
 	Log        *slog.Logger
 }
 
@@ -29,9 +35,13 @@ type Table struct {
 	wake    chan struct{}
 	stopped chan struct{}
 
+	damages int // sessions that the store held damaged; set by New
+
 	mu          sync.Mutex // guards what follows, and the sessions
 	sessions    map[Key]*session
+	ledgers     map[string]*session // by owner
 	byNumber    map[uint64]*session
+	bytes       int // of all sessions
 	index       index
 	expiries    heap.Heap[*session]
 	lastNumber  uint64
@@ -39,30 +49,34 @@ type Table struct {
 	maxFrame    int // of workers; 0: none has been used
 }
 
-// New makes an empty table.
-func New(cfg Config) *Table {
+// New makes a table of the sessions that the store keeps. An error means that those cannot be read.
+func New(cfg Config) (*Table, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	t := &Table{
-		cfg: cfg, wake: make(chan struct{}, 1), stopped: make(chan struct{}),
-		sessions: make(map[Key]*session), byNumber: make(map[uint64]*session), expiries: newExpiries(),
+		cfg: cfg, wake: make(chan struct{}, 1), stopped: make(chan struct{}), sessions: make(map[Key]*session),
+		ledgers: make(map[string]*session), byNumber: make(map[uint64]*session), expiries: newExpiries(),
+	}
+	if err := t.load(); err != nil {
+		return nil, err
 	}
 	t.tasks.Go(t.expire)
-	return t
+	return t, nil
 }
 
-// Close stops expiry; the pool must have been closed before.
+// Close stops expiry, and keeps what is left of the sessions' time limits; the pool must have been closed before.
 func (t *Table) Close() error {
 	close(t.stopped)
 	t.tasks.Wait()
-	return t.cfg.Store.Close()
+	return errors.Join(t.keepLeft(), t.cfg.Store.Close())
 }
 
 // Options are what a client may say when it makes a session.
 type Options struct {
-	State  []byte // an encoded map, borrowed; nil: empty
-	TTL    time.Duration
+	State  []byte        // an encoded map, borrowed; nil: empty
+	TTL    time.Duration // 0: Config.TTL
+	MaxAge time.Duration // 0: Config.MaxAge
 	Labels map[string]string
 }
 
@@ -94,21 +108,24 @@ func (t *Table) newSession(key Key, o Options) (*session, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &session{
-		key: key, id: []byte(key.ID), labels: o.Labels, ttl: t.cfg.TTL, created: time.Now(), used: time.Now(),
-		state: state, secrets: map[string][]byte{}, active: 1,
-	}
-	if o.TTL > 0 {
-		s.ttl = o.TTL
-	}
-	for k, v := range state {
-		s.bytes += len(k) + len(v)
-	}
+	s := t.blank(key)
+	s.state, s.labels = state, o.Labels
+	s.ttl, s.maxAge = cmp.Or(o.TTL, t.cfg.TTL), cmp.Or(o.MaxAge, t.cfg.MaxAge)
+	s.active = 1
+	s.bytes = s.stateBytes()
 	if s.bytes > t.cfg.MaxState {
 		return nil, tooMuch(s, s.bytes, t.cfg.MaxState)
 	}
-	s.flow = t.cfg.Pool.NewFlow(key.Owner, true)
+	s.flow = t.newFlow(s)
 	return s, nil
+}
+
+// blank is a session without anything in it.
+func (t *Table) blank(key Key) *session {
+	now := time.Now()
+	return &session{
+		key: key, id: []byte(key.ID), created: now, used: now, state: map[string][]byte{}, secrets: map[string][]byte{},
+	}
 }
 
 // enterLocked puts a session into the table. Its creation has the turn in its flow by then: whoever finds it comes after that.
@@ -120,22 +137,48 @@ func (t *Table) enterLocked(s *session) *wire.Error {
 		return wire.Errorf(wire.CodeSessionLimit, "there are %d sessions already; end some, or raise sessions.max", len(t.sessions)).
 			With("limit", t.cfg.Max)
 	}
+	if err := t.roomLocked(s.bytes); err != nil {
+		return err
+	}
 	t.lastNumber++
 	s.number = t.lastNumber
 	if len(s.state) > 0 {
 		t.lastVersion++
 		s.version = t.lastVersion
 	}
-	t.sessions[s.key], t.byNumber[s.number] = s, s
-	t.index.add(s)
-	t.scheduleLocked(s)
+	t.addLocked(s)
 	return nil
+}
+
+func (t *Table) addLocked(s *session) {
+	t.byNumber[s.number] = s
+	t.bytes += s.bytes
+	if s.ledger {
+		t.ledgers[s.key.Owner] = s
+	} else {
+		t.sessions[s.key] = s
+		t.index.add(s)
+	}
+	t.scheduleLocked(s)
+}
+
+// roomLocked says why all sessions together cannot be n bytes larger.
+func (t *Table) roomLocked(n int) *wire.Error {
+	if t.cfg.MaxTotal == 0 || n <= 0 || t.bytes+n <= t.cfg.MaxTotal {
+		return nil
+	}
+	return wire.Errorf(wire.CodeSessionLimit, "all sessions take %d bytes, and with %d more would be over sessions.max_total; end some, or raise it", t.bytes, n).
+		With("limit", t.cfg.MaxTotal)
 }
 
 func (t *Table) removeLocked(s *session) {
 	s.ended = true
 	delete(t.byNumber, s.number)
-	if t.sessions[s.key] == s {
+	t.bytes -= s.bytes
+	switch {
+	case s.ledger:
+		delete(t.ledgers, s.key.Owner)
+	case t.sessions[s.key] == s:
 		delete(t.sessions, s.key)
 		t.index.remove(s)
 	}
@@ -148,7 +191,7 @@ func (t *Table) Submit(batch *wire.Batch, key Key, c *pool.Call) error {
 	if err != nil {
 		return err
 	}
-	c.Handler = &call{table: t, session: s, pool: c, inner: c.Handler}
+	c.Handler = &call{table: t, session: s, flow: s.flow, pool: c, inner: c.Handler, ledger: t.ledgerFor(batch, key.Owner)}
 	s.flow.Submit(batch, c)
 	return nil
 }
@@ -157,7 +200,10 @@ func (t *Table) Submit(batch *wire.Batch, key Key, c *pool.Call) error {
 func (t *Table) use(batch *wire.Batch, key Key) (*session, error) {
 	for {
 		t.mu.Lock()
-		if s := t.sessions[key]; s != nil {
+		if s := t.sessions[key]; s != nil && s.damaged != nil {
+			t.mu.Unlock()
+			return nil, s.damaged
+		} else if s != nil {
 			alone := s.joinedLocked()
 			t.mu.Unlock()
 			if alone {
@@ -217,17 +263,8 @@ func (t *Table) clearAway(batch *wire.Batch, s *session, done Done) {
 	t.forget(batch, s, done)
 }
 
-// forget deletes a session from the store, after what the store is still doing for it.
+// forget deletes a session from the store.
 func (t *Table) forget(batch *wire.Batch, s *session, done Done) {
-	t.mu.Lock()
-	busy := s.storing
-	if busy {
-		s.afterStore = func(b *wire.Batch) { t.forget(b, s, done) }
-	}
-	t.mu.Unlock()
-	if busy {
-		return
-	}
 	ended := func(b *wire.Batch, err error) {
 		if err != nil {
 			err = notStored(err)
@@ -239,16 +276,16 @@ func (t *Table) forget(batch *wire.Batch, s *session, done Done) {
 	}
 }
 
-// admitLocked is the size of a session's state with a change, or why the change cannot be made.
-func (t *Table) admitLocked(s *session, c *store.Change) (bytes int, refused *wire.Error) {
+// admitLocked says why a change cannot be made.
+func (t *Table) admitLocked(s *session, c *store.Change) *wire.Error {
 	if s.ended {
-		return 0, notFound(s.key)
+		return notFound(s.key)
 	}
 	n := s.grown(c)
 	if n > t.cfg.MaxState && n > s.bytes {
-		return 0, tooMuch(s, n, t.cfg.MaxState)
+		return tooMuch(s, n, t.cfg.MaxState)
 	}
-	return n, nil
+	return t.roomLocked(n - s.bytes)
 }
 
 // Len is the number of sessions.
@@ -267,7 +304,7 @@ func notStored(err error) *wire.Error {
 }
 
 func tooMuch(s *session, n, limit int) *wire.Error {
-	return wire.Errorf(wire.CodeSessionLimit, "the state of session %q would take %d bytes, and may take %d (sessions.max_state)", s.key.ID, n, limit).
+	return wire.Errorf(wire.CodeSessionLimit, "session %q would take %d bytes, and may take %d (sessions.max_state)", s.key.ID, n, limit).
 		With("limit", limit)
 }
 

@@ -9,14 +9,15 @@ import (
 )
 
 // turn is a call of a session's flow that is at work here and not at a worker: the creation of the session, which those of
-// its calls that come at once wait for, or an update.
+// its calls that come at once wait for, or a change.
 type turn struct {
 	table   *Table
 	session *session
 	call    pool.Call
+	method  string
 	create  bool
+	beside  bool // the change is not one of the state
 	change  store.Change
-	bytes   int // of the state with the change
 	done    func(batch *wire.Batch, version uint64, err error)
 	refused *wire.Error // why the session could not be entered
 }
@@ -24,47 +25,39 @@ type turn struct {
 // create enters a session into the table and has the store take it in; it says why the session was not entered, if it was not. done is
 // called in any case. Calls that find the session meanwhile wait in its flow.
 func (t *Table) create(batch *wire.Batch, s *session, done Done) (refused *wire.Error) {
-	u := &turn{table: t, session: s, create: true, done: func(b *wire.Batch, _ uint64, err error) { done(b, err) }}
+	u := &turn{table: t, session: s, method: "session.create", create: true, done: func(b *wire.Batch, _ uint64, err error) { done(b, err) }}
 	u.submit(batch, time.Time{}) // a flow that is new lets the turn come at once
 	return u.refused
 }
 
 // submit lets the turn come; the session's active calls have been told of it.
 func (u *turn) submit(batch *wire.Batch, deadline time.Time) {
-	method := "session.update"
-	if u.create {
-		method = "session.create"
-	}
-	u.call = pool.Call{Method: []byte(method), Owned: true, Deadline: deadline, Handler: u, Local: u.run}
+	u.call = pool.Call{Method: []byte(u.method), Owned: true, Deadline: deadline, Handler: u, Local: u.run}
 	u.session.flow.Submit(batch, &u.call)
 }
 
 // run is called when the turn has come.
 func (u *turn) run(batch *wire.Batch) {
-	t, s := u.table, u.session
 	if u.create {
-		t.mu.Lock()
-		u.refused = t.enterLocked(s)
-		s.storing = u.refused == nil
-		t.mu.Unlock()
-		if u.refused != nil {
-			s.flow.Close(batch, u.refused)
-			u.end(batch, u.refused)
-		} else if now, err := t.cfg.Store.Create(s.record(), u.fromStore); now {
-			u.created(batch, err)
-		}
+		u.enter(batch)
 		return
 	}
+	t, s := u.table, u.session
 	t.mu.Lock()
-	nothing := s.holdsAlready(&u.change)
+	u.change.Number = s.number
+	nothing := !u.beside && s.holdsAlready(&u.change)
 	var refused *wire.Error
-	if !nothing {
-		t.lastVersion++
-		u.change.Number, u.change.Expected, u.change.Version = s.number, s.version, t.lastVersion
-		u.bytes, refused = t.admitLocked(s, &u.change)
-		s.storing = refused == nil
-	} else if u.change.Version = s.version; s.ended {
+	switch {
+	case s.ended:
 		refused = notFound(s.key)
+	case nothing:
+		u.change.Version = s.version
+	default:
+		if !u.beside {
+			t.lastVersion++
+			u.change.Expected, u.change.Version = s.version, t.lastVersion
+		}
+		refused = t.admitLocked(s, &u.change)
 	}
 	t.mu.Unlock()
 	switch {
@@ -76,6 +69,20 @@ func (u *turn) run(batch *wire.Batch) {
 		if now, err := t.cfg.Store.Commit(&u.change, u.fromStore); now {
 			u.committed(batch, err)
 		}
+	}
+}
+
+// enter puts a new session into the table and into the store.
+func (u *turn) enter(batch *wire.Batch) {
+	t, s := u.table, u.session
+	t.mu.Lock()
+	u.refused = t.enterLocked(s)
+	t.mu.Unlock()
+	if u.refused != nil {
+		s.flow.Close(batch, u.refused)
+		u.end(batch, u.refused)
+	} else if now, err := t.cfg.Store.Create(s.record(), u.fromStore); now {
+		u.created(batch, err)
 	}
 }
 
@@ -93,7 +100,6 @@ func (u *turn) fromStore(err error) {
 func (u *turn) created(batch *wire.Batch, err error) {
 	t, s := u.table, u.session
 	t.mu.Lock()
-	after := s.storeEndedLocked()
 	switch {
 	case s.ended:
 		err = notFound(s.key)
@@ -108,29 +114,34 @@ func (u *turn) created(batch *wire.Batch, err error) {
 		s.flow.Close(batch, wire.FromError(err))
 	}
 	u.end(batch, err)
-	if after != nil {
-		after(batch)
-	}
 }
 
 func (u *turn) committed(batch *wire.Batch, err error) {
 	t, s := u.table, u.session
 	t.mu.Lock()
+	var holder *pool.Worker
 	switch {
 	case s.ended:
 		err = notFound(s.key)
 	case err != nil:
 		err = notStored(err)
 	default:
-		s.apply(&u.change, u.bytes)
-		s.fallsBehind(&u.change)
+		t.bytes += s.apply(&u.change)
+		if u.change.Reset {
+			holder, s.holder = s.holder, nil
+			s.shared = false
+		} else if !u.beside {
+			s.fallsBehind(&u.change)
+		}
 	}
-	after := s.storeEndedLocked()
 	t.mu.Unlock()
-	u.end(batch, err)
-	if after != nil {
-		after(batch)
+	if err == nil && u.change.Reset {
+		s.flow.Share(false)
 	}
+	if holder != nil {
+		holder.Notify(batch, "session.drop", dropParams(s.number, true))
+	}
+	u.end(batch, err)
 }
 
 func (u *turn) end(batch *wire.Batch, err error) {
@@ -151,8 +162,7 @@ func (u *turn) Settle(batch *wire.Batch, r *pool.Result) {
 // Finish takes the turn off the session's active calls.
 func (u *turn) Finish(*wire.Batch) {
 	u.table.mu.Lock()
-	u.session.active--
-	u.session.used = time.Now()
+	u.table.leaveLocked(u.session)
 	u.table.mu.Unlock()
 }
 
