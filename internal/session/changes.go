@@ -98,8 +98,9 @@ func textsOf(raw []byte) (texts []string, err error) {
 	return texts, err
 }
 
-// clientState checks a map of state that a client sent, and splits it.
-func clientState(raw []byte) (map[string][]byte, error) {
+// stateOf checks a map of state that a client sent, and splits it. Only one that was exported may have reserved keys; the DSPy application
+// checks what is in those.
+func stateOf(raw []byte, exported bool) (map[string][]byte, error) {
 	if raw == nil {
 		return map[string][]byte{}, nil
 	}
@@ -111,7 +112,7 @@ func clientState(raw []byte) (map[string][]byte, error) {
 		return nil, err
 	}
 	for k := range m {
-		if err := clientKey(k); err != nil {
+		if err := clientKey(k); err != nil && !exported {
 			return nil, err
 		}
 	}

@@ -1,6 +1,8 @@
 package session
 
 import (
+	"slices"
+
 	"github.com/dspex/dspex-sidecar/pool"
 	"github.com/dspex/dspex-sidecar/wire"
 )
@@ -22,6 +24,7 @@ type restore struct {
 	id                    []byte
 	entries               []entry
 	gone                  []string // keys of base that the state does not have
+	lost                  []string // secrets that did not outlive the sidecar
 	bytes                 int
 }
 
@@ -45,6 +48,7 @@ func (s *session) lacksLocked(base uint64) *restore {
 		r.bytes += len(k) + len(v) + entryHead
 	}
 	if base == 0 {
+		r.lost = slices.Clone(s.lost)
 		r.entries = make([]entry, 0, len(s.state)+len(s.secrets))
 		for k, v := range s.state {
 			add(k, v, false)
@@ -73,7 +77,7 @@ func (r *restore) parts(limit int) [][]byte {
 	room := min(limit-partHead, partLimit)
 	var ends []int // of each part, in entries
 	size := 0
-	for _, k := range r.gone {
+	for _, k := range slices.Concat(r.gone, r.lost) {
 		size += len(k) + entryHead
 	}
 	for i, e := range r.entries {
@@ -103,7 +107,7 @@ func (r *restore) part(part, parts int, entries []entry) []byte {
 	}
 	first := part == 1
 	if first {
-		for _, k := range r.gone {
+		for _, k := range slices.Concat(r.gone, r.lost) {
 			size += len(k) + entryHead
 		}
 	}
@@ -112,6 +116,9 @@ func (r *restore) part(part, parts int, entries []entry) []byte {
 		fields++
 	}
 	if first && len(r.gone) > 0 {
+		fields++
+	}
+	if first && len(r.lost) > 0 {
 		fields++
 	}
 	b := wire.AppendMapHeader(make([]byte, 0, size), fields)
@@ -125,6 +132,9 @@ func (r *restore) part(part, parts int, entries []entry) []byte {
 	b = wire.AppendUint(wire.AppendString(b, "parts"), uint64(parts)) //nolint:gosec // likewise
 	if first && len(r.gone) > 0 {
 		b = appendStrings(wire.AppendString(b, "delete"), r.gone)
+	}
+	if first && len(r.lost) > 0 {
+		b = appendStrings(wire.AppendString(b, "lost"), r.lost)
 	}
 	for _, secret := range [...]bool{false, true} {
 		name, n := "state", len(entries)-secrets
@@ -142,7 +152,7 @@ func (r *restore) part(part, parts int, entries []entry) []byte {
 }
 
 func appendStrings(b []byte, list []string) []byte {
-	b = append(b, 0xdc, byte(len(list)>>8), byte(len(list))) //nolint:gosec // at most maxBehind
+	b = append(b, 0xdc, byte(len(list)>>8), byte(len(list))) //nolint:gosec // at most 65,535: maxBehind, or MaxLost
 	for _, s := range list {
 		b = wire.AppendString(b, s)
 	}
@@ -166,7 +176,7 @@ func (t *Table) restoreLocked(s *session, to *pool.Target) {
 	switch {
 	case to.Again:
 		base = 0 // what was sent ahead may not have arrived, or the worker does not hold what it was thought to
-	case same && s.holds == s.version, !same && s.version == 0:
+	case same && s.holds == s.version, !same && s.version == 0 && len(s.lost) == 0:
 		return // it holds the state; the empty one needs no words
 	}
 	if ready == nil || ready.version != s.version || ready.base != base {

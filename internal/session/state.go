@@ -1,9 +1,11 @@
 package session
 
 import (
+	"slices"
 	"strings"
 	"time"
 
+	"github.com/dspex/dspex-sidecar/internal/store"
 	"github.com/dspex/dspex-sidecar/wire"
 )
 
@@ -16,9 +18,13 @@ type Info struct {
 	Bytes   int
 	Age     time.Duration
 	Idle    time.Duration
-	TTL     time.Duration
+	TTL     time.Duration // 0: none
+	MaxAge  time.Duration // 0: none
 	Calls   uint64
 	Waiting int
+	Spent   store.Spent
+	Lost    []string    // secrets that did not outlive the sidecar
+	Failed  *wire.Error // why it cannot be served; nil: it can
 }
 
 // Get returns the last commit: what is known of the session, and its state without the reserved keys, encoded.
@@ -46,8 +52,9 @@ func (t *Table) info(s *session) Info {
 	defer t.mu.Unlock()
 	i := Info{
 		Key: s.key, Worker: worker, Labels: s.labels, Version: s.version, Bytes: s.bytes, Age: time.Since(s.created),
-		TTL: s.ttl, Calls: s.calls, Waiting: waiting,
+		TTL: s.ttl, MaxAge: s.maxAge, Calls: s.calls, Waiting: waiting, Spent: s.spent, Lost: slices.Clone(s.lost), Failed: s.damaged,
 	}
+	roll(&i.Spent, time.Now())
 	if s.active == 0 {
 		i.Idle = time.Since(s.used)
 	}
@@ -59,6 +66,7 @@ type Update struct {
 	Set      []byte // an encoded map, borrowed
 	Delete   []string
 	Deadline time.Time
+	Imported bool // Set may hold reserved keys
 }
 
 // Update submits u; done is called once, with the version of the state that came of it.
@@ -84,7 +92,7 @@ func (t *Table) UpdateNumber(batch *wire.Batch, number uint64, u Update, done fu
 }
 
 func (t *Table) update(batch *wire.Batch, s *session, u Update, done func(*wire.Batch, uint64, error)) {
-	set, err := clientState(u.Set)
+	set, err := stateOf(u.Set, u.Imported)
 	for _, k := range u.Delete {
 		if err == nil {
 			err = clientKey(k)

@@ -78,6 +78,11 @@ type Options struct {
 	TTL    time.Duration // 0: Config.TTL
 	MaxAge time.Duration // 0: Config.MaxAge
 	Labels map[string]string
+
+	// Of a session that was exported:
+	Imported bool // State may hold reserved keys
+	Started  bool
+	Lost     []string // the names of its secrets
 }
 
 // Create makes a session; done is called once, when it is durable.
@@ -104,14 +109,14 @@ func later(done Done) func(error) {
 
 // newSession checks what a session is to be. It is not in the table yet.
 func (t *Table) newSession(key Key, o Options) (*session, error) {
-	state, err := clientState(o.State)
+	state, err := stateOf(o.State, o.Imported)
 	if err != nil {
 		return nil, err
 	}
 	s := t.blank(key)
 	s.state, s.labels = state, o.Labels
 	s.ttl, s.maxAge = cmp.Or(o.TTL, t.cfg.TTL), cmp.Or(o.MaxAge, t.cfg.MaxAge)
-	s.active = 1
+	s.started, s.lost, s.active = o.Started, o.Lost, 1
 	s.bytes = s.stateBytes()
 	if s.bytes > t.cfg.MaxState {
 		return nil, tooMuch(s, s.bytes, t.cfg.MaxState)
