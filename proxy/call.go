@@ -14,10 +14,11 @@ type call struct {
 	conn   *conn
 	id     uint64
 	since  time.Time
-	key    session.Key // of its session; no ID: none
-	parent *call       // the call whose request the client answers while it makes this one
-	stream *stream     // nil: no stream
-	size   int         // of its request; guarded by conn.mu, 0 once the call is finished
+	key    session.Key     // of its session; no ID: none
+	parent *call           // the call whose request the client answers while it makes this one
+	stream *stream         // nil: no stream
+	ticket *session.Ticket // its part in a call with an idempotency key; nil: it has none; guarded by conn.mu
+	size   int             // of its request; guarded by conn.mu, 0 once the call is finished
 }
 
 // maxApp is how long meta.app may be: with what the sidecar adds, the head that a worker gets has to stay within its limit.
@@ -56,6 +57,8 @@ func (c *conn) request(batch *wire.Batch, f *wire.Frame, owned bool) {
 		c.refuse(batch, f.ID, refused)
 	case own != nil && m.Stream > 0:
 		k.end(batch, wire.Errorf(wire.CodeInvalidParams, "%s does not stream: call it without meta.stream", f.Method))
+	case own != nil && m.IdempotencyKey != nil:
+		k.end(batch, wire.Errorf(wire.CodeInvalidParams, "%s takes no idempotency key", f.Method))
 	case own != nil:
 		c.callOwn(batch, own, k, f.Payload)
 	default:
@@ -81,6 +84,10 @@ func (c *conn) enter(k *call, m *wire.RequestMeta, own bool) (refused *wire.Erro
 		return wire.Errorf(wire.CodeQueueFull, "calls of this connection hold %d bytes; with this one's %d there are more than %d (listen.max_in_flight_bytes)",
 			c.bytes, k.size, limit).With("retry_after_ms", 10).With("limit", limit), false
 	}
+	if limit := c.server.cfg.MaxInFlightUID; limit > 0 && c.ofUID.Load() >= int64(limit) {
+		return wire.Errorf(wire.CodeQueueFull, "%d calls of uid %d are in flight (listen.max_in_flight_uid)", limit, c.uid).
+			With("retry_after_ms", 10).With("limit", limit), false
+	}
 	if m.Parent != 0 {
 		a := c.asks[m.Parent]
 		if a == nil {
@@ -94,6 +101,7 @@ func (c *conn) enter(k *call, m *wire.RequestMeta, own bool) (refused *wire.Erro
 		}
 	}
 	c.calls[k.id] = k
+	c.ofUID.Add(1)
 	c.bytes += k.size
 	c.commands++
 	return nil, false
@@ -111,13 +119,44 @@ func (c *conn) submit(batch *wire.Batch, k *call, f *wire.Frame, m *wire.Request
 		k.stream = newStream(k, m.Stream)
 		k.Meta.Stream = k.stream.begin()
 	}
-	if k.key.ID == "" {
-		c.flow.Submit(batch, &k.Call)
-		return
+	sessions := c.server.cfg.Sessions
+	owner := c.keyOf("", string(m.SessionToken)).Owner
+	var err error
+	switch {
+	case m.IdempotencyKey != nil:
+		err = c.submitOnce(batch, k, session.Key{Owner: owner, ID: k.key.ID}, string(m.IdempotencyKey))
+	case k.key.ID == "":
+		sessions.SubmitFree(batch, owner, c.flow, &k.Call)
+	default:
+		err = sessions.Submit(batch, k.key, &k.Call)
 	}
-	if err := c.server.cfg.Sessions.Submit(batch, k.key, &k.Call); err != nil {
+	if err != nil {
 		k.end(batch, wire.FromError(err))
 	}
+}
+
+// submitOnce hands in a call that has an idempotency key.
+func (c *conn) submitOnce(batch *wire.Batch, k *call, key session.Key, idempotencyKey string) error {
+	if k.stream != nil {
+		return wire.Errorf(wire.CodeInvalidParams, "a stream takes no idempotency key: what it has sent cannot be sent again")
+	}
+	ticket, err := c.server.cfg.Sessions.SubmitOnce(batch, key, idempotencyKey, &k.Call)
+	c.mu.Lock()
+	k.ticket = ticket
+	c.mu.Unlock()
+	return err
+}
+
+// cancel stops the call. A client that is gone has its calls stopped as well, but for those that it can ask for again.
+func (k *call) cancel(batch *wire.Batch, why *wire.Error, gone bool) {
+	k.conn.mu.Lock()
+	ticket := k.ticket
+	k.conn.mu.Unlock()
+	if ticket != nil {
+		ticket.Leave(batch, why, !gone)
+		return
+	}
+	k.conn.server.cfg.Pool.Cancel(batch, &k.Call, why)
 }
 
 // end settles and finishes a call that never came to the pool.
@@ -155,6 +194,7 @@ func (k *call) Settle(batch *wire.Batch, r *pool.Result) {
 	if k.stream != nil {
 		k.stream.end()
 	}
+	c.ofUID.Add(-1)
 	c.mu.Lock()
 	delete(c.calls, k.id)
 	asks := c.takeAsksLocked(k)

@@ -16,6 +16,7 @@ type Config struct {
 	MaxConnections   int
 	MaxInFlight      int // calls of one connection
 	MaxInFlightBytes int // what their requests take; at least MaxFrame
+	MaxInFlightUID   int // calls of one uid; 0: no limit
 	MaxFrame         int
 	HandshakeTimeout time.Duration
 	FrameTimeout     time.Duration // from a frame's first byte to its last

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/dspex/dspex-sidecar/internal/session"
@@ -30,9 +31,10 @@ type conn struct {
 	admin   bool
 	owner   string
 	since   time.Time
-	refusal *wire.Error // what it is told at its handshake
-	flow    *pool.Flow  // its calls without a session
-	greeted bool        // guarded by Server.mu: its handshake is done
+	refusal *wire.Error   // what it is told at its handshake
+	flow    *pool.Flow    // its calls without a session
+	ofUID   *atomic.Int64 // calls in flight of its uid
+	greeted bool          // guarded by Server.mu: its handshake is done
 
 	// Set by the handshake.
 	name, version string
@@ -64,7 +66,7 @@ func (s *Server) newConn(sock *net.UnixConn) (*conn, error) {
 	c := &conn{
 		server: s, uid: int(cred.Uid), pid: int(cred.Pid), since: time.Now(), owner: "uid:" + strconv.Itoa(int(cred.Uid)),
 		admin: slices.Contains(s.cfg.AdminUIDs, int(cred.Uid)), maxFrame: wire.DefaultFrame,
-		calls: make(map[uint64]*call), stalled: make(map[*call]struct{}),
+		calls: make(map[uint64]*call), stalled: make(map[*call]struct{}), ofUID: s.callsOf(int(cred.Uid)),
 	}
 	if c.reader, err = wire.NewReader(sock, s.cfg.MaxFrame, s.cfg.FrameTimeout); err != nil {
 		return nil, err
@@ -126,7 +128,7 @@ func (c *conn) leave(batch *wire.Batch, reason error) {
 	}
 	gone := wire.Errorf(wire.CodeCancelled, "the client left")
 	for _, k := range calls {
-		c.server.cfg.Pool.Cancel(batch, &k.Call, gone)
+		k.cancel(batch, gone, true)
 	}
 	for _, a := range asks {
 		a.ask.Answer(batch, nil, true, wire.Errorf(wire.CodeConnectionLost, "the client left"))
@@ -148,7 +150,7 @@ func (c *conn) dismiss(batch *wire.Batch) {
 	}
 	ending := wire.Errorf(wire.CodeCancelled, "the sidecar is ending")
 	for _, k := range calls {
-		c.server.cfg.Pool.Cancel(batch, &k.Call, ending)
+		k.cancel(batch, ending, false)
 	}
 }
 
@@ -225,7 +227,7 @@ func (c *conn) handle(body []byte, owned bool, batch *wire.Batch) error {
 		c.answered(batch, &f, owned)
 	case wire.KindCancel:
 		if k := c.inFlight(f.ID); k != nil {
-			c.server.cfg.Pool.Cancel(batch, &k.Call, wire.Errorf(wire.CodeCancelled, "the client cancelled the call"))
+			k.cancel(batch, wire.Errorf(wire.CodeCancelled, "the client cancelled the call"), false)
 		}
 	case wire.KindCredit:
 		if k := c.inFlight(f.ID); k != nil && k.stream != nil {

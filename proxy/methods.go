@@ -57,6 +57,9 @@ func (s *Server) ownMethods() map[string]Method {
 		"session.get":    Plain(s.sessionGet),
 		"session.update": s.sessionUpdate,
 		"session.list":   Plain(s.sessionList),
+		"session.reset":  s.sessionReset,
+		"session.export": Plain(s.sessionExport),
+		"session.import": s.sessionImport,
 	}
 }
 
@@ -98,7 +101,13 @@ func (s *Server) Calls() []Call {
 		calls := c.inFlightLocked()
 		c.mu.Unlock()
 		for _, k := range calls {
-			method, state, worker := s.cfg.Pool.State(&k.Call)
+			at := &k.Call
+			c.mu.Lock()
+			if k.ticket != nil && k.ticket.Call() != nil {
+				at = k.ticket.Call()
+			}
+			c.mu.Unlock()
+			method, state, worker := s.cfg.Pool.State(at)
 			if method == "" {
 				continue // the sidecar's own, answered within the call
 			}

@@ -10,6 +10,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/dspex/dspex-sidecar/wire"
@@ -25,7 +26,8 @@ type Server struct {
 
 	mu       sync.Mutex // guards what follows
 	conns    map[*conn]struct{}
-	refused  map[*conn]struct{} // those that are told so at their handshake
+	refused  map[*conn]struct{}    // those that are told so at their handshake
+	uids     map[int]*atomic.Int64 // calls in flight of each uid
 	lastConn uint64
 	draining bool
 	goaway   map[string]any // what clients are told of the drain
@@ -39,6 +41,7 @@ func New(cfg Config) *Server {
 	}
 	s := &Server{
 		cfg: cfg, log: cfg.Log, done: make(chan struct{}), conns: make(map[*conn]struct{}), refused: make(map[*conn]struct{}),
+		uids: make(map[int]*atomic.Int64),
 	}
 	s.methods = s.ownMethods()
 	return s
@@ -164,6 +167,18 @@ func (s *Server) refusalLocked(c *conn) *wire.Error {
 			With("retry_after_ms", 1000)
 	}
 	return nil
+}
+
+// callsOf counts the calls in flight of a uid.
+func (s *Server) callsOf(uid int) *atomic.Int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := s.uids[uid]
+	if n == nil {
+		n = new(atomic.Int64)
+		s.uids[uid] = n
+	}
+	return n
 }
 
 // left forgets a connection that has ended.

@@ -23,6 +23,7 @@ type sessionParams struct {
 	Session string             `msgpack:"session"`
 	State   msgpack.RawMessage `msgpack:"state"`
 	TTL     *int64             `msgpack:"ttl_ms"`
+	MaxAge  *int64             `msgpack:"max_age_ms"`
 	Labels  map[string]string  `msgpack:"labels"`
 	Pool    string             `msgpack:"pool"`
 	Token   bool               `msgpack:"token"`
@@ -57,6 +58,9 @@ func (s *Server) sessionCreate(batch *wire.Batch, who *Caller, params []byte, re
 	if p.TTL != nil {
 		o.TTL = time.Duration(*p.TTL) * time.Millisecond
 	}
+	if p.MaxAge != nil {
+		o.MaxAge = time.Duration(*p.MaxAge) * time.Millisecond
+	}
 	s.cfg.Sessions.Create(batch, key, o, func(b *wire.Batch, err error) { reply(b, result, err) })
 }
 
@@ -64,16 +68,28 @@ func (p *sessionParams) check() error {
 	switch {
 	case p.Session != "" && !wire.ValidSessionID(p.Session):
 		return wire.Errorf(wire.CodeInvalidParams, "a session id is text of 1 to %d bytes without control characters", wire.MaxSessionID)
-	case p.TTL != nil && (*p.TTL < 1 || *p.TTL > int64(10*365*24*time.Hour/time.Millisecond)):
+	case !isTime(p.TTL):
 		return wire.Errorf(wire.CodeInvalidParams, "ttl_ms is at least 1 and at most ten years")
+	case !isTime(p.MaxAge):
+		return wire.Errorf(wire.CodeInvalidParams, "max_age_ms is at least 1 and at most ten years")
 	case p.Pool != "" && p.Pool != "default":
 		return wire.Errorf(wire.CodeInvalidParams, "no pool %q", p.Pool)
-	case len(p.Labels) > maxLabels:
-		return wire.Errorf(wire.CodeInvalidParams, "a session has at most %d labels", maxLabels)
 	case len(p.State) > 0 && !isMap(p.State):
 		return wire.Errorf(wire.CodeInvalidParams, "state is a map")
 	}
-	for k, v := range p.Labels {
+	return checkLabels(p.Labels)
+}
+
+// isTime says whether a limit of time, in milliseconds, can be one; none is.
+func isTime(ms *int64) bool {
+	return ms == nil || *ms >= 1 && *ms <= int64(10*365*24*time.Hour/time.Millisecond)
+}
+
+func checkLabels(labels map[string]string) error {
+	if len(labels) > maxLabels {
+		return wire.Errorf(wire.CodeInvalidParams, "a session has at most %d labels", maxLabels)
+	}
+	for k, v := range labels {
 		if k == "" || len(k) > maxLabelKey || len(v) > maxLabelValue {
 			return wire.Errorf(wire.CodeInvalidParams, "the label %.70q: a key has 1 to %d bytes, a value at most %d", k, maxLabelKey, maxLabelValue)
 		}
@@ -90,7 +106,20 @@ func random() string {
 	return hex.EncodeToString(b[:])
 }
 
-// named reads the session that a request is about, from its params or its meta.
+// keyOf is the session that a request is about: the caller's, or of any owner where an administrator names one.
+func keyOf(who *Caller, id, owner string) (session.Key, error) {
+	key, err := named(who, id)
+	switch {
+	case err != nil || owner == "" || owner == key.Owner:
+		return key, err
+	case !who.Admin:
+		return key, wire.Errorf(wire.CodePermissionDenied, "only administrators see the sessions of others (listen.admin_uids)")
+	}
+	key.Owner = owner
+	return key, nil
+}
+
+// named is the caller's session of that id, or of the id in meta where none is given.
 func named(who *Caller, inParams string) (session.Key, error) {
 	id := inParams
 	if id == "" {
@@ -105,15 +134,20 @@ func named(who *Caller, inParams string) (session.Key, error) {
 	return session.Key{Owner: who.Owner, ID: id}, nil
 }
 
-func (s *Server) sessionEnd(batch *wire.Batch, who *Caller, params []byte, reply Reply) {
+// about reads params that name a session and nothing else.
+func about(who *Caller, params []byte) (session.Key, error) {
 	var p struct {
 		Session string `msgpack:"session"`
+		Owner   string `msgpack:"owner"`
 	}
-	err := wire.Unmarshal(params, &p)
-	var key session.Key
-	if err == nil {
-		key, err = named(who, p.Session)
+	if err := wire.Unmarshal(params, &p); err != nil {
+		return session.Key{}, err
 	}
+	return keyOf(who, p.Session, p.Owner)
+}
+
+func (s *Server) sessionEnd(batch *wire.Batch, who *Caller, params []byte, reply Reply) {
+	key, err := about(who, params)
 	if err != nil {
 		reply(batch, nil, err)
 		return
@@ -123,14 +157,27 @@ func (s *Server) sessionEnd(batch *wire.Batch, who *Caller, params []byte, reply
 	})
 }
 
+func (s *Server) sessionReset(batch *wire.Batch, who *Caller, params []byte, reply Reply) {
+	key, err := about(who, params)
+	if err != nil {
+		reply(batch, nil, err)
+		return
+	}
+	s.cfg.Sessions.Reset(batch, key, who.Deadline, func(b *wire.Batch, err error) {
+		reply(b, map[string]any{"session": key.ID}, err)
+	})
+}
+
 func (s *Server) sessionGet(who *Caller, params []byte) (any, error) {
 	var p struct {
 		Session string `msgpack:"session"`
+		Owner   string `msgpack:"owner"`
+		Reveal  bool   `msgpack:"reveal"`
 	}
 	if err := wire.Unmarshal(params, &p); err != nil {
 		return nil, err
 	}
-	key, err := named(who, p.Session)
+	key, err := keyOf(who, p.Session, p.Owner)
 	if err != nil {
 		return nil, err
 	}
@@ -139,37 +186,68 @@ func (s *Server) sessionGet(who *Caller, params []byte) (any, error) {
 		return nil, err
 	}
 	m := infoMap(&info)
-	m["state"], m["version"] = msgpack.RawMessage(state), info.Version
+	m["state"], m["version"], m["lost"] = msgpack.RawMessage(state), info.Version, info.Lost
+	if key.Owner != who.Owner && !p.Reveal { // somebody else's words
+		m["state"] = nil
+	}
 	delete(m, "owner")
 	delete(m, "waiting")
 	return m, nil
 }
 
-func infoMap(i *session.Info) map[string]any {
-	labels := i.Labels
-	if labels == nil {
-		labels = map[string]string{}
+func labelsOf(i *session.Info) map[string]string {
+	if i.Labels == nil {
+		return map[string]string{}
 	}
+	return i.Labels
+}
+
+func infoMap(i *session.Info) map[string]any {
 	var worker any
 	if i.Worker != "" {
 		worker = i.Worker
 	}
+	var failed any
+	if i.Failed != nil {
+		failed = i.Failed.Message
+	}
 	return map[string]any{
-		"session": i.Key.ID, "owner": i.Key.Owner, "worker": worker, "labels": labels, "bytes": i.Bytes, "age_ms": i.Age.Milliseconds(),
-		"idle_ms": i.Idle.Milliseconds(), "ttl_ms": i.TTL.Milliseconds(), "calls": i.Calls, "waiting": i.Waiting,
+		"session": i.Key.ID, "owner": i.Key.Owner, "worker": worker, "labels": labelsOf(i), "bytes": i.Bytes, "age_ms": i.Age.Milliseconds(),
+		"idle_ms": i.Idle.Milliseconds(), "ttl_ms": i.TTL.Milliseconds(), "max_age_ms": orNil(i.MaxAge.Milliseconds()), "calls": i.Calls, "waiting": i.Waiting,
+		"spent": spentMap(i), "failed": failed,
+	}
+}
+
+func orNil(ms int64) any {
+	if ms == 0 {
+		return nil
+	}
+	return ms
+}
+
+// spentMap is nil where nothing is counted.
+func spentMap(i *session.Info) any {
+	life, today := &i.Spent.Life, &i.Spent.Today
+	if life.Calls == 0 {
+		return nil
+	}
+	return map[string]any{
+		"life":  map[string]any{"calls": life.Calls, "tokens": life.Tokens, "cost": life.Cost},
+		"today": map[string]any{"calls": today.Calls, "tokens": today.Tokens, "cost": today.Cost},
 	}
 }
 
 func (s *Server) sessionUpdate(batch *wire.Batch, who *Caller, params []byte, reply Reply) {
 	var p struct {
 		Session string             `msgpack:"session"`
+		Owner   string             `msgpack:"owner"`
 		Set     msgpack.RawMessage `msgpack:"set"`
 		Delete  []string           `msgpack:"delete"`
 	}
 	err := wire.Unmarshal(params, &p)
 	var key session.Key
 	if err == nil {
-		key, err = named(who, p.Session)
+		key, err = keyOf(who, p.Session, p.Owner)
 	}
 	if err == nil && len(p.Set) > 0 && !isMap(p.Set) {
 		err = wire.Errorf(wire.CodeInvalidParams, "set is a map")

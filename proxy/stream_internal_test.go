@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"sync/atomic"
 	"testing"
 
 	"github.com/dspex/dspex-sidecar/pool"
@@ -12,7 +13,7 @@ import (
 // dropped, since by then the client may have given the id to another call.
 func TestNoItemFollowsItsResponse(t *testing.T) {
 	mine, theirs := wiretest.Pair(t)
-	c := &conn{server: New(Config{}), maxFrame: wire.DefaultFrame, calls: map[uint64]*call{}, stalled: map[*call]struct{}{}}
+	c := &conn{ofUID: new(atomic.Int64), server: New(Config{}), maxFrame: wire.DefaultFrame, calls: map[uint64]*call{}, stalled: map[*call]struct{}{}}
 	var err error
 	if c.outbox, err = wire.NewOutbox(mine, 0, 0, c.drained); err != nil {
 		t.Fatal(err)

@@ -22,6 +22,9 @@ type RequestMeta struct {
 	RetrySafe    bool
 	Parent       uint64
 
+	// From clients only: the sidecar does not pass it on.
+	IdempotencyKey []byte
+
 	// On the worker channel only: what a client sends under these names means nothing.
 	Call    uint64 // the call that a worker's request serves
 	Key     uint64
@@ -65,6 +68,8 @@ func ParseRequestMeta(b []byte, m *RequestMeta) error {
 			v, ok := p.uint()
 			m.TimeoutMS = int64(min(v, uint64(maxTimeoutMS)))
 			p.ok = ok
+		case "idempotency_key":
+			p.ok = p.text(&m.IdempotencyKey, 1, MaxIdempotencyKey)
 		case "stream":
 			v, ok := p.uint()
 			m.Stream = uint32(min(v, MaxCredit))

@@ -2,6 +2,7 @@ package app
 
 import (
 	"context"
+	"errors"
 	"io"
 	"log/slog"
 	"os"
@@ -14,7 +15,6 @@ import (
 	"github.com/dspex/dspex-sidecar/internal/keeper"
 	"github.com/dspex/dspex-sidecar/internal/launch"
 	"github.com/dspex/dspex-sidecar/internal/session"
-	"github.com/dspex/dspex-sidecar/internal/store"
 	"github.com/dspex/dspex-sidecar/pool"
 	"github.com/dspex/dspex-sidecar/proxy"
 	"github.com/dspex/dspex-sidecar/wire"
@@ -118,6 +118,10 @@ func (s *sidecar) start() error {
 	}
 	s.atEnd(func(context.Context) { models.close() })
 
+	kept, err := openStore(s.cfg, s.log)
+	if err != nil {
+		return err
+	}
 	var sessions *session.Table
 	made := make(chan struct{}) // closed when sessions is set: the pool's workers may be quicker
 	s.pool, err = pool.New(pool.Config{
@@ -132,13 +136,14 @@ func (s *sidecar) start() error {
 		Log: s.log.With("pool", "default"),
 	})
 	if err != nil {
-		return err
+		return errors.Join(err, kept.Close())
 	}
-	sessions, err = session.New(session.Config{
-		Pool: s.pool, Store: store.Memory{}, TTL: s.cfg.Sessions.TTL, Max: s.cfg.Sessions.Max, MaxState: s.cfg.Sessions.MaxState,
-		AutoCreate: s.cfg.Sessions.AutoCreate, Log: s.log,
-	})
+	sessions, err = session.New(sessionConfig(s.cfg, s.pool, kept, s.log))
 	close(made)
+	if err != nil {
+		s.atEnd(s.pool.Close)
+		return errors.Join(err, kept.Close())
+	}
 	s.atEnd(func(context.Context) {
 		if err := sessions.Close(); err != nil {
 			s.log.Error("session store not closed", "error", err.Error())

@@ -45,7 +45,7 @@ func (s *sidecar) proxyConfig(socket *proxy.Socket, sessions *session.Table) pro
 	self := uint32(os.Getuid()) //nolint:gosec // a uid
 	return proxy.Config{
 		Socket: socket, AllowUIDs: ints(l.Allowed(self)), AdminUIDs: ints(l.Admins(self)),
-		MaxConnections: l.MaxConnections, MaxInFlight: l.MaxInFlight, MaxInFlightBytes: l.MaxInFlightBytes,
+		MaxConnections: l.MaxConnections, MaxInFlight: l.MaxInFlight, MaxInFlightBytes: l.MaxInFlightBytes, MaxInFlightUID: l.MaxInFlightUID,
 		MaxFrame: l.MaxFrame, HandshakeTimeout: l.HandshakeTimeout, FrameTimeout: l.FrameTimeout, WriteTimeout: l.WriteTimeout,
 		WriteBuffer: l.WriteBuffer, DefaultTimeout: l.DefaultTimeout, StreamStall: s.cfg.Pool.StreamStall, Version: s.options.Version, Pool: s.pool, Sessions: sessions, Log: s.log,
 	}

@@ -67,10 +67,36 @@ func (envEntry) show(c *Config, name string) string  { return showSecret(c.Pool.
 func (envEntry) same(a, b *Config, name string) bool { return a.Pool.Env[name] == b.Pool.Env[name] }
 func (envEntry) allowed() string                     { return orReference().wants }
 
+// weightEntry is the binding of one entry of [sessions.weights].
+type weightEntry struct{}
+
+func (weightEntry) set(c *Config, name string, v any, s scope) error {
+	value, err := weight().parse(v, s)
+	if err == nil {
+		c.Sessions.Weights[name] = value
+	}
+	return err
+}
+
+func (weightEntry) show(c *Config, name string) string {
+	if n, ok := c.Sessions.Weights[name]; ok {
+		return weight().show(n)
+	}
+	return ""
+}
+
+func (weightEntry) same(a, b *Config, name string) bool {
+	return a.Sessions.Weights[name] == b.Sessions.Weights[name]
+}
+func (weightEntry) allowed() string { return weight().wants }
+
+func weight() kind[int] { return integer(1, 100) }
+
 // The tables whose keys the user chooses.
 const (
 	modelsTable = "models"
 	envTable    = "pools.default.env"
+	weightTable = "sessions.weights"
 )
 
 // names returns, sorted, what stands for "*" in the field's key in this configuration; [""] for a field without one.
@@ -80,10 +106,15 @@ func (f field) names(c *Config) []string {
 		return slices.Sorted(maps.Keys(c.Models))
 	case strings.HasPrefix(f.key, envTable+"."):
 		return slices.Sorted(maps.Keys(c.Pool.Env))
+	case strings.HasPrefix(f.key, weightTable+"."):
+		return slices.Sorted(maps.Keys(c.Sessions.Weights))
 	default:
 		return []string{""}
 	}
 }
+
+// isEntry says whether the field is whatever key stands in a table.
+func (f field) isEntry() bool { return strings.HasSuffix(f.key, ".*") }
 
 // keyFor is the field's key with name for "*".
 func (f field) keyFor(name string) string {

@@ -19,7 +19,27 @@ func (l *loader) check(c *Config) {
 		l.failKey(c, "pools.default.recycle_memory", "is %s, and must be below memory_limit, %s, at which a worker is killed",
 			showBytes(p.RecycleMemory), showBytes(p.MemoryLimit))
 	}
+	l.checkStore(c)
 	l.checkModels(c)
+}
+
+// checkStore notes what the store lacks, or does not use.
+func (l *loader) checkStore(c *Config) {
+	s := &c.Sessions
+	switch {
+	case s.Store == "file" && s.Path == "":
+		l.failKey(c, "sessions.store", `is "file", and needs sessions.path, a folder for the sessions`)
+	case s.Store == "memory" && s.Path != "":
+		l.failKey(c, "sessions.path", `is the folder of the store "file", and sessions.store is "memory"`)
+	case s.Store == "memory" && s.KeyFile != "":
+		l.failKey(c, "sessions.key_file", `seals what the store "file" keeps, and sessions.store is "memory"`)
+	}
+	if len(s.Weights) > 0 && s.WeightLabel == "" {
+		l.failKey(c, "sessions.weights", "needs sessions.weight_label, the label that it is about")
+	}
+	if s.MaxTotal > 0 && s.MaxTotal < s.MaxState {
+		l.failKey(c, "sessions.max_total", "is %s, and must be at least max_state, %s", showBytes(s.MaxTotal), showBytes(s.MaxState))
+	}
 }
 
 // checkFits notes a limit of [listen] that a single frame may exceed, at the one of the two settings that was written.

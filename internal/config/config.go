@@ -21,6 +21,7 @@ type Config struct {
 	Listen   Listen
 	Pool     Pool // [pools.default]: this version has one pool
 	Sessions Sessions
+	Budgets  Budgets
 	Models   map[string]*Model
 	Log      Log
 
@@ -36,6 +37,7 @@ type Listen struct {
 	MaxConnections   int
 	MaxInFlight      int // calls of one connection
 	MaxInFlightBytes int // of their requests
+	MaxInFlightUID   int // calls of one uid on all its connections; 0: no limit
 	MaxFrame         int // bytes
 	HandshakeTimeout time.Duration
 	FrameTimeout     time.Duration
@@ -124,13 +126,35 @@ func passes(pattern, name string) bool {
 
 // Sessions is the [sessions] table.
 type Sessions struct {
-	Store      string // "memory"
-	TTL        time.Duration
-	Max        int
-	MaxState   int    // bytes of one session
-	Pinning    string // "strict", "fail_fast" or "soft"
-	SoftWait   time.Duration
-	AutoCreate bool
+	Store       string // "memory" or "file"
+	Path        string // the file store's folder
+	KeyFile     string // "": secrets are not stored
+	TTL         time.Duration
+	MaxAge      time.Duration // 0: no limit
+	Max         int
+	MaxState    int    // bytes of one session
+	MaxTotal    int    // bytes of all sessions; 0: no limit
+	MaxInFlight int    // calls of one session; 0: no limit
+	Pinning     string // "strict", "fail_fast" or "soft"
+	SoftWait    time.Duration
+	AutoCreate  bool
+	AnswerTTL   time.Duration
+	WeightLabel string         // the label whose value chooses a weight; "": all sessions are equal
+	Weights     map[string]int // by the label's value
+}
+
+// Budget is a [budgets.NAME] table; 0 and nil: no limit.
+type Budget struct {
+	Calls  int
+	Tokens int
+	Cost   *float64
+}
+
+// Budgets is the [budgets] tables.
+type Budgets struct {
+	Session    Budget // of one session, as long as it lives
+	SessionDay Budget // of one session in a day
+	OwnerDay   Budget // of one uid, or one token, in a day
 }
 
 // Model is a [models.NAME] table: one language model that programs may use by that name.

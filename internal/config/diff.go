@@ -74,14 +74,14 @@ func Diff(before, after *Config) []Change {
 	for _, one := range before.each() {
 		key := one.keyFor(one.name)
 		switch has := one.in(after); {
-		case !has && strings.HasPrefix(one.key, envTable):
+		case !has && one.isEntry():
 			out = append(out, Change{Key: key, Old: one.show(before, one.name), Effect: one.effect})
 		case has && !one.same(before, after, one.name):
 			out = append(out, Change{Key: key, Old: one.show(before, one.name), New: one.show(after, one.name), Effect: one.effect})
 		}
 	}
 	for _, one := range after.each() {
-		if strings.HasPrefix(one.key, envTable) && !one.in(before) {
+		if one.isEntry() && !one.in(before) {
 			out = append(out, Change{Key: one.keyFor(one.name), New: one.show(after, one.name), Effect: one.effect})
 		}
 	}

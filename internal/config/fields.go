@@ -13,12 +13,13 @@ var (
 	namePattern     = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$`)
 	variablePattern = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 	passPattern     = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*\*?$`)
+	labelPattern    = regexp.MustCompile(`^[!-~]{1,64}$`)
 	modelPattern    = regexp.MustCompile(`^[!-~]{1,200}$`)
 )
 
 // fields returns all settings, in the order of the example.
 func fields() []field {
-	return slices.Concat(listenFields(), poolFields(), sessionFields(), logFields(), modelFields())
+	return slices.Concat(listenFields(), poolFields(), sessionFields(), budgetFields(), logFields(), modelFields())
 }
 
 const (
@@ -47,6 +48,9 @@ func listenFields() []field {
 		setting("listen.max_in_flight_bytes", `"256MiB"`, "", Live,
 			"Bytes that the requests of those calls hold; more are answered queue_full. At least max_frame.",
 			in(byteSize(64<<10, 64<<30), func(c *Config) *int { return &l(c).MaxInFlightBytes })),
+		setting("listen.max_in_flight_uid", "0", "", Live,
+			"Calls in flight of one uid on all its connections; more are answered queue_full. 0: no limit.",
+			in(integer(0, manyCalls), func(c *Config) *int { return &l(c).MaxInFlightUID })),
 		setting("listen.max_frame", `"16MiB"`, "", Live,
 			"Largest frame that is received; a larger one is answered frame_too_large.",
 			in(byteSize(64<<10, 1<<30), func(c *Config) *int { return &l(c).MaxFrame })),
@@ -167,16 +171,26 @@ func poolLifeFields() []field {
 
 func sessionFields() []field {
 	s := func(c *Config) *Sessions { return &c.Sessions }
-	file := map[string]string{"file": `keeping sessions in files is not in this version; use "memory"`}
 	return []field{
-		setting("sessions.store", `"memory"`, "", Restart, `Where sessions are kept: "memory", gone when the sidecar ends.`,
-			in(oneOf(file, "memory"), func(c *Config) *string { return &s(c).Store })),
+		setting("sessions.store", `"memory"`, "", Restart, `Where sessions are kept: "memory", gone when the sidecar ends, or "file".`,
+			in(oneOf(nil, "memory", "file"), func(c *Config) *string { return &s(c).Store })),
+		setting("sessions.path", "", `"/var/lib/dspex/sessions"`, Restart, `Folder of the store "file", for one sidecar alone.`,
+			in(filePath("a path of a folder"), func(c *Config) *string { return &s(c).Path })),
+		setting("sessions.key_file", "", `"/etc/dspex/sessions.key"`, Restart,
+			"File with the key, 32 bytes in base64, that seals the secrets in the store; without one they are not stored.",
+			in(filePath("a path of a file"), func(c *Config) *string { return &s(c).KeyFile })),
 		setting("sessions.ttl", `"1h"`, "", Live, "A session that was not used for so long ends.",
 			in(duration(short), func(c *Config) *time.Duration { return &s(c).TTL })),
+		setting("sessions.max_age", `"0s"`, "", Live, "A session that is so old ends, used or not; 0: never.",
+			in(duration(0), func(c *Config) *time.Duration { return &s(c).MaxAge })),
 		setting("sessions.max", "100000", "", Live, "Sessions at a time; more are answered session_limit.",
 			in(integer(1, 100<<20), func(c *Config) *int { return &s(c).Max })),
 		setting("sessions.max_state", `"64MiB"`, "", Live, "Largest state of one session; a call that would make it larger fails.",
 			in(byteSize(1<<10, 4<<30), func(c *Config) *int { return &s(c).MaxState })),
+		setting("sessions.max_total", `"1GiB"`, "", Live, "Bytes of all sessions together; a call that would make them more fails. 0: no limit.",
+			in(byteSize(0, mostMemory), func(c *Config) *int { return &s(c).MaxTotal })),
+		setting("sessions.max_in_flight", "0", "", Live, "Calls in flight in one session; more are answered queue_full. 0: no limit.",
+			in(integer(0, manyCalls), func(c *Config) *int { return &s(c).MaxInFlight })),
 		setting("sessions.pinning", `"strict"`, "", Live,
 			`When the pinned worker is full: "strict" waits, "fail_fast" fails, "soft" moves after soft_wait.`,
 			in(oneOf(nil, "strict", "fail_fast", "soft"), func(c *Config) *string { return &s(c).Pinning })),
@@ -185,7 +199,34 @@ func sessionFields() []field {
 		setting("sessions.auto_create", "false", "", Live,
 			"Make a session that a call names and that is not there; else session_not_found.",
 			in(boolean(), func(c *Config) *bool { return &s(c).AutoCreate })),
+		setting("sessions.answer_ttl", `"1h"`, "", Live, "How long the answer to a call with an idempotency key is kept.",
+			in(duration(short), func(c *Config) *time.Duration { return &s(c).AnswerTTL })),
+		setting("sessions.weight_label", "", `"tier"`, Live, "The label of a session whose value chooses its weight in the queue.",
+			in(text("a label, 1 to 64 letters, digits and other visible signs", labelPattern), func(c *Config) *string { return &s(c).WeightLabel })),
+		setting("sessions.weights.*", "", "4", Live, "The weight, from 1 to 100, of sessions whose label has this value; others have 1.", weightEntry{}),
 	}
+}
+
+func budgetFields() []field {
+	var out []field
+	for _, b := range []struct {
+		name, whose string
+		at          func(c *Config) *Budget
+	}{
+		{"session", "one session, as long as it lives", func(c *Config) *Budget { return &c.Budgets.Session }},
+		{"session_day", "one session in a day, of UTC", func(c *Config) *Budget { return &c.Budgets.SessionDay }},
+		{"owner_day", "one uid, or the holders of one token, in a day", func(c *Config) *Budget { return &c.Budgets.OwnerDay }},
+	} {
+		out = append(out,
+			setting("budgets."+b.name+".calls", "0", "", Live, "Calls of "+b.whose+"; more are answered budget_exceeded. 0: no limit.",
+				in(integer(0, mostMemory), func(c *Config) *int { return &b.at(c).Calls })),
+			setting("budgets."+b.name+".tokens", "0", "", Live, "Tokens that their language models may take; 0: no limit.",
+				in(integer(0, mostMemory), func(c *Config) *int { return &b.at(c).Tokens })),
+			setting("budgets."+b.name+".cost", "", "2.50", Live, "What they may cost, in US dollars, as far as DSPy knows the prices.",
+				in(optionalFloat(0, 1e9), func(c *Config) **float64 { return &b.at(c).Cost })),
+		)
+	}
+	return out
 }
 
 func modelFields() []field {

@@ -12,7 +12,7 @@ import (
 // settable are values of all kinds; for each setting one of them is allowed and is not its default.
 func settable() []any {
 	return []any{
-		true, int64(70000), int64(77), 0.5, "7s", "0600", "debug", "text", "soft", "json", "a:b", "env:A", "https://a.example", "openai/a",
+		true, int64(70000), int64(77), 0.5, "7s", "0600", "debug", "text", "soft", "json", "file", "a:b", "env:A", "https://a.example", "openai/a",
 		[]any{int64(7)},
 		[]any{"A"},
 		"/a",
@@ -26,10 +26,11 @@ func TestEachSettingHasItsOwnPlace(t *testing.T) {
 		c := l.blank()
 		l.addModel(c, "m")
 		c.Pool.Env["A"] = Secret{kind: "literal", value: "x"}
+		c.Sessions.Weights["A"] = 1
 		return c
 	}
 	for _, f := range l.fields {
-		if f.key == "pools.default.start" || f.key == "sessions.store" { // one value is allowed, so it cannot change
+		if f.key == "pools.default.start" { // one value is allowed, so it cannot change
 			continue
 		}
 		old, c := blank(), blank()
@@ -55,6 +56,7 @@ func TestEachFieldHasASetting(t *testing.T) {
 	}
 	for table, v := range map[string]any{
 		"listen": Listen{}, "pools.default": Pool{}, "sessions": Sessions{}, "models.*": Model{}, "log": Log{},
+		"budgets.session": Budget{}, "budgets.session_day": Budget{}, "budgets.owner_day": Budget{},
 	} {
 		if n := reflect.TypeOf(v).NumField(); n != settings[table] {
 			t.Errorf("[%s] has %d settings and %d fields", table, settings[table], n)
@@ -74,9 +76,10 @@ func TestEachSettingHasItsVariable(t *testing.T) {
 			text += "\ncommand = ['x']"
 		}
 		variable := variableFor(key)
-		if f.key == envTable+".*" {
-			variable = variableFor(envTable) + "_m"
+		if f.isEntry() {
+			variable = variableFor(strings.TrimSuffix(f.key, ".*")) + "_m"
 		}
+		text = needs(f.key) + text
 		c, err := load(t, text, variable+"="+value)
 		if err != nil {
 			t.Error(err)
@@ -84,6 +87,17 @@ func TestEachSettingHasItsVariable(t *testing.T) {
 			t.Errorf("%s is from %s", key, got)
 		}
 	}
+}
+
+// needs is what has to stand in a file beside a setting.
+func needs(key string) string {
+	switch {
+	case key == "sessions.path", key == "sessions.key_file":
+		return "[sessions]\nstore = 'file'\npath = '/x'\n"
+	case strings.HasPrefix(key, weightTable):
+		return "[sessions]\nweight_label = 'x'\n"
+	}
+	return ""
 }
 
 func TestExampleFile(t *testing.T) {
@@ -129,7 +143,8 @@ func TestExampleProfiles(t *testing.T) {
 
 // uncommented is the example with all settings in force.
 func uncommented() string {
-	return regexp.MustCompile(`(?m)^#([A-Za-z[])`).ReplaceAllString(Example(), "$1")
+	text := regexp.MustCompile(`(?m)^#([A-Za-z[])`).ReplaceAllString(Example(), "$1")
+	return strings.Replace(text, `store = "memory"`, `store = "file"`, 1) // which alone has a path
 }
 
 // hold compares a file with what makes it, and writes it where UPDATE is set in the environment.

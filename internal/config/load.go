@@ -95,6 +95,7 @@ func (l *loader) readDocument() document {
 func (l *loader) blank() *Config {
 	c := &Config{Models: map[string]*Model{}, origins: map[string]origin{}}
 	c.Pool.Env = map[string]Secret{}
+	c.Sessions.Weights = map[string]int{}
 	for _, f := range l.fields {
 		if !strings.Contains(f.key, "*") {
 			l.initialise(c, f, "")

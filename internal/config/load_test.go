@@ -60,8 +60,8 @@ func TestDefaults(t *testing.T) {
 	if !reflect.DeepEqual(c.Pool, wantPool) {
 		t.Errorf("pool: %+v", c.Pool)
 	}
-	wantSessions := Sessions{Store: "memory", TTL: time.Hour, Max: 100000, MaxState: 64 << 20, Pinning: "strict", SoftWait: time.Second}
-	if c.Sessions != wantSessions {
+	wantSessions := Sessions{Store: "memory", TTL: time.Hour, Max: 100000, MaxState: 64 << 20, Pinning: "strict", SoftWait: time.Second, MaxTotal: 1 << 30, AnswerTTL: time.Hour, Weights: map[string]int{}}
+	if !reflect.DeepEqual(c.Sessions, wantSessions) {
 		t.Errorf("sessions: %+v", c.Sessions)
 	}
 	if (c.Log != Log{Level: slog.LevelInfo, Format: "json"}) || len(c.Models) != 0 || c.DefaultModel() != "" {
@@ -142,7 +142,7 @@ func TestProfilesWithoutFile(t *testing.T) {
 func TestMistakes(t *testing.T) {
 	rows := []struct{ text, want string }{
 		{"[pools.default]\nsice = 3", `:2:1: pools.default.sice is no setting; did you mean size? ([pools.default] has app, python, `},
-		{"[pool.default]\nsize = 3", `:1:2: pool is no setting; did you mean pools? (at the top there are listen, pools, sessions, log, models, profile)`},
+		{"[pool.default]\nsize = 3", `:1:2: pool is no setting; did you mean pools? (at the top there are listen, pools, sessions, budgets, log, models, profile)`},
 		{"size = 3", `:1:1: size is no setting; it belongs into [pools.default] (at the top`},
 		{"[sessions]\ncheckout_timeout = '1s'", `:2:1: sessions.checkout_timeout is no setting; it belongs into [pools.default] (`},
 		{"[pools.fast]\nsize = 3", `:1:8: pools.fast is a second pool: this version has one, [pools.default]`},
@@ -162,8 +162,8 @@ func TestMistakes(t *testing.T) {
 		{"[pools.default]\nenv = { SECRET = 99887766 }", `:2:9: pools.default.env.SECRET must be a string: the value itself, or "env:NAME" or "file:PATH" where it is secret`},
 		{"pools.default = 3", `:1:7: pools.default is a table, written [pools.default], not 3`},
 		{"[[pools.default]]\nsize=3", `:1:9: pools.default is a table, written [pools.default], not a list`},
-		{"[sessions]\nstore = 'file'", `:2:1: sessions.store must be "memory": keeping sessions in files is not in this version; use "memory"`},
-		{"[sessions]\nkey_file = 'x'", `:2:1: sessions.key_file is not in this version`},
+		{"[sessions]\nstore = 'file'", `:2:1: sessions.store is "file", and needs sessions.path, a folder for the sessions`},
+		{"[sessions]\nkey_file = 'x'", `:2:1: sessions.key_file seals what the store "file" keeps, and sessions.store is "memory"`},
 		{"[http]\nlisten = 'x'", `:1:2: http is not in this version`},
 		{"[sessions]\npinning = 'loose'", `:2:1: sessions.pinning must be "strict" or "fail_fast" or "soft", not "loose"`},
 		{"[listen]\nmode = 0o660", `:2:1: listen.mode must be the permissions as an octal string, such as "0660", not 432`},

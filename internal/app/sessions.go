@@ -1,0 +1,75 @@
+package app
+
+import (
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"strings"
+
+	"github.com/dspex/dspex-sidecar/internal/config"
+	"github.com/dspex/dspex-sidecar/internal/session"
+	"github.com/dspex/dspex-sidecar/internal/store"
+	"github.com/dspex/dspex-sidecar/pool"
+)
+
+func sessionConfig(cfg *config.Config, p *pool.Pool, kept store.Store, log *slog.Logger) session.Config {
+	s, b := &cfg.Sessions, &cfg.Budgets
+	return session.Config{
+		Pool: p, Store: kept, TTL: s.TTL, MaxAge: s.MaxAge, Max: s.Max, MaxState: s.MaxState, MaxTotal: s.MaxTotal, MaxInFlight: s.MaxInFlight,
+		AutoCreate: s.AutoCreate, AnswerTTL: s.AnswerTTL, WeightLabel: s.WeightLabel, Weights: s.Weights,
+		Budgets: session.Budgets{Session: amounts(&b.Session), SessionDay: amounts(&b.SessionDay), OwnerDay: amounts(&b.OwnerDay)}, Log: log,
+	}
+}
+
+func amounts(b *config.Budget) store.Amounts {
+	a := store.Amounts{Calls: int64(b.Calls), Tokens: int64(b.Tokens)}
+	if b.Cost != nil {
+		a.Cost = *b.Cost
+	}
+	return a
+}
+
+// openStore opens the store that the configuration names.
+func openStore(cfg *config.Config, log *slog.Logger) (store.Store, error) {
+	s := &cfg.Sessions
+	if s.Store != "file" {
+		return store.Memory{}, nil
+	}
+	o := store.Options{Log: log}
+	if s.KeyFile != "" {
+		key, err := readKey(s.KeyFile)
+		if err != nil {
+			return nil, &config.Error{Key: "sessions.key_file", Message: err.Error()}
+		}
+		o.Key = key
+	}
+	f, err := store.OpenFile(s.Path, o)
+	if err != nil {
+		return nil, fmt.Errorf("sessions.path: %w", err)
+	}
+	return f, nil
+}
+
+// keySize is what AES-256 takes.
+const keySize = 32
+
+// readKey reads 32 bytes in base64. Its errors hold nothing of the file.
+func readKey(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, 4096))
+	if err != nil {
+		return nil, err
+	}
+	key, err := base64.StdEncoding.DecodeString(strings.TrimSpace(string(text)))
+	if err != nil || len(key) != keySize {
+		return nil, errors.New("does not hold 32 bytes in base64; make them with: openssl rand -base64 32")
+	}
+	return key, nil
+}
