@@ -10,7 +10,7 @@ import (
 func TestMaxInFlight(t *testing.T) {
 	r := ready(t, func(s *setup) { s.Concurrency, s.MaxInFlight = 4, 3 })
 	f := r.pool.NewFlow("main", true)
-	f.Share()
+	f.Share(true)
 	keep := func(c *call) { c.keep = true }
 	first, second := r.submit(f, "look", nil, keep), r.submit(f, "look", nil, keep)
 	local, running := r.local(f)

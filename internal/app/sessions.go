@@ -18,7 +18,7 @@ import (
 func sessionConfig(cfg *config.Config, p *pool.Pool, kept store.Store, log *slog.Logger) session.Config {
 	s, b := &cfg.Sessions, &cfg.Budgets
 	return session.Config{
-		Pool: p, Store: kept, TTL: s.TTL, MaxAge: s.MaxAge, Max: s.Max, MaxState: s.MaxState, MaxTotal: s.MaxTotal, MaxInFlight: s.MaxInFlight,
+		Pool: p, Store: kept, TTL: s.TTL, MaxAge: s.MaxAge, Max: s.Max, MaxState: s.MaxState, MaxTotal: s.MaxTotal,
 		AutoCreate: s.AutoCreate, AnswerTTL: s.AnswerTTL, WeightLabel: s.WeightLabel, Weights: s.Weights,
 		Budgets: session.Budgets{Session: amounts(&b.Session), SessionDay: amounts(&b.SessionDay), OwnerDay: amounts(&b.OwnerDay)}, Log: log,
 	}
@@ -44,7 +44,7 @@ func openStore(cfg *config.Config, log *slog.Logger) (store.Store, error) {
 		if err != nil {
 			return nil, &config.Error{Key: "sessions.key_file", Message: err.Error()}
 		}
-		o.Key = key
+		o.Seal = key
 	}
 	f, err := store.OpenFile(s.Path, o)
 	if err != nil {

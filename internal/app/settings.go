@@ -34,7 +34,7 @@ func poolSettings(cfg *config.Config) pool.Settings {
 		CheckoutTimeout: p.CheckoutTimeout, QueueLimit: p.QueueLimit, Lazy: p.Lazy, HealthInterval: p.HealthCheckInterval,
 		HealthTimeout: p.HealthCheckTimeout, StartTimeout: p.StartTimeout, CancelGrace: p.CancelGrace, StopReport: p.StopReport,
 		RecycleCalls: p.RecycleCalls, RecycleAge: p.RecycleAge, RecycleMemory: int64(p.RecycleMemory), MemoryLimit: int64(p.MemoryLimit),
-		Pinning: pool.Pinning(s.Pinning), SoftWait: s.SoftWait,
+		Pinning: pool.Pinning(s.Pinning), SoftWait: s.SoftWait, MaxInFlight: s.MaxInFlight,
 		// The sidecar's head is longer than the client's: a frame that it took in has to fit.
 		MaxFrame: cfg.Listen.MaxFrame + wire.MaxHead,
 	}

@@ -2,6 +2,7 @@ package session
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"slices"
 	"time"
@@ -60,7 +61,7 @@ func (t *Table) SubmitOnce(batch *wire.Batch, key Key, idempotencyKey string, c 
 	t.mu.Lock()
 	a := s.answers[k]
 	switch {
-	case a == nil:
+	case a == nil, a.running == nil && !time.Now().Before(a.expires):
 		mark := t.beginLocked(s, k, params, ticket)
 		t.mu.Unlock()
 		t.runOnce(batch, ticket.once, mark, c)
@@ -97,22 +98,19 @@ func (t *Table) keeperOf(batch *wire.Batch, key Key) (*session, error) {
 func (t *Table) beginLocked(s *session, k store.AnswerKey, params [32]byte, first *Ticket) *store.Change {
 	o := &once{table: t, session: s, key: k, waiters: []*Ticket{first}}
 	first.once = o
-	a := newAnswer(k, params, nil)
-	a.running = o
+	stale := t.takeStaleLocked(s, time.Now())
 	if s.answers == nil {
 		s.answers = make(map[store.AnswerKey]*answer)
 	}
-	t.keepAnswerLocked(s, k, a)
-	return &store.Change{
-		Number: s.number, Forget: t.takeStaleLocked(s, time.Now()),
-		Answers: []store.Answer{{AnswerKey: k, Params: params, Left: t.cfg.AnswerTTL}},
-	}
-}
-
-func (t *Table) keepAnswerLocked(s *session, k store.AnswerKey, a *answer) {
+	a := newAnswer(k, params, nil)
+	a.running = o
 	s.answers[k] = a
 	s.bytes += a.size
 	t.bytes += a.size
+	return &store.Change{
+		Number: s.number, Forget: slices.DeleteFunc(stale, func(old store.AnswerKey) bool { return old == k }), // it is replaced
+		Answers: []store.Answer{{AnswerKey: k, Params: params, Left: t.cfg.AnswerTTL}},
+	}
 }
 
 func (t *Table) forgetAnswerLocked(s *session, k store.AnswerKey) {
@@ -143,7 +141,7 @@ func (s *session) takeInAnswers(kept []store.Answer, now time.Time) {
 	if len(kept) == 0 {
 		return
 	}
-	slices.SortFunc(kept, func(a, b store.Answer) int { return int(a.Left - b.Left) })
+	slices.SortFunc(kept, func(a, b store.Answer) int { return cmp.Compare(a.Left, b.Left) })
 	s.answers = make(map[store.AnswerKey]*answer, len(kept))
 	for i := range kept {
 		k := &kept[i]

@@ -27,6 +27,7 @@ type (
 type rig struct {
 	*workers
 	t       testing.TB
+	options []option
 	shelf   *shelf
 	starter *pooltest.Starter
 	pool    *pool.Pool
@@ -35,44 +36,63 @@ type rig struct {
 
 func start(t testing.TB, options ...option) *rig {
 	t.Helper()
-	b := &rig{workers: newWorkers(t), t: t, shelf: newShelf(t)}
+	b := &rig{workers: newWorkers(t), t: t, shelf: newShelf(t), options: options}
+	b.begin()
+	t.Cleanup(b.stop)
+	return b
+}
+
+// begin starts the pool and the table over what is on the shelf.
+func (b *rig) begin() {
+	b.t.Helper()
 	settings := pool.Settings{
 		Size: 2, Concurrency: 4, CheckoutTimeout: patience, QueueLimit: 1000, HealthInterval: time.Minute, HealthTimeout: patience,
 		StartTimeout: patience, CancelGrace: patience, Pinning: pool.PinStrict, OverflowIdle: time.Minute,
 	}
-	cfg := session.Config{Store: b.shelf, TTL: time.Hour, Max: 100, MaxState: maxState}
-	for _, o := range options {
+	cfg := session.Config{Store: b.shelf, TTL: time.Hour, Max: 100, MaxState: maxState, AnswerTTL: time.Hour}
+	for _, o := range b.options {
 		o(&settings, &cfg)
 	}
-	b.starter = &pooltest.Starter{TB: t, Handle: b.handle, Methods: methods()}
+	b.starter = &pooltest.Starter{TB: b.t, Handle: b.handle, Methods: methods()}
 	var err error
 	b.pool, err = pool.New(pool.Config{
 		Name: "default", Settings: settings, Starter: b.starter,
 		Hello: func(string) ([]byte, error) { return wire.Marshal(doc{}) },
 	})
 	if err != nil {
-		t.Fatal(err)
+		b.t.Fatal(err)
 	}
 	cfg.Pool = b.pool
 	if b.table, err = session.New(cfg); err != nil {
-		t.Fatal(err)
+		b.t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), patience) //nolint:usetesting // the test's own is done by now
-		defer cancel()
-		for _, w := range b.starter.Workers() {
-			w.Die() // calls that a failed test has left
-		}
-		b.pool.Close(ctx)
-		if err := b.table.Close(); err != nil {
-			t.Error(err)
-		}
-		b.starter.Close()
-	})
 	if err := b.pool.Ready(context.Background()); err != nil { //nolint:usetesting // a rapid test has none
-		t.Fatal(err)
+		b.t.Fatal(err)
 	}
-	return b
+}
+
+// stop ends them, with their workers.
+func (b *rig) stop() {
+	b.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	for _, w := range b.starter.Workers() {
+		w.Die() // calls that a failed test has left
+	}
+	b.pool.Close(ctx)
+	if err := b.table.Close(); err != nil {
+		b.t.Error(err)
+	}
+	b.starter.Close()
+}
+
+// again is the sidecar's next start: all workers are others.
+func (b *rig) again() {
+	b.t.Helper()
+	b.stop()
+	b.shelf.reopen()
+	b.workers = newWorkers(b.t)
+	b.begin()
 }
 
 // asked is a call under way.
@@ -172,6 +192,8 @@ type seen struct {
 	Start   bool           `msgpack:"start"`
 	Worker  string         `msgpack:"worker"`
 	Secrets int            `msgpack:"secrets"`
+	Lost    []string       `msgpack:"lost"`
+	Call    int            `msgpack:"call"` // counts the runs of all methods
 }
 
 // put sets keys in a call, and returns what the call saw before.

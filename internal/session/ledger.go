@@ -55,7 +55,13 @@ func (t *Table) enterLedger(s *session) *session {
 }
 
 // newFlow is the flow of a session's calls.
-func (t *Table) newFlow(s *session) *pool.Flow { return t.cfg.Pool.NewFlow(s.key.Owner, !s.ledger) }
+func (t *Table) newFlow(s *session) *pool.Flow {
+	f := t.cfg.Pool.NewFlow(s.key.Owner, !s.ledger)
+	if w := t.cfg.Weights[s.labels[t.cfg.WeightLabel]]; w > 1 {
+		f.SetWeight(w)
+	}
+	return f
+}
 
 // SubmitFree hands in a call without a session, in a flow of the caller's.
 func (t *Table) SubmitFree(batch *wire.Batch, owner string, flow *pool.Flow, c *pool.Call) {

@@ -200,6 +200,37 @@ func (s *shelf) Close() error {
 	return nil
 }
 
+func (s *shelf) reopen() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = false
+}
+
+// left is what was last noted of a session's time limits; it asks nobody.
+func (s *shelf) left(id string) store.Left {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, r := range s.records {
+		if r.ID == id {
+			return r.Left
+		}
+	}
+	return store.Left{}
+}
+
+// snapshot is another shelf with what is kept now.
+func (s *shelf) snapshot() *shelf {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	o := newShelf(s.t)
+	for n, r := range s.records {
+		kept := *r
+		kept.State, kept.Secrets, kept.Answers = maps.Clone(r.State), maps.Clone(r.Secrets), slices.Clone(r.Answers)
+		o.records[n] = &kept
+	}
+	return o
+}
+
 // failNext makes the next operation of that name fail.
 func (s *shelf) failNext(name string, err error) {
 	s.mu.Lock()

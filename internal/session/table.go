@@ -25,7 +25,12 @@ type Config struct {
 	AutoCreate bool          // a call in an unknown session makes it
 	AnswerTTL  time.Duration // how long the answer to a call with an idempotency key is kept
 	Budgets    Budgets
-	Log        *slog.Logger
+
+	// The weight of a session in the queue, from 1 to 100, is chosen by the value of this label; it is 1 where nothing is.
+	WeightLabel string
+	Weights     map[string]int
+
+	Log *slog.Logger
 }
 
 // Table holds all sessions. Make it with New, end it with Close.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/dspex/dspex-sidecar/pool/pooltest"
@@ -13,7 +14,8 @@ import (
 
 // workers is what the worker processes of a test hold and do: they keep to docs/protocol.md, and hold the sidecar to it.
 type workers struct {
-	t testing.TB
+	t     testing.TB
+	calls atomic.Int64 // that were run
 
 	mu       sync.Mutex // guards what follows
 	copies   map[string]map[uint64]*copyOf
@@ -29,6 +31,7 @@ type copyOf struct {
 	version uint64
 	values  map[string]any
 	secrets map[string]bool // which of the keys are secret
+	lost    []any
 }
 
 // restoring is a restore whose parts are coming in.
@@ -94,7 +97,11 @@ func (ws *workers) call(w *pooltest.Worker, m wiretest.Message, params map[strin
 	}
 	saw := map[string]any{
 		"state": state, "version": c.version, "next": m.Meta["next"], "start": m.Meta["start"] == true, "worker": w.Name,
-		"secrets": len(c.secrets),
+		"secrets": len(c.secrets), "call": ws.calls.Add(1), "lost": c.lost,
+	}
+	meta := map[string]any{}
+	if params["usage"] != nil {
+		meta["usage"] = params["usage"]
 	}
 	frames, _ := params["frames"].([]any)
 	finish := func() {
@@ -108,13 +115,16 @@ func (ws *workers) call(w *pooltest.Worker, m wiretest.Message, params map[strin
 			w.Die()
 			return
 		case params["fail"] == true:
-			w.Refuse(m, wire.Errorf(wire.CodeProgramError, "as asked"))
+			w.Send(wire.KindResponse, m.ID, meta, wire.Errorf(wire.CodeProgramError, "as asked"), nil)
+			return
+		case params["busy"] == true:
+			w.Refuse(m, &wire.Error{Code: wire.CodeLMError, Message: "later", Retryable: true})
 			return
 		}
 		if len(frames) > 0 {
 			ws.hold(w, number(m.Meta["key"]), after)
 		}
-		w.Answer(m, saw)
+		w.Send(wire.KindResponse, m.ID, meta, nil, saw)
 	}
 	if params["hold"] != true {
 		finish()
@@ -204,6 +214,8 @@ func (ws *workers) restore(w *pooltest.Worker, params map[string]any) *wire.Erro
 			}
 			next.values, next.secrets = maps.Clone(c.values), maps.Clone(c.secrets)
 		}
+		lost, _ := params["lost"].([]any)
+		next.lost = append(next.lost, lost...)
 		ws.restores[key] = &restoring{worker: w.Name, version: version, next: next}
 	}
 	r := ws.restores[key]

@@ -1,0 +1,207 @@
+package session_test
+
+import (
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/dspex/dspex-sidecar/internal/session"
+	"github.com/dspex/dspex-sidecar/internal/store"
+	"github.com/dspex/dspex-sidecar/pool"
+	"github.com/dspex/dspex-sidecar/wire"
+)
+
+func TestSessionsOutliveTheSidecar(t *testing.T) {
+	b := start(t)
+	if err := b.await(b.creating("a", session.Options{
+		State: b.encode(doc{"x": 1}), TTL: 2 * time.Hour, MaxAge: 3 * time.Hour, Labels: map[string]string{"team": "one"},
+	})); err != nil {
+		t.Fatal(err)
+	}
+	b.ask("a", "do", changing(doc{"set": doc{"y": 2}, "secrets": doc{"key": "hidden"}})).ok()
+	b.create("empty", nil)
+	b.read("empty") // its first call is answered, and changes nothing
+	before, _ := b.get("a")
+	b.create("gone", nil)
+	b.end("gone")
+	b.again()
+	after, state := b.get("a")
+	same(t, "state", state, doc{"x": 1, "y": 2})
+	if after.Version != before.Version || after.TTL != before.TTL || after.MaxAge != before.MaxAge || after.Labels["team"] != "one" {
+		t.Errorf("from %+v to %+v", before, after)
+	}
+	s := b.read("a")
+	same(t, "the next call saw", s.State, doc{"x": 1, "y": 2})
+	if s.Start || len(s.Lost) != 1 || s.Lost[0] != "key" || len(after.Lost) != 1 {
+		t.Errorf("%+v, lost %v", s, after.Lost)
+	}
+	if b.read("empty").Start {
+		t.Error("a session begins twice")
+	}
+	if _, _, err := b.table.Get(key("gone")); code(err) != wire.CodeSessionNotFound {
+		t.Errorf("a session that was ended: %v", err)
+	}
+	b.ask("a", "do", changing(doc{"secrets": doc{"key": "again"}})).ok()
+	if info, _ := b.get("a"); len(info.Lost) != 0 {
+		t.Errorf("a secret that was given again is still lost: %v", info.Lost)
+	}
+	b.create("new", doc{"z": 1}) // its numbers are new
+	b.put("new", doc{"z": 2})
+}
+
+func TestTimeLimitsGoOn(t *testing.T) {
+	idle(t, func(b *rig, _ noWorkers) {
+		if err := b.await(b.creating("a", session.Options{TTL: time.Hour, MaxAge: 90 * time.Minute})); err != nil {
+			t.Fatal(err)
+		}
+		after(50 * time.Minute)
+		if b.shelf.left("a") != (store.Left{Idle: 10 * time.Minute, Age: 40 * time.Minute}) {
+			t.Errorf("%+v is left", b.shelf.left("a"))
+		}
+		b.update("a", doc{"x": 1}) // used
+		after(30 * time.Minute)
+		if !b.there("a") {
+			t.Error("expired too early")
+		}
+		b.update("a", doc{"x": 2})
+		after(10*time.Minute - time.Nanosecond)
+		if !b.there("a") {
+			t.Error("expired too early")
+		}
+		after(time.Nanosecond)
+		if b.there("a") {
+			t.Error("used, but too old: it has not expired")
+		}
+	})
+}
+
+func TestResumedTimeLimits(t *testing.T) {
+	b := start(t)
+	b.shelf.records[7] = &store.Record{
+		Number: 7, Owner: me, ID: "a", TTL: time.Hour, MaxAge: 2 * time.Hour, Left: store.Left{Idle: time.Minute, Age: 30 * time.Minute},
+		State: map[string][]byte{},
+	}
+	b.again()
+	info, _ := b.get("a")
+	if left := info.TTL - info.Idle; left > time.Minute || left < 50*time.Second {
+		t.Errorf("idle for %s of %s", info.Idle, info.TTL)
+	}
+	if left := info.MaxAge - info.Age; left > 30*time.Minute || left < 29*time.Minute {
+		t.Errorf("%s old, of %s", info.Age, info.MaxAge)
+	}
+}
+
+func TestDamagedSession(t *testing.T) {
+	b := start(t)
+	b.create("good", doc{"x": 1})
+	b.shelf.damaged = []store.Damage{{Number: 99, Owner: me, ID: "bad", Reason: "a flipped bit"}, {Reason: "nobody knows whose"}}
+	b.again()
+	e := b.ask("bad", "read", nil).failure(wire.CodeSessionLost)
+	if e.Details["reason"] != "a flipped bit" || b.table.Damages() != 2 {
+		t.Errorf("%+v, %d damaged", e, b.table.Damages())
+	}
+	b.once("bad", "read", "k", nil).refused(wire.CodeSessionLost)
+	if err := b.await(b.updating("bad", doc{"x": 1})); code(err) != wire.CodeSessionLost {
+		t.Error(err)
+	}
+	if err := b.await(b.creating("bad", session.Options{})); code(err) != wire.CodeSessionExists {
+		t.Error(err)
+	}
+	list, _ := b.table.List(session.Query{Owner: me, Limit: 10})
+	if len(list) != 2 || list[0].Failed == nil || list[1].Failed != nil {
+		t.Errorf("%+v", list)
+	}
+	b.read("good")
+	b.end("bad")
+	b.create("bad", nil)
+	b.read("bad")
+}
+
+func TestReset(t *testing.T) {
+	b := start(t)
+	b.create("a", doc{"x": 1})
+	b.ask("a", "do", changing(doc{"set": doc{"dspex.programs": 1}, "secrets": doc{"key": "k"}})).ok()
+	held := b.ask("a", "do", doc{"hold": true})
+	h := b.arrival()
+	reset := b.outcome(func(batch *wire.Batch, done session.Done) { b.table.Reset(batch, key("a"), time.Time{}, done) })
+	next := b.ask("a", "read", nil)
+	close(h.goOn)
+	held.ok()
+	if err := b.await(reset); err != nil {
+		t.Fatal(err)
+	}
+	saw := next.ok()
+	if !saw.Start || len(saw.State) != 0 || saw.Secrets != 0 {
+		t.Errorf("after a reset: %+v", saw)
+	}
+	info, state := b.get("a")
+	if len(state) != 0 || info.Bytes != 0 {
+		t.Errorf("%d bytes: %v", info.Bytes, state)
+	}
+	log := b.takeLog()
+	if !slices.Contains(log, "drop "+h.worker.Name+" ended=true") {
+		t.Errorf("%q", log)
+	}
+	b.again()
+	if s := b.read("a"); s.Start || len(s.State) != 0 {
+		t.Errorf("after a restart: %+v", s)
+	}
+}
+
+func TestLimitOfAllSessions(t *testing.T) {
+	b := start(t, func(_ *pool.Settings, c *session.Config) { c.MaxTotal = 1000 })
+	large := make([]byte, 600)
+	b.create("a", doc{"x": large})
+	if err := b.await(b.creating("b", session.Options{State: b.encode(doc{"x": large})})); code(err) != wire.CodeSessionLimit {
+		t.Errorf("got %v", err)
+	}
+	b.create("b", nil)
+	b.ask("b", "do", changing(doc{"set": doc{"x": large}})).refused(wire.CodeSessionLimit)
+	if err := b.await(b.updating("b", doc{"x": large})); code(err) != wire.CodeSessionLimit {
+		t.Errorf("got %v", err)
+	}
+	same(t, "nothing is half written", b.read("b").State, doc{})
+	b.put("a", doc{"x": 1}) // smaller
+	b.put("b", doc{"x": large})
+	b.end("b")
+	b.put("a", doc{"x": large})
+}
+
+func TestExport(t *testing.T) {
+	b := start(t)
+	b.create("a", doc{"b": strings.Repeat("b", 500), "c": 1, "d": strings.Repeat("d", 500)})
+	b.ask("a", "do", changing(doc{"set": doc{"dspex.programs": 1}, "secrets": doc{"key": "k"}})).ok()
+	whole, pages := doc{}, 0
+	for after := ""; ; pages++ {
+		p, err := b.table.Export(key("a"), after, 510)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var part doc
+		if err := wire.Unmarshal(p.State, &part); err != nil {
+			t.Fatal(err)
+		}
+		for k, v := range part {
+			whole[k] = v
+		}
+		if !p.Started || len(p.Lost) != 1 || p.Lost[0] != "key" {
+			t.Errorf("%+v", p)
+		}
+		if after = p.Next; after == "" {
+			break
+		}
+	}
+	if pages != 2 || len(whole) != 4 {
+		t.Errorf("%d pages, %d keys", pages+1, len(whole))
+	}
+	o := session.Options{State: b.encode(whole), Imported: true, Started: true, Lost: []string{"key"}}
+	if err := b.await(b.creating("copy", o)); err != nil {
+		t.Fatal(err)
+	}
+	s := b.read("copy")
+	same(t, "the copy", s.State, whole)
+	if s.Start || len(s.Lost) != 1 {
+		t.Errorf("%+v", s)
+	}
+}
