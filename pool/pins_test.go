@@ -113,7 +113,7 @@ func TestPinsOfBusySessionsStay(t *testing.T) {
 	r := ready(t, func(s *setup) { s.Concurrency = 64 })
 	flows := r.sessions(4)
 	f := flows[0]
-	f.Share()
+	f.Share(true)
 	reads := r.submit(f, "look", nil)
 	j := r.next()
 	r.resize(2, 0)
@@ -208,7 +208,7 @@ func TestMoveWithCalls(t *testing.T) {
 func TestMoveEndsASharedTurn(t *testing.T) {
 	r := ready(t, two(pool.PinStrict), func(s *setup) { s.CheckoutTimeout = 50 * time.Millisecond })
 	f := r.pool.NewFlow("main", true)
-	f.Share()
+	f.Share(true)
 	first := r.submit(f, "look", nil)
 	j := r.next()
 	second := r.submit(f, "look", nil) // waits for the only slot

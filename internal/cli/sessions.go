@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -12,6 +14,24 @@ type sessionsCommand struct {
 	Create sessionsCreateCommand `cmd:"" help:"Create a session."`
 	Show   sessionsShowCommand   `cmd:"" help:"Show a session and its state."`
 	End    sessionsEndCommand    `cmd:"" help:"End a session."`
+	Reset  sessionsResetCommand  `cmd:"" help:"Empty a session: its next call is its first again."`
+	Move   sessionsMoveCommand   `cmd:"" help:"Move a session to another worker; for administrators."`
+	Export sessionsExportCommand `cmd:"" help:"Write a session, without its secrets, to a file."`
+	Import sessionsImportCommand `cmd:"" help:"Make a session from a file of sessions export."`
+}
+
+// whose are the session of a command, and its owner.
+type whose struct {
+	ID    string `arg:"" help:"The session."`
+	Owner string `placeholder:"OWNER" help:"Its owner, such as uid:1000, where it is not yours; for administrators."`
+}
+
+func (w *whose) params() map[string]any {
+	p := map[string]any{"session": w.ID}
+	if w.Owner != "" {
+		p["owner"] = w.Owner
+	}
+	return p
 }
 
 func (*sessionsCommand) Help() string {
@@ -138,8 +158,9 @@ func (c *sessionsCreateCommand) Run(ctx context.Context, e *Env) error {
 
 type sessionsShowCommand struct {
 	question
+	whose
 
-	ID string `arg:"" help:"The session."`
+	Reveal bool `help:"Show the state of somebody else's session, too."`
 }
 
 func (*sessionsShowCommand) Help() string {
@@ -148,34 +169,91 @@ func (*sessionsShowCommand) Help() string {
 
 // Run prints the session as it was last committed.
 func (c *sessionsShowCommand) Run(ctx context.Context, e *Env) error {
-	result, err := c.ask(ctx, e, "session.get", map[string]any{"session": c.ID})
+	params := c.params()
+	if c.Reveal {
+		params["reveal"] = true
+	}
+	result, err := c.ask(ctx, e, "session.get", params)
 	if err != nil || c.JSON {
 		return e.jsonUnless(err, result)
-	}
-	state, err := encodeJSON(result["state"], "  ")
-	if err != nil {
-		return err
 	}
 	columns := []column{
 		col("SESSION", "session"), col("WORKER", "worker"), col("CALLS", "calls"), col("VERSION", "version"), col("BYTES", "bytes"),
 		since("AGE", "age_ms"), since("IDLE", "idle_ms"), since("TTL", "ttl_ms"), col("LABELS", "labels"),
 	}
-	return e.print(append(record(columns, result), append([]byte("state\n"), state...)...))
+	for key, title := range map[string]string{"max_age_ms": "MAX AGE", "failed": "FAILED", "spent": "SPENT", "lost": "LOST SECRETS"} {
+		if list, isList := result[key].([]any); result[key] == nil || isList && len(list) == 0 {
+			continue
+		}
+		if key == "max_age_ms" {
+			columns = append(columns, since(title, key))
+		} else {
+			columns = append(columns, col(title, key))
+		}
+	}
+	slices.SortFunc(columns[9:], func(a, b column) int { return strings.Compare(a.title, b.title) })
+	out := record(columns, result)
+	if result["state"] == nil {
+		return e.print(append(out, "state  not shown: see --reveal\n"...))
+	}
+	state, err := encodeJSON(result["state"], "  ")
+	if err != nil {
+		return err
+	}
+	return e.print(append(out, append([]byte("state\n"), state...)...))
 }
 
 type sessionsEndCommand struct {
 	question
-
-	ID string `arg:"" help:"The session."`
+	whose
 }
 
 func (*sessionsEndCommand) Help() string { return "Example:\n\n    " + program + " sessions end s1" }
 
 // Run ends the session.
 func (c *sessionsEndCommand) Run(ctx context.Context, e *Env) error {
-	result, err := c.ask(ctx, e, "session.end", map[string]any{"session": c.ID})
-	if err != nil || c.JSON {
+	return c.change(ctx, e, "session.end", "ended ", c.params())
+}
+
+// change asks for something to be done with a session, and says that it was.
+func (q *question) change(ctx context.Context, e *Env, method, done string, params map[string]any) error {
+	result, err := q.ask(ctx, e, method, params)
+	if err != nil || q.JSON {
 		return e.jsonUnless(err, result)
 	}
-	return e.print([]byte("ended " + cell(result["session"]) + "\n"))
+	return e.print([]byte(done + cell(result["session"]) + "\n"))
+}
+
+type sessionsResetCommand struct {
+	question
+	whose
+}
+
+func (*sessionsResetCommand) Help() string {
+	return "Example:\n\n    " + program + " sessions reset s1"
+}
+
+// Run empties the session.
+func (c *sessionsResetCommand) Run(ctx context.Context, e *Env) error {
+	return c.change(ctx, e, "session.reset", "reset ", c.params())
+}
+
+type sessionsMoveCommand struct {
+	question
+	whose
+
+	To string `placeholder:"WORKER" help:"The worker (default: the least busy of the others)."`
+}
+
+func (*sessionsMoveCommand) Help() string {
+	return "Example:\n\n    " + program + " sessions move s1 --to worker_2"
+}
+
+// Run moves the session, at once or when its call has ended.
+func (c *sessionsMoveCommand) Run(ctx context.Context, e *Env) error {
+	params := c.params()
+	if c.To != "" {
+		params["worker"] = c.To
+	}
+	return c.change(ctx, e, "admin.session.move", "moved ", params)
 }

@@ -77,11 +77,12 @@ func (u *turn) enter(batch *wire.Batch) {
 	t, s := u.table, u.session
 	t.mu.Lock()
 	u.refused = t.enterLocked(s)
+	record := s.record()
 	t.mu.Unlock()
 	if u.refused != nil {
 		s.flow.Close(batch, u.refused)
 		u.end(batch, u.refused)
-	} else if now, err := t.cfg.Store.Create(s.record(), u.fromStore); now {
+	} else if now, err := t.cfg.Store.Create(record, u.fromStore); now {
 		u.created(batch, err)
 	}
 }

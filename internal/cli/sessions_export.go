@@ -1,0 +1,172 @@
+package cli
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/vmihailenco/msgpack/v5"
+
+	"github.com/dspex/dspex-sidecar/internal/client"
+	"github.com/dspex/dspex-sidecar/wire"
+)
+
+// exportMagic begins a file of sessions export; pages follow, each with its length before it.
+const exportMagic = "dspex-session 1\n"
+
+type sessionsExportCommand struct {
+	question
+	whose
+
+	Output string `short:"o" placeholder:"FILE" required:"" help:"The file; - is standard output."`
+}
+
+func (*sessionsExportCommand) Help() string {
+	return "Example:\n\n    " + program + " sessions export s1 --output s1.session"
+}
+
+// Run writes page after page of the session's last commit.
+func (c *sessionsExportCommand) Run(ctx context.Context, e *Env) error {
+	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
+	defer cancel()
+	conn, err := c.dial(ctx, e)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	if c.Output == "-" {
+		_, err := exportTo(ctx, conn, c.params(), e.Stdout)
+		return err
+	}
+	// The file is its owner's alone: a session may hold anything.
+	f, err := os.OpenFile(c.Output, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	pages, err := exportTo(ctx, conn, c.params(), f)
+	if err = errors.Join(err, f.Close()); err != nil {
+		return errors.Join(err, os.Remove(c.Output))
+	}
+	if c.JSON {
+		return e.printJSON(map[string]any{"session": c.ID, "file": c.Output, "pages": pages})
+	}
+	return e.print([]byte("exported " + escape(c.ID) + " to " + escape(c.Output) + "\n"))
+}
+
+func exportTo(ctx context.Context, conn *client.Conn, params map[string]any, to io.Writer) (pages int, err error) {
+	if _, err := io.WriteString(to, exportMagic); err != nil {
+		return 0, err
+	}
+	for {
+		result, err := callMap(ctx, conn, "session.export", params)
+		if err != nil {
+			return pages, err
+		}
+		page, _ := result["export"].(map[string]any)
+		raw, err := wire.Marshal(page)
+		if err != nil {
+			return pages, err
+		}
+		if _, err := to.Write(binary.BigEndian.AppendUint32(nil, uint32(len(raw)))); err != nil { //nolint:gosec // a frame's length
+			return pages, err
+		}
+		if _, err := to.Write(raw); err != nil {
+			return pages, err
+		}
+		pages++
+		if result["next"] == nil {
+			return pages, nil
+		}
+		params["after"], params["version"] = result["next"], page["version"]
+	}
+}
+
+type sessionsImportCommand struct {
+	question
+
+	File  string `arg:"" help:"The file; - is standard input."`
+	As    string `placeholder:"ID" help:"The session's id (default: that of the exported one)."`
+	Owner string `placeholder:"OWNER" help:"Whose it is to be, such as uid:1000; for administrators."`
+}
+
+func (*sessionsImportCommand) Help() string {
+	return "Example:\n\n    " + program + " sessions import s1.session --as s2"
+}
+
+// Run makes the session; where that fails half-way, it is ended again.
+func (c *sessionsImportCommand) Run(ctx context.Context, e *Env) error {
+	in := e.Stdin
+	if c.File != "-" {
+		f, err := os.Open(c.File)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		in = f
+	}
+	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
+	defer cancel()
+	conn, err := c.dial(ctx, e)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	params := map[string]any{}
+	if c.As != "" {
+		params["session"] = c.As
+	}
+	if c.Owner != "" {
+		params["owner"] = c.Owner
+	}
+	result, err := importFrom(ctx, conn, params, in)
+	if err != nil && result != nil {
+		params["session"] = result["session"]
+		delete(params, "export")
+		delete(params, "append")
+		_, ended := callMap(ctx, conn, "session.end", params)
+		err = errors.Join(err, ended)
+	}
+	if err != nil || c.JSON {
+		return e.jsonUnless(err, result)
+	}
+	return e.print([]byte("imported " + cell(result["session"]) + "\n"))
+}
+
+// importFrom returns the last result: nil where there is no session yet.
+func importFrom(ctx context.Context, conn *client.Conn, params map[string]any, in io.Reader) (result map[string]any, err error) {
+	magic := make([]byte, len(exportMagic))
+	if _, err := io.ReadFull(in, magic); err != nil || string(magic) != exportMagic {
+		return nil, errors.New("this is no file of sessions export, or of another version")
+	}
+	for {
+		page, err := readPage(in)
+		if errors.Is(err, io.EOF) && result != nil {
+			return result, nil
+		}
+		if err != nil {
+			return result, fmt.Errorf("the file is cut off: %w", err)
+		}
+		params["export"] = msgpack.RawMessage(page)
+		done, err := callMap(ctx, conn, "session.import", params)
+		if err != nil {
+			return result, err
+		}
+		result, params["append"] = done, true
+	}
+}
+
+// readPage reads one page. No memory is taken for a length that the file does not hold.
+func readPage(in io.Reader) ([]byte, error) {
+	var length uint32
+	if err := binary.Read(in, binary.BigEndian, &length); err != nil {
+		return nil, err
+	}
+	page, err := io.ReadAll(io.LimitReader(in, int64(length)))
+	if err == nil && len(page) != int(length) {
+		err = io.ErrUnexpectedEOF
+	}
+	return page, err
+}
