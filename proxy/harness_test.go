@@ -86,7 +86,7 @@ func start(t *testing.T, options ...option) *sidecar {
 	if err != nil {
 		t.Fatal(err)
 	}
-	sessions, err := session.New(session.Config{Pool: s.pool, Store: store.Memory{}, TTL: time.Hour, Max: 100, MaxState: 1 << 20})
+	sessions, err := session.New(session.Config{Pool: s.pool, Store: store.Memory{}, TTL: time.Hour, Max: 100, MaxState: 1 << 20, AnswerTTL: time.Hour})
 	if err != nil {
 		t.Fatal(err)
 	}
