@@ -123,6 +123,7 @@ func TestSessionsOfOthers(t *testing.T) {
 		list, _ := c.call("session.list", nil, meta{"all": true}).Payload.(map[string]any)
 		if !admin {
 			c.want("session.get", nil, meta{"session": "a", "owner": "token:1234"}, wire.CodePermissionDenied)
+			c.want("admin.session.move", nil, meta{"session": "a"}, wire.CodePermissionDenied)
 			continue
 		}
 		sessions, _ := list["sessions"].([]any)
@@ -138,6 +139,13 @@ func TestSessionsOfOthers(t *testing.T) {
 			t.Errorf("revealed: %+v", seen)
 		}
 		delete(of, "reveal")
+		c.ok("get", meta{"session": "a", "session_token": made["token"]}, nil)
+		was, _ := c.ok("session.get", nil, of).(map[string]any)
+		c.ok("admin.session.move", nil, of)
+		c.ok("get", meta{"session": "a", "session_token": made["token"]}, nil)
+		if is, _ := c.ok("session.get", nil, of).(map[string]any); is["worker"] == was["worker"] || is["worker"] == nil {
+			t.Errorf("moved from %v to %v", was["worker"], is["worker"])
+		}
 		c.ok("session.end", nil, of)
 	}
 }

@@ -60,6 +60,8 @@ func (s *Server) ownMethods() map[string]Method {
 		"session.reset":  s.sessionReset,
 		"session.export": Plain(s.sessionExport),
 		"session.import": s.sessionImport,
+
+		"admin.session.move": Plain(s.sessionMove),
 	}
 }
 

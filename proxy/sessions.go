@@ -168,6 +168,25 @@ func (s *Server) sessionReset(batch *wire.Batch, who *Caller, params []byte, rep
 	})
 }
 
+func (s *Server) sessionMove(who *Caller, params []byte) (any, error) {
+	var p struct {
+		Session string `msgpack:"session"`
+		Owner   string `msgpack:"owner"`
+		Worker  string `msgpack:"worker"`
+	}
+	if err := wire.Unmarshal(params, &p); err != nil {
+		return nil, err
+	}
+	if !who.Admin {
+		return nil, wire.Errorf(wire.CodePermissionDenied, "only administrators move sessions (listen.admin_uids)")
+	}
+	key, err := keyOf(who, p.Session, p.Owner)
+	if err != nil {
+		return nil, err
+	}
+	return map[string]any{"session": key.ID}, s.cfg.Sessions.Move(key, p.Worker)
+}
+
 func (s *Server) sessionGet(who *Caller, params []byte) (any, error) {
 	var p struct {
 		Session string `msgpack:"session"`

@@ -83,6 +83,9 @@ func (a *Admin) health(*proxy.Caller) (any, error) {
 	if s.QueueFull {
 		worse(degraded, "the queue is full: "+waiting(s.Waiting))
 	}
+	if n := a.cfg.Sessions.Damages(); n > 0 {
+		worse(degraded, fmt.Sprintf("%d stored sessions are damaged: the log names them; session.end forgets one", n))
+	}
 	for _, why := range a.cfg.Models() {
 		worse(degraded, why)
 	}

@@ -119,6 +119,19 @@ func (t *Table) Reset(batch *wire.Batch, key Key, deadline time.Time, done Done)
 	n.take(batch, deadline)
 }
 
+// Move has a session go on at another worker: that of the id, or, where it is empty, the least loaded other one. Where a call runs, it moves after
+// that.
+func (t *Table) Move(key Key, worker string) error {
+	s, err := t.find(key)
+	if err != nil {
+		return err
+	}
+	if err := s.flow.Move(worker); err != nil {
+		return err
+	}
+	return nil
+}
+
 // take is submit for a session that is in the table.
 func (u *turn) take(batch *wire.Batch, deadline time.Time) {
 	u.table.mu.Lock()
