@@ -123,7 +123,7 @@ export class Caller {
       credit: options.credit ?? 0,
       timeoutMs: options.timeoutMs ?? timeoutMs,
       signal: both(options.signal, signal),
-      safe: options.retry === "safe",
+      idempotent: options.idempotent === true,
       via: answering?.via,
     };
   }

@@ -1,7 +1,5 @@
 // A request and its response, over whatever connection takes it.
 
-import { setTimeout as sleep } from "node:timers/promises";
-import { Backoff } from "./backoff.js";
 import type { Connection } from "./connection.js";
 import { Call } from "./core.js";
 import { Deadline } from "./deadline.js";
@@ -9,7 +7,8 @@ import { cancelled, DspexError } from "./errors.js";
 import type { Lines } from "./lines.js";
 import type { WireMap } from "./wire/messages.js";
 
-const ATTEMPTS = 3;
+const LOST = 2; // connections that may be lost under an idempotent call before its caller is told
+const MISSED = 3; // connections that may end before anything was sent over them
 
 /** A request to be made. */
 export type Outgoing = {
@@ -19,8 +18,8 @@ export type Outgoing = {
   readonly credit: number;
   readonly timeoutMs: number | undefined;
   readonly signal: AbortSignal | undefined;
-  /** The caller says that it may run twice. */
-  readonly safe: boolean;
+  /** The sidecar runs it once, however often it is asked for. */
+  readonly idempotent: boolean;
   /** The connection that it has to go over. */
   readonly via: Connection | undefined;
 };
@@ -30,23 +29,21 @@ export abstract class Exchange extends Call {
   readonly outgoing: Outgoing;
   readonly #lines: Lines;
   #connection: Connection | undefined;
-  #attempts = 0;
-  #backoff: Backoff | undefined;
+  // How often the call may still be sent again, by reason.
+  #refused = 1;
+  #lost: number;
+  #missed = MISSED;
   #abort: (() => void) | undefined;
 
   constructor(lines: Lines, outgoing: Outgoing) {
     super(outgoing.method);
     this.outgoing = outgoing;
     this.#lines = lines;
+    this.#lost = outgoing.idempotent ? LOST : 0;
   }
 
   /** The call has ended: `error`, or `result` and `meta`. Called once. */
   protected abstract ended(): void;
-
-  /** Whether something of the answer was delivered already: then it is too late to go again. */
-  protected get delivered(): boolean {
-    return false;
-  }
 
   begin(): void {
     const { signal, timeoutMs } = this.outgoing;
@@ -77,8 +74,13 @@ export abstract class Exchange extends Call {
 
   settled(): void {
     const { error } = this;
-    if (error !== undefined && this.#mayGoAgain(error)) void this.#goAgain(error);
-    else this.#end();
+    if (error === undefined || !this.#mayGoAgain(error)) {
+      this.#end();
+      return;
+    }
+    this.error = undefined;
+    this.done = false;
+    void this.#reach();
   }
 
   #end(): void {
@@ -102,14 +104,12 @@ export abstract class Exchange extends Call {
       return;
     }
     if (this.done) return;
-    if (connection.state === "closed" && ++this.#attempts < ATTEMPTS)
-      await this.#reach(); // lost in between: nothing was sent
+    if (connection.state === "closed" && this.#missed-- > 0) await this.#reach();
     else this.#send(connection);
   }
 
   #send(connection: Connection): void {
     this.#connection = connection;
-    this.#attempts++;
     this.credit = this.outgoing.credit;
     let { meta } = this.outgoing;
     const left = this.deadline?.milliseconds();
@@ -121,36 +121,13 @@ export abstract class Exchange extends Call {
     }
   }
 
-  /**
-   * What came after the sidecar's goaway was not executed, and goes over a new connection. Else only calls that may run
-   * twice go again: where their connection was lost, or the sidecar says that a later try may succeed.
-   */
+  /** What came after the sidecar's goaway was not executed, and goes over a new connection. */
   #mayGoAgain(error: DspexError): boolean {
-    const { safe, via } = this.outgoing;
     const connection = this.#connection as Connection;
-    if (this.#attempts >= ATTEMPTS || via !== undefined || this.#lines.ended || this.delivered) return false;
+    if (this.outgoing.via !== undefined || this.#lines.ended) return false;
     if (connection.call(this.id) === this) return false; // given up by the client: an answer is still to come
-    if (error.code === "draining" && connection.state !== "ready") return true;
-    return safe && (error.retryable || error.code === "connection_lost");
-  }
-
-  async #goAgain(error: DspexError): Promise<void> {
-    this.error = undefined;
-    this.done = false;
-    if (error.code !== "draining" && error.code !== "connection_lost") {
-      this.#backoff ??= new Backoff();
-      const asked = error.details.retry_after_ms;
-      const pause = typeof asked === "number" ? asked : this.#backoff.next();
-      if (pause >= (this.deadline?.left() ?? Number.POSITIVE_INFINITY)) {
-        this.#fail(error);
-        return;
-      }
-      this.#connection = undefined;
-      const { signal } = this.outgoing;
-      await sleep(pause, undefined, signal === undefined ? {} : { signal }).catch(() => {});
-      if (this.done) return; // given up meanwhile
-    }
-    await this.#reach();
+    if (error.code === "draining" && connection.state !== "ready") return this.#refused-- > 0;
+    return error.code === "connection_lost" && this.#lost-- > 0;
   }
 }
 

@@ -12,10 +12,15 @@ export type CallOptions = {
   signal?: AbortSignal | undefined;
   session?: SessionRef | undefined;
   pool?: string | undefined;
-  /** The call may be run again: by the sidecar where its worker dies, by the client where its connection is lost. */
+  /** The call may be run again if its worker dies. */
   retry?: "safe" | undefined;
-  /** The same call, if it is made again; one is made for calls that may be retried. */
+  /**
+   * Names the call: the sidecar runs it once, however often it is asked for, and answers all alike, for as long as it
+   * keeps answers. Not for streams.
+   */
   idempotencyKey?: string | undefined;
+  /** Where the connection is lost, ask again over a new one, with the same key; one is made where none is given. */
+  idempotent?: boolean | undefined;
   /** W3C trace context. */
   traceparent?: string | undefined;
   /** Handed to the application as it is. */
@@ -30,7 +35,10 @@ export type StreamOptions = CallOptions & {
 /** The meta of a request, without its time limit; null where there is nothing to say. */
 export function callMeta(options: StreamOptions, parent: number | undefined): WireMap | null {
   const { session, pool, retry, traceparent, app, credit } = options;
-  const key = options.idempotencyKey ?? (retry === undefined ? undefined : crypto.randomUUID());
+  const key = options.idempotencyKey ?? (options.idempotent ? crypto.randomUUID() : undefined);
+  if (key !== undefined && credit !== undefined) {
+    throw new TypeError("a stream has no idempotency key: what was streamed is not kept");
+  }
   const meta: WireMap = {};
   if (typeof session === "string") {
     meta.session = session;

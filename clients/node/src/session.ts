@@ -91,6 +91,11 @@ export class Session implements AsyncDisposable {
     await this.call("session.update", { set: changes.set, delete: changes.delete });
   }
 
+  /** Empty the session, in its turn: state, programs, LM settings. Its next call is its first again. */
+  async reset(): Promise<void> {
+    await this.call("session.reset");
+  }
+
   /** Choose the LM: `"local"` is short for `{ model: "local" }`. */
   configureLM(choice: string | LMChoice): Promise<{ model: string; program?: string }> {
     return this.call("configure_lm", typeof choice === "string" ? { model: choice } : choice);

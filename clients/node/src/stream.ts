@@ -15,19 +15,13 @@ class Items extends Exchange {
   readonly items: unknown[] = [];
   over = false;
   readonly #wake: () => void;
-  #first = false;
 
   constructor(lines: Lines, outgoing: Outgoing, wake: () => void) {
     super(lines, outgoing);
     this.#wake = wake;
   }
 
-  protected override get delivered(): boolean {
-    return this.#first;
-  }
-
   override item(item: unknown): void {
-    this.#first = true;
     this.items.push(item);
     this.#wake();
   }

@@ -56,65 +56,45 @@ describe("what a draining sidecar refused goes over a new connection", () => {
     }));
 });
 
-describe("calls that may run twice", () => {
-  const cut: Script = async (peer) => {
-    await peer.greet();
-    await peer.request();
-    peer.socket.destroy();
-  };
-  test("go again where the connection was lost, with the same key", async () => {
-    const keys: unknown[] = [];
-    const noted: Script = async (peer) => {
+describe("idempotent calls", () => {
+  /** Note the key of a call, and cut the connection. */
+  const cutting =
+    (keys: unknown[]): Script =>
+    async (peer) => {
       await peer.greet();
       keys.push((await peer.request()).meta.idempotency_key);
       peer.socket.destroy();
     };
+  test("go again where the connection was lost, with the same key", async () => {
+    const keys: unknown[] = [];
     const answered: Script = async (peer) => {
       await peer.greet();
       const { id, meta } = await peer.request();
       keys.push(meta.idempotency_key);
       peer.answer(id, "at last");
     };
-    await served([noted, answered], async (client) => {
-      assert.equal(await client.call("m", null, { retry: "safe" }), "at last");
+    await served([cutting(keys), cutting(keys), answered], async (client) => {
+      assert.equal(await client.call("m", null, { idempotent: true }), "at last");
     });
     assert.equal(typeof keys[0], "string");
-    assert.equal(keys[0], keys[1]);
+    assert.deepEqual(keys, [keys[0], keys[0], keys[0]]);
   });
-  test("do not go on for ever", () =>
-    served([cut, cut, cut], async (client) => {
+  test("do not go on for ever", async () => {
+    const keys: unknown[] = [];
+    await served([cutting(keys), cutting(keys), cutting(keys)], async (client) => {
+      await failure(client.call("m", null, { idempotent: true, idempotencyKey: "k" }), "connection_lost");
+    });
+    assert.deepEqual(keys, ["k", "k", "k"]);
+  });
+  test("others are not sent again, with a key or without", async () => {
+    await served([cutting([]), cutting([]), echo], async (client) => {
       await failure(client.call("m", null, { retry: "safe" }), "connection_lost");
-    }));
-  test("go again where the sidecar says so, after the pause that it asks for", async () => {
-    let began = 0;
-    const script: Script = async (peer) => {
-      await peer.greet();
-      began = performance.now();
-      const details = { retry_after_ms: 60 };
-      peer.fail((await peer.request()).id, scripted("queue_full", { retryable: true, details }));
-      await echoing(peer);
-    };
-    await served([script], async (client) => {
-      assert.deepEqual(await client.call("m", { n: 1 }, { retry: "safe" }), { n: 1 });
-      assert(performance.now() - began >= 59);
+      await failure(client.call("m", null, { idempotencyKey: "k" }), "connection_lost");
+      assert.deepEqual(await client.call("m", { n: 1 }), { n: 1 });
     });
   });
-  test("not past their deadline", () =>
-    served(
-      [
-        async (peer) => {
-          await peer.greet();
-          const details = { retry_after_ms: 60_000 };
-          peer.fail((await peer.request()).id, scripted("queue_full", { retryable: true, details }));
-        },
-      ],
-      async (client) => {
-        await failure(client.call("m", null, { retry: "safe", timeoutMs: 5000 }), "queue_full");
-      },
-    ));
-  test("others are not run again", () =>
-    served([cut, echo], async (client) => {
-      await failure(client.call("m"), "connection_lost");
-      assert.deepEqual(await client.call("m", { n: 1 }), { n: 1 });
+  test("streams have no key", () =>
+    served([], async (client) => {
+      assert.throws(() => client.stream("s", null, { idempotent: true }), TypeError);
     }));
 });

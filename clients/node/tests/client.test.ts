@@ -13,9 +13,8 @@ test("a call", async () => {
     assert.deepEqual(hello.params.protocols, [1]);
     assert.equal((hello.params.client as { name: string }).name, "tester");
     const { id, method, meta, params } = await peer.request();
-    const { timeout_ms: left, idempotency_key: key, ...rest } = meta;
+    const { timeout_ms: left, ...rest } = meta;
     assert((left as number) > 0 && (left as number) <= 1500);
-    assert.equal(typeof key, "string");
     assert.deepEqual(rest, { session: "s", session_token: "t", retry: "safe", app: { a: [1] }, pool: "default" });
     assert.deepEqual([method, params], ["m", { x: 1 }]);
     peer.answer(id, { y: null }, { worker: "w1", run_us: 5 });

@@ -64,6 +64,8 @@ test("sessions and programs", async () => {
   assert.deepEqual([deltas.length, stream.result], [1, { answer: "well?" }]);
   assert.deepEqual(await made({ question: "well" }), { answer: "well?" });
   await failure(client.program("none")({}), "program_not_found");
+  await session.reset();
+  assert.deepEqual(await session.state(), {});
   await session.end();
   await session.end();
   await failure(session.info(), "session_not_found");

@@ -266,6 +266,11 @@ export class FakeSidecar implements AsyncDisposable {
         for (const key of params.delete ?? []) delete state[key];
         return { session, version: 1 };
       },
+      "session.reset": (params, call) => {
+        const session = nameOf(params, call);
+        this.#sessions.set(session, {});
+        return { session };
+      },
       "session.end": (params, call) => {
         const session = nameOf(params, call);
         this.#sessions.delete(session);

@@ -12,6 +12,7 @@ export const MAX_ID = Number.MAX_SAFE_INTEGER;
 /** Bytes of a method's name. */
 export const MAX_METHOD = 128;
 export const MAX_SESSION_ID = 128;
+export const MAX_IDEMPOTENCY_KEY = 256;
 export const MAX_REASON = 256;
 export const MAX_CREDIT = 2 ** 31 - 1;
 /** The least `max_frame` that a side may name, in bytes. */

@@ -1,7 +1,7 @@
 // The known keys of a request's meta, and what they may hold. For receivers of requests.
 
 import { decodeValue } from "./decode.js";
-import { MAX_CREDIT, MAX_SESSION_ID } from "./limits.js";
+import { MAX_CREDIT, MAX_IDEMPOTENCY_KEY, MAX_SESSION_ID } from "./limits.js";
 import type { WireMap } from "./messages.js";
 import { outline, skipValue } from "./scan.js";
 import { ContentError } from "./violations.js";
@@ -19,12 +19,17 @@ const KNOWN = new Map<string, Check>([
   ["session_token", isText],
   ["pool", isText],
   ["timeout_ms", isCount],
+  ["idempotency_key", (value) => value !== "" && isTextOf(value, MAX_IDEMPOTENCY_KEY)],
   ["retry", (value) => value === "safe"],
   ["stream", (value, first) => isInteger(first) && (value as number) > 0 && (value as number) <= MAX_CREDIT],
-  ["traceparent", (value) => typeof value === "string" && Buffer.byteLength(value) <= MAX_TRACE],
+  ["traceparent", (value) => isTextOf(value, MAX_TRACE)],
   ["app", (_, first) => (first & 0xf0) === 0x80 || first === 0xde || first === 0xdf],
   ["parent", isCount],
 ]);
+
+function isTextOf(value: unknown, longest: number): boolean {
+  return typeof value === "string" && Buffer.byteLength(value) <= longest;
+}
 
 /** Text of 1 to 128 bytes without control characters. */
 export function isSessionId(value: unknown): value is string {
