@@ -54,9 +54,20 @@ type unsyncedFile struct{ file }
 
 func (unsyncedFile) Sync() error { return nil }
 
+// inMemory is a directory in which making a file costs little, where there is one.
+func inMemory(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "store") //nolint:usetesting // it is another file system
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() { must(t, os.RemoveAll(dir)) })
+	return dir
+}
+
 func (im *image) lay(t testing.TB, change string, data []byte) string {
 	t.Helper()
-	dir := t.TempDir()
+	dir := inMemory(t)
 	for name, content := range im.files {
 		if name == change {
 			content = data
@@ -275,5 +286,41 @@ func TestDamagedUntilDeleted(t *testing.T) {
 	must(t, f.Close())
 	if f = reopen(t, dir, Options{}); len(f.damage) > 0 {
 		t.Errorf("%+v", f.damage)
+	}
+}
+
+// Where nothing tells whose the lost records were, all that may be old is reported, and what was written after them is served.
+func TestSuspects(t *testing.T) {
+	dir := t.TempDir()
+	f := reopen(t, dir, Options{})
+	for n := range uint64(6) {
+		must(t, create(f, &Record{Number: n + 1, Version: 1, State: map[string][]byte{"v": []byte("1")}}))
+	}
+	path := segmentPath(dir, 1)
+	from, err := os.Stat(path)
+	must(t, err)
+	must(t, commit(f, put(1, 2)))
+	must(t, commit(f, put(2, 2)))
+	to, err := os.Stat(path)
+	must(t, err)
+	must(t, commit(f, put(2, 3))) // follows from what is lost
+	must(t, create(f, &Record{Number: 7, Version: 1}))
+	data, err := os.ReadFile(path) // without the note that the end writes
+	must(t, err)
+	must(t, f.Close())
+	clear(data[from.Size():to.Size()])
+	im := image{files: map[string][]byte{filepath.Base(path): data}}
+	g := reopen(t, im.lay(t, "", nil), Options{})
+	named := map[uint64]bool{}
+	for _, d := range g.damage {
+		named[d.Number] = true
+	}
+	if len(g.records) != 1 || g.records[7] == nil {
+		t.Errorf("served: %+v", g.records)
+	}
+	for n := range uint64(7) { // 0: what is not known
+		if !named[n] {
+			t.Errorf("%d is not reported: %+v", n, g.damage)
+		}
 	}
 }
