@@ -65,6 +65,33 @@ def test_an_id_is_taken_once_unless_replaced() -> None:
     run(scenario)
 
 
+def test_demos_are_checked_and_shown_to_the_lm() -> None:
+    async def scenario(driver: Driver, server: OpenAIServer) -> None:
+        fields = {"inputs": [{"name": "n", "type": "int"}], "outputs": [{"name": "answer"}]}
+        wrong: list[tuple[Any, str]] = [
+            ([{"m": 1}], "demos[0].m"),
+            ([{"n": 1}, {"n": "1"}], "demos[1].n"),
+            ([{"n": 1, "answer": ["a"]}], "demos[0].answer"),
+            ([{}] * 1001, "demos"),
+            ([1], "demos[0]"),
+            ({"n": 1}, "demos"),
+        ]
+        for demos, path in wrong:
+            with pytest.raises(InvalidParams) as caught:
+                await driver.call("create_program", "s", id="p", signature=fields, demos=demos)
+            assert caught.value.details["errors"][0]["path"] == path
+        for module in ("predict", "chain_of_thought"):
+            await driver.call(
+                "create_program", "s", id=module, signature=fields, module=module, demos=[{"n": 4711, "answer": "a"}]
+            )
+            driver.restored("s")
+            await driver.call("execute_program", "s", program=module, inputs={"n": 1})
+            assert "4711" in server.requests[-1].prompt
+            assert (await driver.call("get_program_info", "s", program=module))["demos"] == [{"n": 4711, "answer": "a"}]
+
+    run(scenario)
+
+
 def test_wrong_programs_are_refused_and_leave_nothing() -> None:
     async def scenario(driver: Driver, server: OpenAIServer) -> None:
         with pytest.raises(InvalidSignature):

@@ -28,6 +28,16 @@ def clerk() -> dspy.Module:
     return dspy.ReAct("path -> answer", tools=[note], max_iters=3)
 
 
+def look_up(word: str) -> str:
+    """Say what a word means."""
+    return f"{word} means a lot"
+
+
+@app.program("helped")
+def helped(signature: type[dspy.Signature]) -> dspy.Module:
+    return dspy.ReAct(signature, tools=[look_up], max_iters=3)
+
+
 @app.program("declared", signature="path -> answer", retry="safe")
 def declared() -> dspy.Module:
     return clerk()

@@ -15,13 +15,19 @@ from dspex import Client
 from dspex.errors import WorkerLost
 from e2e.support.machine import until
 from e2e.support.servers import Server
-from support.openai_server import OpenAIServer, Reply, Seen, json_answer
+from support.openai_server import OpenAIServer, Reply, Seen, chat_answer, json_answer
 
 
 def answer(seen: Seen) -> str:
     """As ReAct asks: the tool first, once, then the end; and whatever output a plain program asks for."""
     if "next_tool_name" not in seen.prompt:
-        return json_answer(reasoning="so it is", answer="yes")
+        outputs = {"reasoning": "so it is", "answer": "yes", "mood": "calm", "tags": ["a"], "year": None}
+        asked = {name: value for name, value in outputs.items() if re.search(rf"\b{name}\b", seen.prompt)}
+        return chat_answer(**asked) if "[[ ## completed ## ]]" in seen.prompt else json_answer(**asked)
+    if "look_up" in seen.prompt and "observation_0" not in seen.prompt:
+        return json_answer(next_thought="see", next_tool_name="look_up", next_tool_args={"word": "sidecar"})
+    if "look_up" in seen.prompt:
+        return json_answer(next_thought="done", next_tool_name="finish", next_tool_args={})
     path = re.findall(r"/\S+?marker", seen.prompt)[-1]
     if "observation_0" in seen.prompt:
         return json_answer(next_thought="done", next_tool_name="finish", next_tool_args={})
@@ -37,7 +43,9 @@ def lm() -> Iterator[OpenAIServer]:
 @pytest.fixture(scope="module")
 def restored(lm: OpenAIServer) -> Iterator[Server]:
     model = {"model": "openai/m", "api_key": "env:OPERATOR_KEY", "api_base": lm.base, "adapter": "json"}
-    tables = {"pools": {"default": {"app": "restored:app", "size": 2}}, "models": {"main": model}}
+    other = {**model, "model": "openai/other", "adapter": "chat", "temperature": 0.25}
+    models = {"main": {**model, "default": True}, "other": other}
+    tables = {"pools": {"default": {"app": "restored:app", "size": 2}}, "models": models}
     with Server("sidecar", tables, environment={"OPERATOR_KEY": "k"}) as server:
         yield server
 
@@ -59,7 +67,11 @@ def worker_of(client: Client, method: str) -> int:
         return next((c["worker"] for c in calls if c["method"] == method and c["state"] == "running"), "")
 
     name = until(find, f"{method} runs")
-    pid: int = next(w["pid"] for w in client.call("sidecar.workers")["workers"] if w["worker"] == name)
+    return pid_of(client, name)
+
+
+def pid_of(client: Client, worker: str) -> int:
+    pid: int = next(w["pid"] for w in client.call("sidecar.workers")["workers"] if w["worker"] == worker)
     return pid
 
 
@@ -135,3 +147,78 @@ def test_an_applications_objects_move(client: Client) -> None:
         os.kill(pid, signal.SIGKILL)
         after, said = session.call("say", {"text": "b"}, retry="safe")
         assert (after != pid, said) == (True, ["a", "b"])
+
+
+FIELDS: dict[str, Any] = {
+    "name": "Triage",
+    "description": "Sort a message.",
+    "inputs": [{"name": "message", "description": "what they wrote"}, {"name": "limit", "type": "int"}],
+    "outputs": [
+        {"name": "mood", "type": 'Literal["calm", "cross"]', "description": "how they feel"},
+        {"name": "tags", "type": "list[str]"},
+        {"name": "year", "type": "int | None"},
+    ],
+}
+DEMO = {"message": "hm", "limit": 3, "mood": "cross", "tags": ["x", "y"], "year": 2020}
+
+
+def test_programs_come_back_as_they_were(client: Client, lm: OpenAIServer) -> None:
+    """What each program is, and all that its LM is asked, is the same on another worker."""
+    with client.create_session() as session:
+        own = {"model": "openai/own", "api_key": "sk-of-the-client", "api_base": lm.base}
+        session.configure_lm(settings={**own, "adapter": "json", "temperature": 0.75, "max_tokens": 77})
+        message: dict[str, Any] = {"message": "hello", "limit": 2}
+        question = {"question": "What is a sidecar?"}
+        programs = [
+            (session.create_program("text", "question -> answer", instructions="Be brief."), question),
+            (session.create_program("fields", FIELDS, demos=[DEMO]), message),
+            (session.create_program("thinks", FIELDS, module="chain_of_thought", demos=[DEMO]), message),
+            (session.create_program("configured", "question -> answer"), question),
+            (
+                session.create_program("chatty", "question -> answer", demos=[{"question": "q", "answer": "a"}]),
+                question,
+            ),
+            (session.create_program("with tools", "question -> answer", module="helped"), question),
+        ]
+        session.configure_lm("other", program="configured")
+        session.configure_lm(settings={**own, "model": "openai/chatty", "adapter": "chat"}, program="chatty")
+
+        def everything() -> list[Any]:
+            found: list[Any] = [session.programs()]
+            for program, inputs in programs:
+                lm.requests.clear()
+                outputs = dict(program.run(inputs))
+                asked = [(seen.key, seen.body) for seen in lm.requests]
+                found.append((program.id, program.info(), outputs, asked))
+            return found
+
+        before = everything()
+        worker = session.info()["worker"]
+        os.kill(pid_of(client, worker), signal.SIGKILL)
+        session.call("kept", retry="safe")
+        assert session.info()["worker"] != worker
+        assert everything() == before
+
+        by_id = {id: (info, outputs, asked) for id, info, outputs, asked in before[1:]}
+        assert {id: asked[0][0] for id, (_, _, asked) in by_id.items()} == {
+            **dict.fromkeys(("text", "fields", "thinks", "chatty", "with tools"), "sk-of-the-client"),
+            "configured": "k",
+        }
+        assert {id: asked[0][1]["model"] for id, (_, _, asked) in by_id.items()} == {
+            **dict.fromkeys(("text", "fields", "thinks", "with tools"), "own"),
+            "chatty": "chatty",
+            "configured": "other",
+        }
+        info, outputs, asked = by_id["fields"]
+        assert info["demos"] == [DEMO]
+        assert outputs == {"mood": "calm", "tags": ["a"], "year": None}
+        assert asked[0][1]["temperature"] == 0.75
+        assert 77 in asked[0][1].values()  # the provider's name for it is its own
+        for text in ("Sort a message.", "what they wrote", "how they feel", "cross", "2020"):
+            assert text in str(asked[0][1])
+        assert by_id["thinks"][1]["reasoning"] == "so it is"
+        assert "Be brief." in str(by_id["text"][2])
+        assert by_id["configured"][2][0][1]["temperature"] == 0.25
+        assert "[[ ## completed ## ]]" in str(by_id["chatty"][2])
+        assert "[[ ## completed ## ]]" not in str(by_id["text"][2])
+        assert "sidecar means a lot" in str(by_id["with tools"][2])

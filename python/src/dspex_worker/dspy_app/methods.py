@@ -11,6 +11,7 @@ from dspex_worker.calls import current_call
 from dspex_worker.dspy_app.errors import invalid_param, program_exists, program_not_found, secret_lost
 from dspex_worker.dspy_app.execute import Executor
 from dspex_worker.dspy_app.programs import ApplicationPrograms, Program, SessionPrograms, check_id, new_id
+from dspex_worker.dspy_app.records import MAX_DEMOS
 from dspex_worker.dspy_app.settings import LmSettings, Models
 from dspex_worker.dspy_app.signatures import MAX_TEXT, SignatureCache, json_schema
 from dspex_worker.dspy_app.stream import Item, Sink
@@ -89,18 +90,24 @@ class DspyApp:
         id: str | None = None,
         module: str = "predict",
         instructions: str | None = None,
+        demos: list[dict[str, Any]] | None = None,
         replace: bool = False,
     ) -> dict[str, Any]:
-        """Make a program in this session from a signature (text, or name, description, inputs and outputs)."""
+        """Make a program in this session from a signature (text, or name, description, inputs and outputs).
+
+        Demos are examples for the LM: maps of the signature's fields.
+        """
         id = new_id() if id is None else check_id(id)
         if instructions is not None and len(instructions) > MAX_TEXT:
             raise invalid_param("instructions", f"are longer than {MAX_TEXT} characters")
+        if demos is not None and len(demos) > MAX_DEMOS:
+            raise invalid_param("demos", f"are {len(demos)}, at most {MAX_DEMOS} are allowed")
         programs = self._programs(session)
         if id in self._application:
             raise program_exists(id, "is registered by the application")
         if id in programs and not replace:
             raise program_exists(id, "exists in this session; say replace: true")
-        program = programs.create(id, signature, module, instructions or None)
+        program = programs.create(id, signature, module, instructions or None, demos)
         return {
             "program": id,
             "module": module,

@@ -97,22 +97,39 @@ def load_state(base: dspy.Module, state: Mapping[str, Any]) -> dspy.Module:
 
 
 def _predictor_state(name: str, predictor: dspy.Predict, state: Mapping[str, Any]) -> dict[str, Any]:
-    fields = predictor.signature.fields
     demos = state.get("demos", [])
     for key in state:
         if key not in ("demos", "instructions"):
             raise invalid_param(f"state.{name}.{key}", "is not known; known are demos, instructions")
-    types = {field: _type_adapter(info.annotation) for field, info in fields.items()} if demos else {}
-    for index, demo in enumerate(demos):
-        for field, value in demo.items():
-            path = f"state.{name}.demos[{index}].{field}"
-            if field not in fields and field != "augmented":
-                raise invalid_param(path, "is no field of the signature")
-            if not _fits(types.get(field, _AUGMENTED), value):
-                raise invalid_param(path, "is of another type than the field")  # an adapter would fail of it
+    _check_demos(f"state.{name}.demos", predictor, demos)
     saved = predictor.dump_state()
     signature = saved["signature"] | ({"instructions": state["instructions"]} if "instructions" in state else {})
     return {"traces": [], "train": [], "demos": [dict(demo) for demo in demos], "signature": signature, "lm": None}
+
+
+def demos_state(module: dspy.Module, demos: list[dict[str, Any]]) -> dict[str, Any]:
+    """What ``load_state`` takes for a client's demos of the module's only predictor.
+
+    Raises:
+        DspexError: ``invalid_params``: there are several predictors, or what is no demo of the one.
+    """
+    found = module.named_predictors()
+    if len(found) != 1:
+        raise invalid_param("demos", f"are for a program of one predictor; this one has {len(found)}")
+    name, predictor = found[0]
+    _check_demos("demos", predictor, demos)
+    return {name: {"demos": demos}}
+
+
+def _check_demos(path: str, predictor: dspy.Predict, demos: list[dict[str, Any]]) -> None:
+    fields = predictor.signature.fields
+    types = {field: _type_adapter(info.annotation) for field, info in fields.items()} if demos else {}
+    for index, demo in enumerate(demos):
+        for field, value in demo.items():
+            if field not in fields and field != "augmented":
+                raise invalid_param(f"{path}[{index}].{field}", "is no field of the signature")
+            if not _fits(types.get(field, _AUGMENTED), value):  # an adapter would fail of it
+                raise invalid_param(f"{path}[{index}].{field}", "is of another type than the field")
 
 
 def _type_adapter(annotation: Any) -> TypeAdapter[Any] | None:

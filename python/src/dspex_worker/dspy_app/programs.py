@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import secrets
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import dspy
@@ -12,7 +13,7 @@ from dspex.errors import DspexError
 
 from dspex_worker.dspy_app.errors import invalid_param, invalid_signature, program_not_found
 from dspex_worker.dspy_app.inputs import InputChecker
-from dspex_worker.dspy_app.modules import copy_module, load_state, only_asks, predictors, runs_async
+from dspex_worker.dspy_app.modules import copy_module, demos_state, load_state, only_asks, predictors, runs_async
 from dspex_worker.dspy_app.records import Record, unusable
 from dspex_worker.dspy_app.signatures import Field, SignatureCache, SignatureSpec, fields_of, parse_signature
 
@@ -195,7 +196,9 @@ class SessionPrograms:
         self._built[id] = (record.stamp, program)
         return program
 
-    def create(self, id: str, signature: Any, module: str, instructions: str | None) -> Program:
+    def create(
+        self, id: str, signature: Any, module: str, instructions: str | None, demos: list[dict[str, Any]] | None
+    ) -> Program:
         """Build a program and keep its record; one of the same id is replaced.
 
         Raises:
@@ -203,6 +206,9 @@ class SessionPrograms:
         """
         record = Record(signature, module, instructions, None, secrets.token_hex(8))
         program = self._build(id, record)
+        if demos:
+            record = replace(record, state=demos_state(program.for_call(), demos))
+            program = self._build(id, record)
         self._reserved[_RECORD + id] = record.to_value()
         self._built[id] = (record.stamp, program)
         return program

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 from dspex.core import Reply
@@ -98,6 +98,7 @@ class AsyncSession:
         *,
         module: str | None = None,
         instructions: str | None = None,
+        demos: Sequence[Mapping[str, Any]] | None = None,
         replace: bool = False,
     ) -> AsyncProgram:
         """Make a DSPy program in this session.
@@ -107,6 +108,7 @@ class AsyncSession:
             signature: `"question -> answer: str"`, or a map as docs/protocol.md tells.
             module: "predict", "chain_of_thought", or what the application registered.
             instructions: what the LM is told to do.
+            demos: examples for the LM, each with values for the signature's fields.
             replace: take the place of a program with that id.
 
         Raises InvalidSignature, ProgramExists.
@@ -116,6 +118,7 @@ class AsyncSession:
             "signature": signature,
             "module": module,
             "instructions": instructions,
+            "demos": demos,
             "replace": replace or None,
         }
         made = await self.call("create_program", _present(given))
