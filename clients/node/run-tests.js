@@ -1,4 +1,4 @@
-// Build the package and its tests, check types and style, then run the tests: `npm test`.
+// Build the package and its tests, then run them: `npm test`.
 //
 // usage: node run-tests.js [FILE…]      files: names of tests, such as wire.test.ts; without any, all of them
 

@@ -5,6 +5,7 @@ import { Call } from "./core.js";
 import { Deadline } from "./deadline.js";
 import { cancelled, DspexError } from "./errors.js";
 import type { Lines } from "./lines.js";
+import { unwatch, watch } from "./signals.js";
 import type { WireMap } from "./wire/messages.js";
 
 const LOST = 2; // connections that may be lost under an idempotent call before its caller is told
@@ -54,7 +55,7 @@ export abstract class Exchange extends Call {
         return;
       }
       this.#abort = () => this.cancel(cancelled(signal));
-      signal.addEventListener("abort", this.#abort);
+      watch(signal, this.#abort);
     }
     const connection = this.outgoing.via ?? this.#lines.ready;
     if (connection === undefined) void this.#reach();
@@ -84,7 +85,7 @@ export abstract class Exchange extends Call {
   }
 
   #end(): void {
-    if (this.#abort !== undefined) this.outgoing.signal?.removeEventListener("abort", this.#abort);
+    if (this.#abort !== undefined) unwatch(this.outgoing.signal, this.#abort);
     this.ended();
   }
 

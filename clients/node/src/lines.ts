@@ -5,6 +5,7 @@ import { Backoff } from "./backoff.js";
 import { Connection, type Keeper, type Place } from "./connection.js";
 import type { Deadline } from "./deadline.js";
 import { cancelled, DspexError } from "./errors.js";
+import { unwatch, watch } from "./signals.js";
 import type { Request, WireMap } from "./wire/messages.js";
 
 const HANDSHAKE = 5000; // milliseconds that a sidecar may take to answer it
@@ -116,6 +117,7 @@ export class Lines implements Keeper {
 
   #connected(deadline: Deadline | undefined, signal: AbortSignal | undefined): Promise<Connection> {
     if (this.#closed) return Promise.reject(closedByClient());
+    if (signal?.aborted) return Promise.reject(cancelled(signal));
     const patience = this.#met ? this.#patience.reconnectMs : this.#patience.waitMs;
     const left = deadline?.left() ?? Number.POSITIVE_INFINITY;
     return new Promise((resolve, reject) => {
@@ -130,14 +132,14 @@ export class Lines implements Keeper {
         until: performance.now() + Math.min(patience, left),
         settle: (outcome) => {
           clearTimeout(limit);
-          signal?.removeEventListener("abort", abort);
+          unwatch(signal, abort);
           this.#waiters.delete(waiter);
           if (outcome instanceof Connection) resolve(outcome);
           else reject(outcome);
           if (this.#waiters.size === 0) this.#attempt?.abort(outcome);
         },
       };
-      signal?.addEventListener("abort", abort);
+      watch(signal, abort);
       this.#waiters.add(waiter);
       this.#dialling ??= this.#dial();
     });
@@ -196,12 +198,12 @@ async function limited(
   const left = deadline?.left() ?? Number.POSITIVE_INFINITY;
   const timer = left < 2 ** 31 ? setTimeout(() => ending.abort(), left) : undefined;
   const abort = (): void => ending.abort(signal);
-  signal?.addEventListener("abort", abort);
+  watch(signal, abort);
   try {
     await Promise.race([event, new Promise((resolve) => ending.signal.addEventListener("abort", resolve))]);
   } finally {
     clearTimeout(timer);
-    signal?.removeEventListener("abort", abort);
+    unwatch(signal, abort);
   }
   if (signal?.aborted) throw cancelled(signal);
   if (ending.signal.aborted && deadline !== undefined) throw deadline.error("the call: the sidecar reads nothing");

@@ -270,6 +270,27 @@ describe("an AbortSignal", () => {
       assert.deepEqual(await client.call("m", { n: 1 }), { n: 1 });
     });
   });
+  test("serves any number of calls", async () => {
+    const controller = new AbortController();
+    const { signal } = controller;
+    const script: Script = async (peer) => {
+      await peer.greet();
+      for (let n = 0; n < 50; n++) await peer.request();
+      controller.abort();
+      for (let n = 0; n < 50; n++) assert.equal((await peer.read())?.kind, Kind.cancel);
+      await echoing(peer);
+    };
+    const warnings: Error[] = [];
+    const warned = (warning: Error): number => warnings.push(warning);
+    process.on("warning", warned);
+    await served([script], async (client) => {
+      const calls = Array.from({ length: 50 }, () => failure(client.call("m", null, { signal }), "cancelled"));
+      await Promise.all(calls);
+      assert.deepEqual(await client.call("m", { n: 1 }), { n: 1 });
+    });
+    process.off("warning", warned);
+    assert.deepEqual(warnings, []);
+  });
   test("is left alone once the call has ended", () =>
     served([echo], async (client) => {
       const controller = new AbortController();

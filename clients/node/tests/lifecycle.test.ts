@@ -132,6 +132,12 @@ test("close settles what is in flight, and leaves nothing", async () => {
   assert.deepEqual(descriptors(), before);
 });
 
+test("a signal ends an attempt to connect", async () => {
+  const options = { socket: fresh, waitMs: 60_000 };
+  await failure(connect({ ...options, signal: AbortSignal.timeout(30) }), "cancelled");
+  await failure(connect({ ...options, signal: AbortSignal.abort() }), "cancelled");
+});
+
 test("close ends an attempt to connect", async () => {
   const began = event();
   const script: Script = async (peer) => {
