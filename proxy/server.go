@@ -229,7 +229,7 @@ func (s *Server) Close(ctx context.Context) {
 	close(s.done)
 	var batch wire.Batch
 	for _, c := range conns {
-		c.dismiss(&batch) //nolint:contextcheck // what a cancel leads to, a worker started say, does not end with ctx
+		c.dismiss(&batch)
 	}
 	batch.Flush()
 	stop := context.AfterFunc(ctx, func() {

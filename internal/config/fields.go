@@ -86,7 +86,7 @@ func poolProcessFields() []field {
 			in(program("the name of a program, or a path"), func(c *Config) *string { return &p(c).Python })),
 		setting("pools.default.start", `"zygote"`, "", Generation,
 			`How workers are started: "zygote", forked from a process that has loaded the application; "spawn", each a new one.`,
-			in(oneOf(nil, "zygote", "spawn"), func(c *Config) *string { return &p(c).Start })),
+			in(oneOf("zygote", "spawn"), func(c *Config) *string { return &p(c).Start })),
 		setting("pools.default.lazy", "false", "", Live, "Start the workers with the first call and not at once.",
 			in(boolean(), func(c *Config) *bool { return &p(c).Lazy })),
 		setting("pools.default.tracebacks", "false", "", Generation,
@@ -173,7 +173,7 @@ func sessionFields() []field {
 	s := func(c *Config) *Sessions { return &c.Sessions }
 	return []field{
 		setting("sessions.store", `"memory"`, "", Restart, `Where sessions are kept: "memory", gone when the sidecar ends, or "file".`,
-			in(oneOf(nil, "memory", "file"), func(c *Config) *string { return &s(c).Store })),
+			in(oneOf("memory", "file"), func(c *Config) *string { return &s(c).Store })),
 		setting("sessions.path", "", `"/var/lib/dspex/sessions"`, Restart, `Folder of the store "file", for one sidecar alone.`,
 			in(filePath("a path of a folder"), func(c *Config) *string { return &s(c).Path })),
 		setting("sessions.key_file", "", `"/etc/dspex/sessions.key"`, Restart,
@@ -193,7 +193,7 @@ func sessionFields() []field {
 			in(integer(0, manyCalls), func(c *Config) *int { return &s(c).MaxInFlight })),
 		setting("sessions.pinning", `"strict"`, "", Live,
 			`When the pinned worker is full: "strict" waits, "fail_fast" fails, "soft" moves after soft_wait.`,
-			in(oneOf(nil, "strict", "fail_fast", "soft"), func(c *Config) *string { return &s(c).Pinning })),
+			in(oneOf("strict", "fail_fast", "soft"), func(c *Config) *string { return &s(c).Pinning })),
 		setting("sessions.soft_wait", `"1s"`, "", Live, `Wait for the pinned worker where pinning is "soft".`,
 			in(duration(0), func(c *Config) *time.Duration { return &s(c).SoftWait })),
 		setting("sessions.auto_create", "false", "", Live,
@@ -240,7 +240,7 @@ func modelFields() []field {
 			"Address of the provider where it is not the usual one.",
 			inModel(webAddress(), func(m *Model) *string { return &m.APIBase })),
 		setting("models.*.adapter", `"chat"`, "", Live, `How DSPy writes prompts and reads answers: "chat" or "json".`,
-			inModel(oneOf(nil, "chat", "json"), func(m *Model) *string { return &m.Adapter })),
+			inModel(oneOf("chat", "json"), func(m *Model) *string { return &m.Adapter })),
 		setting("models.*.response_schema", "false", "", Live,
 			`Constrain answers by the outputs' JSON schema; only with adapter = "json", where the model can.`,
 			inModel(boolean(), func(m *Model) *bool { return &m.ResponseSchema })),
@@ -270,6 +270,6 @@ func logFields() []field {
 		setting("log.level", `"info"`, "", Live, `Least level that is logged: "debug", "info", "warn" or "error".`,
 			in(logLevel(), func(c *Config) *slog.Level { return &c.Log.Level })),
 		setting("log.format", `"json"`, "", Restart, `Form of the log on standard error: "json" or "text".`,
-			in(oneOf(nil, "json", "text"), func(c *Config) *string { return &c.Log.Format })),
+			in(oneOf("json", "text"), func(c *Config) *string { return &c.Log.Format })),
 	}
 }

@@ -135,8 +135,8 @@ func showText(s string) string {
 	return quote(s)
 }
 
-// oneOf takes one of the names. later says of names that a coming version takes what to use now.
-func oneOf(later map[string]string, names ...string) kind[string] {
+// oneOf takes one of the names.
+func oneOf(names ...string) kind[string] {
 	quoted := make([]string, len(names))
 	for i, name := range names {
 		quoted[i] = quote(name)
@@ -145,9 +145,6 @@ func oneOf(later map[string]string, names ...string) kind[string] {
 		wants: strings.Join(quoted, " or "),
 		parse: func(v any, _ scope) (string, error) {
 			s, ok := v.(string)
-			if reason := later[s]; ok && reason != "" {
-				return "", errors.New(reason)
-			}
 			if !ok || !slices.Contains(names, s) {
 				return "", errKind
 			}

@@ -66,7 +66,7 @@ func (b *rig) begin() {
 	if b.table, err = session.New(cfg); err != nil {
 		b.t.Fatal(err)
 	}
-	if err := b.pool.Ready(context.Background()); err != nil { //nolint:usetesting // a rapid test has none
+	if err := b.pool.Ready(context.Background()); err != nil {
 		b.t.Fatal(err)
 	}
 }

@@ -1,6 +1,7 @@
 package session_test
 
 import (
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -182,9 +183,7 @@ func TestExport(t *testing.T) {
 		if err := wire.Unmarshal(p.State, &part); err != nil {
 			t.Fatal(err)
 		}
-		for k, v := range part {
-			whole[k] = v
-		}
+		maps.Copy(whole, part)
 		if !p.Started || len(p.Lost) != 1 || p.Lost[0] != "key" {
 			t.Errorf("%+v", p)
 		}
