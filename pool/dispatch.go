@@ -43,6 +43,8 @@ func (p *Pool) refuseLocked(f *Flow, c *Call) *wire.Error {
 	switch {
 	case f.dead != nil:
 		return f.dead
+	case f.lost != nil && c.Local == nil:
+		return f.lost
 	case p.closing, p.draining.Load() && !c.Nested:
 		return wire.Errorf(wire.CodeDraining, "the sidecar is ending")
 	case c.Local == nil && !p.knownLocked(c.Method):
@@ -132,7 +134,7 @@ func (p *Pool) workerForLocked(f *Flow) (*Worker, *wire.Error) {
 		p.spreadLocked(f)
 	}
 	if w := f.pin; w != nil {
-		if w.freeLocked() > 0 && (w.waiting.empty() && p.waitingAny.empty() || s.Pinning == PinFailFast) {
+		if w.takesLocked(f) && (w.waiting.empty() && p.waitingAny.empty() || s.Pinning == PinFailFast) {
 			return w, nil
 		}
 		if s.Pinning == PinFailFast {
@@ -143,16 +145,16 @@ func (p *Pool) workerForLocked(f *Flow) (*Worker, *wire.Error) {
 	if !p.waitingAny.empty() {
 		return nil, nil
 	}
-	if w := p.leastLoadedLocked(); w != nil {
+	if w := p.leastLoadedLocked(f); w != nil {
 		return w, nil
 	}
 	return nil, p.noWorkersLocked()
 }
 
-func (p *Pool) leastLoadedLocked() *Worker {
+func (p *Pool) leastLoadedLocked(f *Flow) *Worker {
 	var best *Worker
 	for _, w := range p.workers {
-		if w.state != workerReady || w.freeLocked() <= 0 || !w.waiting.empty() { // those have the next turns there
+		if w.state != workerReady || !w.takesLocked(f) || !w.waiting.empty() { // those have the next turns there
 			continue
 		}
 		if best == nil || len(w.calls) < len(best.calls) || len(w.calls) == len(best.calls) && w.pins < best.pins {
@@ -167,6 +169,10 @@ func (p *Pool) fillLocked(w *Worker, batch *wire.Batch) {
 	for w.state == workerReady && w.freeLocked() > 0 {
 		f := take(&w.waiting, &p.waitingAny, p.nextTurnLocked())
 		if f == nil {
+			return
+		}
+		if !w.takesLocked(f) { // a suspect: it goes on when what is on its way has got through
+			p.offerLocked(f, batch)
 			return
 		}
 		if f.readyLocked() && f.head.Local == nil {
@@ -200,9 +206,12 @@ func (p *Pool) dispatchLocked(w *Worker, c *Call, batch *wire.Batch) {
 	if !c.Deadline.IsZero() {
 		meta.TimeoutMS = max(1, c.Deadline.Sub(now).Milliseconds())
 	}
-	if err := c.Handler.Dispatch(&Target{worker: w, batch: batch, Again: c.reruns+c.stale > 0, readOnly: m.ReadOnly}, &meta); err != nil {
+	if err := c.Handler.Dispatch(&Target{worker: w, flow: f, batch: batch, Again: c.reruns+c.stale > 0, readOnly: m.ReadOnly}, &meta); err != nil {
 		p.failLocked(c, err)
 		return
+	}
+	if f.suspect && w.ahead[f] > 0 {
+		w.alone = f
 	}
 	f.removeLocked(c)
 	c.method = m

@@ -21,6 +21,9 @@ type Flow struct {
 	moveTo     *Worker // where its pin goes when its turn has ended; no turn begins before
 	turn       flowTurn
 	dead       *wire.Error // what new calls are told; set by Close
+	suspect    bool        // it may have killed a worker
+	deaths     int         // of workers, that it alone may have caused
+	lost       *wire.Error // it did: its calls are refused
 }
 
 // owner groups the flows of one user of the pool.

@@ -86,6 +86,7 @@ func (p *Pool) removeLocked(w *Worker, startFailed, planned bool, batch *wire.Ba
 	answered := w.total > uint64(len(calls))
 	defer p.replaceLocked(batch)
 	p.noteEndLocked(startFailed, !planned && !answered && time.Since(w.ready) < provenAfter)
+	p.suspectLocked(w, planned)
 	p.moveWaitingLocked(w, batch)
 	p.rerunLocked(calls, batch)
 	p.changedLocked()
@@ -220,7 +221,7 @@ func (p *Pool) rerunLocked(calls map[uint64]*Call, batch *wire.Batch) {
 	ids := slices.Sorted(maps.Keys(calls))
 	for _, id := range slices.Backward(ids) {
 		c := calls[id]
-		if c.state == callRunning && c.safe && !c.touched && c.reruns == 0 && !p.closing {
+		if c.state == callRunning && c.safe && !c.touched && c.reruns == 0 && c.flow.lost == nil && !p.closing {
 			delete(calls, id)
 			c.reruns++
 			p.againLocked(c, batch)

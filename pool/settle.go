@@ -125,9 +125,12 @@ func (p *Pool) failLocked(c *Call, err *wire.Error) {
 func (p *Pool) loseLocked(c *Call, w *Worker, reason string) {
 	err := wire.Errorf(wire.CodeWorkerLost, "worker %s died in the call: %s", w.id, reason).
 		With("worker", w.id).With("reason", reason).With("maybe_executed", true)
-	if c.state == callStopping {
+	switch {
+	case c.state == callStopping:
 		err = c.why.With("ended_by", "kill")
 		p.noteStopLocked(c, w, "kill")
+	case c.flow.lost != nil:
+		err = c.flow.lost.With("worker", w.id)
 	}
 	if w.stacks != "" {
 		err = err.With("stacks", w.stacks)

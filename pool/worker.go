@@ -46,6 +46,8 @@ type Worker struct {
 	requests map[uint64]func(*wire.Frame, error) // the sidecar's own, in flight
 	asks     map[uint64]*Ask                     // the worker's, that a client has to answer
 	lastID   uint64
+	ahead    map[*Flow]int // what was sent ahead of calls and has not been answered
+	alone    *Flow         // a suspect that nothing may begin beside
 
 	waiting turns // flows that are pinned to it and wait for a slot
 	pins    int
@@ -91,11 +93,22 @@ func (w *Worker) heardLocked() bool {
 	return !w.told && (w.state == workerReady || w.state == workerDraining)
 }
 
-func (w *Worker) freeLocked() int { return w.slots - len(w.calls) }
+func (w *Worker) freeLocked() int {
+	if w.alone != nil {
+		return 0
+	}
+	return w.slots - len(w.calls)
+}
+
+// takesLocked says whether a call of the flow may begin here now.
+func (w *Worker) takesLocked(f *Flow) bool {
+	return w.freeLocked() > 0 && (!f.suspect || len(w.ahead) == 0)
+}
 
 // Target is the worker that a call is about to go to, for Handler.Dispatch.
 type Target struct {
 	worker *Worker
+	flow   *Flow
 	batch  *wire.Batch
 	// Again: the call was sent before; what was sent ahead of it then may not have arrived.
 	Again    bool
@@ -107,11 +120,7 @@ func (t *Target) Worker() *Worker { return t.worker }
 
 // Request sends a request of the sidecar's own ahead of the call; a refusal is logged.
 func (t *Target) Request(method string, params []byte) {
-	t.worker.requestLocked(t.batch, method, params, func(f *wire.Frame, err error) {
-		if err == nil && f.Error != nil {
-			t.worker.log.Warn("worker refused a request", "method", method, "error", decodeError(f.Error).Error())
-		}
-	})
+	t.worker.sendAheadLocked(t.flow, t, method, params)
 }
 
 // Forget notifies another worker, if it is there.

@@ -53,7 +53,7 @@ func (b *rig) begin() {
 	for _, o := range b.options {
 		o(&settings, &cfg)
 	}
-	b.starter = &pooltest.Starter{TB: b.t, Handle: b.handle, Methods: methods()}
+	b.starter = &pooltest.Starter{TB: b.t, Handle: b.handle, Methods: methods(), Vitals: b.vitals}
 	var err error
 	b.pool, err = pool.New(pool.Config{
 		Name: "default", Settings: settings, Starter: b.starter,

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/dspex/dspex-sidecar/internal/store"
+	"github.com/dspex/dspex-sidecar/pool"
 	"github.com/dspex/dspex-sidecar/wire"
 )
 
@@ -48,11 +49,15 @@ func (t *Table) Get(key Key) (Info, []byte, error) {
 func (t *Table) info(s *session) Info {
 	worker := s.flow.Worker()
 	waiting, _ := s.flow.Waiting()
+	lost := s.flow.Lost()
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	i := Info{
 		Key: s.key, Worker: worker, Labels: s.labels, Version: s.version, Bytes: s.bytes, Age: time.Since(s.created),
 		TTL: s.ttl, MaxAge: s.maxAge, Calls: s.calls, Waiting: waiting, Spent: s.spent, Lost: slices.Clone(s.lost), Failed: s.damaged,
+	}
+	if lost != nil {
+		i.Failed = lost
 	}
 	roll(&i.Spent, time.Now())
 	if s.active == 0 {
@@ -130,6 +135,19 @@ func (t *Table) Move(key Key, worker string) error {
 		return err
 	}
 	return nil
+}
+
+// Forgive lets sessions that were quarantined come to workers again: those are of another generation.
+func (t *Table) Forgive() {
+	t.mu.Lock()
+	flows := make([]*pool.Flow, 0, len(t.byNumber))
+	for _, s := range t.byNumber {
+		flows = append(flows, s.flow)
+	}
+	t.mu.Unlock()
+	for _, f := range flows {
+		f.Forgive()
+	}
 }
 
 // take is submit for a session that is in the table.

@@ -139,6 +139,9 @@ func (u *turn) committed(batch *wire.Batch, err error) {
 	if err == nil && u.change.Reset {
 		s.flow.Share(false)
 	}
+	if err == nil && !u.beside {
+		s.flow.Forgive() // its state is another one
+	}
 	if holder != nil {
 		holder.Notify(batch, "session.drop", dropParams(s.number, true))
 	}

@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/dspex/dspex-sidecar/pool"
 	"github.com/dspex/dspex-sidecar/pool/pooltest"
 	"github.com/dspex/dspex-sidecar/wire"
 	"github.com/dspex/dspex-sidecar/wire/wiretest"
@@ -14,8 +15,12 @@ import (
 
 // workers is what the worker processes of a test hold and do: they keep to docs/protocol.md, and hold the sidecar to it.
 type workers struct {
-	t     testing.TB
-	calls atomic.Int64 // that were run
+	t      testing.TB
+	calls  atomic.Int64 // that were run
+	greedy sync.Map     // workers that take more memory than they may
+	died   atomic.Int64 // workers, of a restore
+	stuck  chan *pooltest.Worker
+	slow   map[string]bool // workers that answer no restore; set before they are asked
 
 	mu       sync.Mutex // guards what follows
 	copies   map[string]map[uint64]*copyOf
@@ -53,7 +58,7 @@ func newWorkers(t testing.TB) *workers {
 	t.Helper()
 	return &workers{
 		t: t, copies: map[string]map[uint64]*copyOf{}, restores: map[uint64]*restoring{}, nexts: map[uint64]bool{},
-		arrived: make(chan *held, 64),
+		arrived: make(chan *held, 64), stuck: make(chan *pooltest.Worker, 64),
 	}
 }
 
@@ -71,13 +76,34 @@ func (ws *workers) handle(w *pooltest.Worker, m wiretest.Message) {
 	case m.Kind == wire.KindNotification && m.Method == "session.drop":
 		ws.drop(w, params)
 	case m.Method == "session.restore":
-		if err := ws.restore(w, params); err != nil {
-			w.Refuse(m, err)
-		} else {
-			w.Answer(m, map[string]any{})
-		}
+		ws.restoreAsked(w, m, params)
 	case m.Kind == wire.KindRequest:
 		ws.call(w, m, params)
+	}
+}
+
+func (ws *workers) vitals(w *pooltest.Worker) pool.Vitals {
+	if _, is := ws.greedy.Load(w); is {
+		return pool.Vitals{State: 'S', Memory: 2000}
+	}
+	return pool.Vitals{State: 'S', Memory: 1}
+}
+
+// restoreAsked handles a restore. A state with the key "deadly" kills the worker, one with "stuck" is never answered.
+func (ws *workers) restoreAsked(w *pooltest.Worker, m wiretest.Message, params map[string]any) {
+	state, _ := params["state"].(map[string]any)
+	err := ws.restore(w, params)
+	switch {
+	case state["deadly"] != nil:
+		ws.died.Add(1)
+		w.Die()
+	case state["stuck"] != nil:
+		ws.stuck <- w
+	case err != nil:
+		w.Refuse(m, err)
+	case ws.slow[w.Name]:
+	default:
+		w.Answer(m, map[string]any{})
 	}
 }
 
