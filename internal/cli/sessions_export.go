@@ -14,7 +14,7 @@ import (
 	"github.com/dspex/dspex-sidecar/wire"
 )
 
-// exportMagic begins a file of sessions export; pages follow, each with its length before it.
+// exportMagic begins a file of sessions export; pages follow, each with its length before it, and a length of 0 at the end.
 const exportMagic = "dspex-session 1\n"
 
 type sessionsExportCommand struct {
@@ -78,7 +78,8 @@ func exportTo(ctx context.Context, conn *client.Conn, params map[string]any, to 
 		}
 		pages++
 		if result["next"] == nil {
-			return pages, nil
+			_, err := to.Write(make([]byte, 4))
+			return pages, err
 		}
 		params["after"], params["version"] = result["next"], page["version"]
 	}
@@ -143,11 +144,11 @@ func importFrom(ctx context.Context, conn *client.Conn, params map[string]any, i
 	}
 	for {
 		page, err := readPage(in)
-		if errors.Is(err, io.EOF) && result != nil {
-			return result, nil
-		}
-		if err != nil {
+		switch {
+		case err != nil:
 			return result, fmt.Errorf("the file is cut off: %w", err)
+		case len(page) == 0 && result != nil:
+			return result, nil
 		}
 		params["export"] = msgpack.RawMessage(page)
 		done, err := callMap(ctx, conn, "session.import", params)
