@@ -27,11 +27,18 @@ func (r *rig) callAll(flows []*pool.Flow) (moved int) {
 	for _, f := range flows {
 		before := f.Worker()
 		r.submit(f, "echo", nil).ok()
+		r.rests(f)
 		if before != f.Worker() {
 			moved++
 		}
 	}
 	return moved
+}
+
+// rests waits until no call has the flow's turn, which ends after the call.
+func (r *rig) rests(f *pool.Flow) {
+	r.tb.Helper()
+	await(r.tb, "the turn ends", func() bool { _, running := f.Waiting(); return !running })
 }
 
 // even fails the test where a worker has a session more than its share.
@@ -151,7 +158,7 @@ func other(name string) string {
 func TestMove(t *testing.T) {
 	r := ready(t, two(pool.PinStrict))
 	f := r.pool.NewFlow("main", true)
-	r.submit(f, "echo", nil).ok()
+	r.callAll([]*pool.Flow{f})
 	for _, to := range []string{"worker_1", "worker_2", "worker_2", "worker_1"} {
 		r.move(f, to)
 		if got := f.Worker(); got != to {
@@ -164,6 +171,7 @@ func TestMove(t *testing.T) {
 		}
 		j.answer(nil)
 		c.ok()
+		r.rests(f)
 	}
 	r.move(f, "")
 	if got := f.Worker(); got != "worker_2" {
