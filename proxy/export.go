@@ -39,7 +39,7 @@ func (s *Server) sessionExport(who *Caller, params []byte) (any, error) {
 	}
 	export := map[string]any{
 		"format": exportFormat, "session": key.ID, "version": i.Version, "labels": labelsOf(i), "ttl_ms": orNil(i.TTL.Milliseconds()),
-		"max_age_ms": orNil(i.MaxAge.Milliseconds()), "started": page.Started, "state": msgpack.RawMessage(page.State), "lost": page.Lost,
+		"max_age_ms": orNil(i.MaxAge.Milliseconds()), "started": page.Started, "state": msgpack.RawMessage(page.State), "lost": append([]string{}, page.Lost...),
 	}
 	result := map[string]any{"export": export, "next": nil}
 	if page.Next != "" {

@@ -205,7 +205,7 @@ func (s *Server) sessionGet(who *Caller, params []byte) (any, error) {
 		return nil, err
 	}
 	m := infoMap(&info)
-	m["state"], m["version"], m["lost"] = msgpack.RawMessage(state), info.Version, info.Lost
+	m["state"], m["version"], m["lost"] = msgpack.RawMessage(state), info.Version, append([]string{}, info.Lost...)
 	if key.Owner != who.Owner && !p.Reveal { // somebody else's words
 		m["state"] = nil
 	}

@@ -118,6 +118,11 @@ def changes(session: Session) -> Changes | None:
     return session._overlay.changes()
 
 
+def thaw(session: Session) -> None:
+    """Let a session's start hooks write in a read-only method's call."""
+    session._overlay.read_only = False
+
+
 def freeze(session: Session) -> None:
     """Let a read-only method read on, after its session's start hooks have written."""
     session.objects.pack()

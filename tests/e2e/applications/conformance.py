@@ -17,6 +17,7 @@ from dspex_worker import App, CallCancelled, Session, current_call
 app = App(use_dspy=False)
 
 made: dict[str, int] = {}  # items that a stream of that name has made, in this process
+appended: list[Any] = []  # in this process
 closed: list[str] = []  # streams and methods that have been closed, in this process
 
 
@@ -61,6 +62,12 @@ async def about() -> dict[str, Any]:
 @app.method
 async def ask(question: str, value: Any) -> Any:
     return await current_call().ask(question, {"value": value})
+
+
+@app.method
+def append_once(value: Any, session: Session | None) -> int:
+    appended.append(value)
+    return len(appended)
 
 
 @app.method

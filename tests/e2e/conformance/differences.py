@@ -20,6 +20,9 @@ DIFFERENCES = {
         "invalid_params",
         'stand-alone mode keeps no answers, and does not pretend to; beside retry: "safe" a key is not needed',
     ),
+    "session.export": Difference(
+        None, "unknown_method", "stand-alone mode keeps sessions in its own memory, and is for trying things out"
+    ),
     "results over the server's own max_frame": Difference(
         "frame_too_large",
         None,

@@ -214,7 +214,14 @@ def test_one_byte_at_a_time(server: Server) -> None:
 def test_a_call_with_an_idempotency_key(server: Server) -> None:
     client = server.client()
     if (refused := expected(server, "idempotency keys")) is None:
-        assert client.call("echo", {"value": 1}, idempotent=True) == 1
+        for session in (None, client.create_session().id):
+            once, again = (
+                client.call("append_once", {"value": 1}, idempotency_key="k", session=session) for _ in range(2)
+            )
+            assert again == once
+            assert client.call("append_once", {"value": 1}, session=session) != once
+            with pytest.raises(InvalidParams):
+                client.call("append_once", {"value": 2}, idempotency_key="k", session=session)
     else:
         with pytest.raises(DspexError) as caught:
             client.call("echo", {"value": 1}, idempotent=True)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from dspex import wire
 from dspex.errors import DspexError, InvalidParams, ProgramError, SessionExists, SessionNotFound
+from e2e.conformance.differences import expected
 from e2e.support.machine import until
 from e2e.support.servers import Server
 
@@ -216,6 +217,84 @@ def test_sessions_expire_unless_calls_are_in_them(server: Server) -> None:
     assert connection.error("get", {"session": "idle"})["code"] == "session_not_found"
 
 
+def test_sessions_expire_by_their_age_used_or_not(server: Server) -> None:
+    client = server.client()
+    session = client.create_session(max_age=0.3)
+    assert session.info()["max_age_ms"] == 300
+
+    def gone() -> bool:
+        try:
+            session.call("get")
+        except SessionNotFound:
+            return True
+        return False
+
+    until(gone, "it is too old")
+    assert client.create_session(ttl=60).info()["max_age_ms"] is None
+    for limit in (0, -1, "1"):
+        with pytest.raises(InvalidParams):
+            client.call("session.create", {"max_age_ms": limit})
+
+
+def test_a_reset_takes_its_turn_and_the_session_begins_anew(server: Server) -> None:
+    connection = server.raw()
+    connection.call("session.create", session="again", state={"a": 1}, labels={"kept": "yes"})
+    meta = {"session": "again"}
+    connection.call("push", meta, value=1)
+    connection.request(50, "put_and_wait", meta, key="b")
+    question = connection.until(lambda message: isinstance(message, wire.Request))
+    connection.request(51, "session.reset", session="again")
+    connection.request(52, "get", meta)
+    connection.request(53, "push", meta, value=2)
+    connection.send(wire.encode_cancel(50))
+    connection.send(wire.encode_response(question.id, None, None))
+    assert (connection.response(50).error or {})["code"] == "cancelled"
+    assert connection.response(51).result == {"session": "again"}
+    assert connection.response(52).result == {"begun": 1}  # the start hooks ran again
+    assert connection.response(53).result == [2]
+    found = connection.call("session.get", session="again")
+    assert (found["state"], found["labels"]) == ({"begun": 1}, {"kept": "yes"})
+    connection.call("session.reset", meta)
+    assert connection.call("session.get", session="again")["state"] == {}
+    assert connection.error("session.reset", session="another")["code"] == "session_not_found"
+    connection.call("session.end", session="again")
+
+
+def test_what_is_told_of_a_session_has_the_same_names(server: Server) -> None:
+    client = server.client()
+    session = client.create_session()
+    session.call("get")
+    names = {
+        "session",
+        "worker",
+        "labels",
+        "bytes",
+        "age_ms",
+        "idle_ms",
+        "ttl_ms",
+        "max_age_ms",
+        "calls",
+        "spent",
+        "failed",
+    }
+    assert session.info().keys() == names | {"state", "version", "lost"}
+    assert session.info()["lost"] == []
+    (listed,) = client.call("session.list")["sessions"]
+    assert listed.keys() == names | {"owner", "waiting"}
+
+
+def test_the_start_hooks_run_once_however_many_calls_come_at_once(server: Server) -> None:
+    connection = server.raw()
+    connection.call("session.create", session="crowd")
+    meta = {"session": "crowd"}
+    for id in range(50, 54):
+        connection.request(id, "get" if id % 2 else "append", meta, **({} if id % 2 else {"key": "a", "value": id}))
+    for id in range(50, 54):
+        assert connection.response(id).error is None
+    assert connection.call("get", meta) == {"begun": 1, "a": [50, 52]}
+    connection.call("session.end", session="crowd")
+
+
 def test_a_session_belongs_to_its_token(server: Server) -> None:
     client = server.client()
     theirs = client.create_session("shared name", token=True)
@@ -302,3 +381,20 @@ def test_a_call_from_within_a_call(server: Server) -> None:
     assert connection.response(50).result == "answer"
     assert connection.error("echo", parent, value=1)["code"] == "invalid_params"
     connection.call("session.end", session="outer")
+
+
+def test_a_session_can_be_carried_over(server: Server) -> None:
+    client = server.client()
+    with client.create_session(state={"a": 1}) as session:
+        if refused := expected(server, "session.export"):
+            for method in ("session.export", "session.import"):
+                with pytest.raises(DspexError) as caught:
+                    session.call(method)
+                assert caught.value.code == refused
+            return
+        session.call("push", {"value": 1})
+        exported = session.call("session.export")["export"]
+        assert exported["lost"] == []
+        client.call("session.import", {"export": exported, "session": "imported"})
+        assert client.session("imported").call("push", {"value": 2}) == [1, 2]
+        assert client.session("imported").state() == {"a": 1, "begun": 1}

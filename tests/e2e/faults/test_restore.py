@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 import signal
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 from dspex import Client
-from dspex.errors import WorkerLost
+from dspex.errors import LMError, WorkerLost
 from e2e.support.machine import until
 from e2e.support.servers import Server
 from support.openai_server import OpenAIServer, Reply, Seen, chat_answer, json_answer
@@ -222,3 +223,44 @@ def test_programs_come_back_as_they_were(client: Client, lm: OpenAIServer) -> No
         assert "[[ ## completed ## ]]" in str(by_id["chatty"][2])
         assert "[[ ## completed ## ]]" not in str(by_id["text"][2])
         assert "sidecar means a lot" in str(by_id["with tools"][2])
+
+
+@pytest.mark.parametrize("sealed", [False, True])
+def test_a_clients_key_over_a_restart_of_the_sidecar(lm: OpenAIServer, tmp_path: Path, sealed: bool) -> None:
+    """Without a key file it is gone, and the call says so before it asks an LM; with one it is there."""
+    key = "sk-of-the-client-0987654321"
+    sessions: dict[str, Any] = {"store": "file", "path": str(tmp_path / "store")}
+    if sealed:
+        (tmp_path / "key").write_text(base64.b64encode(os.urandom(32)).decode())
+        (tmp_path / "key").chmod(0o600)
+        sessions["key_file"] = str(tmp_path / "key")
+    tables = {"pools": {"default": {"app": "restored:app", "size": 1}}, "sessions": sessions}
+    settings = {"model": "openai/own", "api_key": key, "api_base": lm.base, "adapter": "json"}
+    with Server("sidecar", tables) as server:
+        session = server.client().create_session("s")
+        session.create_program("p", "question -> answer")
+        session.configure_lm(settings=settings)
+        assert session.program("p")(question="?").answer == "yes"
+    lm.requests.clear()
+    with Server("sidecar", tables) as server:
+        session = server.client().session("s")
+        program = session.program("p")
+        if not sealed:
+            with pytest.raises(LMError) as caught:
+                program(question="?")
+            assert (caught.value.details["reason"], caught.value.retryable) == ("secret_lost", False)
+            assert "configure_lm again" in caught.value.message
+            assert lm.requests == []
+            session.configure_lm(settings=settings)
+        assert program(question="?").answer == "yes"
+        assert {seen.key for seen in lm.requests} == {key}
+        assert key not in server.log
+    with Server("sidecar", tables) as server:  # it is lost again, and forgotten with the settings that it was for
+        session = server.client().session("s")
+        session.configure_lm(settings={**settings, "api_key": None})
+        assert session.info()["lost"] == []
+        lm.requests.clear()
+        assert session.program("p")(question="?").answer == "yes"
+        assert {seen.key for seen in lm.requests} == {"none"}
+    stored = b"".join(path.read_bytes() for path in (tmp_path / "store").rglob("*") if path.is_file())
+    assert key.encode() not in stored

@@ -22,7 +22,7 @@ from dspex.errors import (
 
 from dspex_worker.calls import ENDED, Call
 from dspex_worker.peer import Peer
-from dspex_worker.session import Changes, Session, attach
+from dspex_worker.session import Changes, Session, attach, thaw
 from dspex_worker.standalone.dispatch import Ticket
 from dspex_worker.standalone.methods import RESET, TURNS
 from dspex_worker.standalone.table import Record, not_found, owner_of
@@ -165,6 +165,22 @@ class Client(Peer):
     async def unsafe(self, call: Call) -> None:
         """Nothing is run again here: the calls of a process that dies are lost with it."""
 
+    def takes_alone(self, call: Call) -> bool:
+        """Whether a call whose turn in its session is next takes it alone."""
+        return self._is_first(call) or not call.spec.read_only
+
+    def starting(self, call: Call) -> None:
+        """Take note that a call starts: it is its session's first where none before it has committed since a reset."""
+        if self._is_first(call):
+            assert call.session is not None
+            call.first = True
+            thaw(call.session)
+
+    def _is_first(self, call: Call) -> bool:
+        record: Record | None = call.front.record
+        hooks = self.server.app.session_start_hooks
+        return record is not None and not record.started and bool(hooks) and call.method not in TURNS
+
     def meta(self, call: Call) -> dict[str, Any]:
         ticket: Ticket = call.front
         meta: dict[str, Any] = {"worker": self.server.worker.id}
@@ -279,9 +295,7 @@ class Client(Peer):
         record = ticket.record
         if record is not None:
             record.calls += 1
-            call.first = not record.started and method.name not in TURNS and bool(self.server.app.session_start_hooks)
-            ticket.exclusive = call.first or not method.read_only
-            call.session = Session(record.copy, read_only=not ticket.exclusive)
+            call.session = Session(record.copy, read_only=method.read_only)
             attach(call.session, self.server.update_session)
         if "stream" in meta:
             call.stream = self.runtime.stream(meta["stream"])

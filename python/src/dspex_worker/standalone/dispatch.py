@@ -24,7 +24,6 @@ class Ticket:
         "arrived",
         "checkout",
         "client",
-        "exclusive",
         "parent",
         "record",
         "started",
@@ -35,7 +34,6 @@ class Ticket:
     def __init__(self, client: Client, record: Record | None, parent: Call | None) -> None:
         self.client = client
         self.record = record
-        self.exclusive = True  # in its session
         self.parent = parent  # the call that waits for this one, which its client makes for it: takes no slot
         self.arrived = monotonic()
         self.started = 0.0
@@ -81,7 +79,7 @@ class Dispatcher:
         if call.deadline is not None:
             ticket.timer = self._loop.call_later(max(0.0, call.deadline - monotonic()), self._expire, call)
         if ticket.record is not None:
-            ticket.record.turns.enter(call, ticket.exclusive, self._take_slot)
+            ticket.record.turns.enter(call, ticket.client.takes_alone, self._take_slot)
         else:
             self._take_slot(call)
 
@@ -151,6 +149,7 @@ class Dispatcher:
             ticket.checkout.cancel()
         ticket.state = "running"
         ticket.started = monotonic()
+        ticket.client.starting(call)
         self._runtime.start(call)
 
     def _expire(self, call: Call) -> None:

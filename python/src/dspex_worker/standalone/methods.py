@@ -103,7 +103,7 @@ class OwnMethods:
         table = self._server.table
         key = (who.owner, who.session)
         if self._server.settings.auto_create and name not in TURNS and not table.has(key):
-            return table.create(key, {}, {}, None)
+            return table.create(key, {}, {})
         return table.find(key)
 
     def _ping(self, who: Who) -> dict[str, Any]:
@@ -115,6 +115,7 @@ class OwnMethods:
         session: str | None = None,
         state: dict[str, Any] | None = None,
         ttl_ms: int | None = None,
+        max_age_ms: int | None = None,
         labels: dict[str, str] | None = None,
         pool: str = "default",
         token: bool = False,
@@ -123,8 +124,9 @@ class OwnMethods:
             raise Draining("the server is ending")
         if session is not None and not wire.is_session_id(session):
             raise _invalid("session", "must have 1 to 128 bytes and no control characters")
-        if ttl_ms is not None and not 1 <= ttl_ms <= _TEN_YEARS:
-            raise _invalid("ttl_ms", "must be at least 1 and at most ten years")
+        for name, limit in (("ttl_ms", ttl_ms), ("max_age_ms", max_age_ms)):
+            if limit is not None and not 1 <= limit <= _TEN_YEARS:
+                raise _invalid(name, "must be at least 1 and at most ten years")
         if pool != "default":
             raise _invalid("pool", f"there is no pool {pool!r}")
         _check_labels(labels or {})
@@ -136,8 +138,8 @@ class OwnMethods:
         if token:
             result["token"] = secrets.token_hex(16)
             owner = owner_of(who.client.uid, result["token"])
-        ttl = None if ttl_ms is None else ttl_ms / 1000
-        self._server.table.create((owner, id), state or {}, labels or {}, ttl)
+        ttl, max_age = (None if limit is None else limit / 1000 for limit in (ttl_ms, max_age_ms))
+        self._server.table.create((owner, id), state or {}, labels or {}, ttl, max_age)
         return result
 
     def _end(self, who: Who, session: str | None = None) -> dict[str, Any]:
@@ -149,7 +151,7 @@ class OwnMethods:
         record = self._server.table.find((who.owner, who.named(session)))
         info = record.info(self._server.worker.id)
         del info["owner"], info["waiting"]
-        return info | {"state": record.state(), "version": record.copy.version}
+        return info | {"state": record.state(), "version": record.copy.version, "lost": []}
 
     def _list(
         self,

@@ -77,7 +77,7 @@ class Server:
         own = {0, os.getuid()}
         self.admin_uids = settings.admin_uids or frozenset(own)
         self.allow_uids = (settings.allow_uids or frozenset(own)) | self.admin_uids
-        self.table = Table(ttl=settings.ttl, limit=settings.max, max_state=settings.max_state)
+        self.table = Table(ttl=settings.ttl, max_age=settings.max_age, limit=settings.max, max_state=settings.max_state)
         self.batch = Batch(asyncio.get_running_loop())
         self.runtime = Runtime(
             app,
@@ -169,7 +169,7 @@ class Server:
             raise not_found(copy.id)
         turn = object()
         come = asyncio.Event()
-        record.turns.enter(turn, True, lambda _: come.set())
+        record.turns.enter(turn, lambda _: True, lambda _: come.set())
         try:
             await come.wait()
             if record.ended:
@@ -218,7 +218,7 @@ class Server:
         now = monotonic()
         for client in list(self.clients):
             client.tick(now)
-        for record in self.table.idle():
+        for record in self.table.due():
             self.end_session(record)
         self._ticker = self._loop.call_later(_TICK, self._tick)
 

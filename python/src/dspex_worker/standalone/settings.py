@@ -42,6 +42,7 @@ class Settings:
     stream_stall: float = 30.0
     tracebacks: bool = False
     ttl: float = 3600.0
+    max_age: float = 0.0  # of a session; 0: any
     max: int = 100_000
     max_state: int = 64 << 20
     auto_create: bool = False
@@ -50,7 +51,7 @@ class Settings:
 
 _DURATIONS = {
     "handshake_timeout", "frame_timeout", "write_timeout", "default_timeout", "checkout_timeout", "shutdown_timeout",
-    "cancel_grace", "stream_stall", "ttl",
+    "cancel_grace", "stream_stall", "ttl", "max_age",
 }  # fmt: skip
 _SIZES = {"max_frame", "write_buffer", "max_state"}
 _TABLES = {
@@ -62,7 +63,7 @@ _TABLES = {
         "app", "concurrency", "checkout_timeout", "queue_limit", "shutdown_timeout", "cancel_grace", "stream_stall",
         "tracebacks",
     ),
-    "sessions": ("ttl", "max", "max_state", "auto_create"),
+    "sessions": ("ttl", "max_age", "max", "max_state", "auto_create"),
 }  # fmt: skip
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _BYTES = {"": 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "kB": 10**3, "MB": 10**6, "GB": 10**9}

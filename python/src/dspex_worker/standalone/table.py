@@ -29,12 +29,15 @@ class Turns:
     """Lets calls of one session run one at a time, in order; those that only read, beside each other."""
 
     def __init__(self) -> None:
-        self._waiting: deque[tuple[Any, bool, Callable[[Any], None]]] = deque()
+        self._waiting: deque[tuple[Any, Callable[[Any], bool], Callable[[Any], None]]] = deque()
         self._running: dict[Any, bool] = {}  # whether it has the session for itself
         self._advancing = False
 
-    def enter(self, call: Any, exclusive: bool, go: Callable[[Any], None]) -> None:
-        """Queue a call, or whatever else takes a turn; ``go(call)`` when it has come."""
+    def enter(self, call: Any, exclusive: Callable[[Any], bool], go: Callable[[Any], None]) -> None:
+        """Queue a call, or whatever else takes a turn; ``go(call)`` when it has come.
+
+        ``exclusive(call)`` says, when it is the next, whether it has the session for itself.
+        """
         self._waiting.append((call, exclusive, go))
         self._advance()
 
@@ -62,10 +65,11 @@ class Turns:
         try:
             while self._waiting:
                 call, exclusive, go = self._waiting[0]
-                if self._running and (exclusive or any(self._running.values())):
+                alone = exclusive(call)
+                if self._running and (alone or any(self._running.values())):
                     return
                 self._waiting.popleft()
-                self._running[call] = exclusive
+                self._running[call] = alone
                 go(call)
         finally:
             self._advancing = False
@@ -74,9 +78,10 @@ class Turns:
 class Record:
     """One session."""
 
-    def __init__(self, key: Key, number: int, ttl: float, labels: dict[str, str]) -> None:
+    def __init__(self, key: Key, number: int, ttl: float, max_age: float, labels: dict[str, str]) -> None:
         self.key = key
         self.ttl = ttl  # seconds
+        self.max_age = max_age  # seconds; 0: any
         self.labels = labels
         self.copy = Copy(number, key[1])
         self.turns = Turns()
@@ -117,16 +122,25 @@ class Record:
             "age_ms": int((now - self.created) * 1000),
             "idle_ms": 0 if self.turns.calls else int((now - self.used) * 1000),
             "ttl_ms": int(self.ttl * 1000),
+            "max_age_ms": int(self.max_age * 1000) or None,
             "calls": self.calls,
             "waiting": self.turns.waiting,
+            "spent": None,  # nothing is counted here, and nothing fails to be restored
+            "failed": None,
         }
+
+    def is_due(self, now: float) -> bool:
+        """Whether it has expired: a session that calls are in does not."""
+        old = self.max_age and now - self.created > self.max_age
+        return not self.turns.calls and bool(old or now - self.used > self.ttl)
 
 
 class Table:
     """All sessions of the process."""
 
-    def __init__(self, *, ttl: float, limit: int, max_state: int) -> None:
+    def __init__(self, *, ttl: float, max_age: float, limit: int, max_state: int) -> None:
         self._ttl = ttl
+        self._max_age = max_age
         self._limit = limit
         self._max_state = max_state
         self._records: dict[Key, Record] = {}
@@ -138,14 +152,21 @@ class Table:
     def __iter__(self) -> Iterator[Record]:
         return iter(list(self._records.values()))
 
-    def create(self, key: Key, state: dict[str, Any], labels: dict[str, str], ttl: float | None) -> Record:
+    def create(
+        self,
+        key: Key,
+        state: dict[str, Any],
+        labels: dict[str, str],
+        ttl: float | None = None,
+        max_age: float | None = None,
+    ) -> Record:
         """Make a session. Raises SessionExists, SessionLimit or InvalidParams."""
         if key in self._records:
             raise SessionExists(f"the session {key[1]!r} exists")
         if len(self._records) >= self._limit:
             raise SessionLimit(f"there are {len(self._records)} sessions already", details={"limit": self._limit})
         check_keys(state)
-        record = Record(key, next(self._numbers), ttl or self._ttl, labels)
+        record = Record(key, next(self._numbers), ttl or self._ttl, max_age or self._max_age, labels)
         if state:
             packed = {name: wire.pack_value(value, f"state[{name!r}]") for name, value in state.items()}
             record.commit(Changes(packed, [], {}), self._max_state)
@@ -166,10 +187,10 @@ class Table:
         record.ended = True
         self._records.pop(record.key, None)
 
-    def idle(self) -> list[Record]:
-        """Return the sessions whose time to live has passed."""
+    def due(self) -> list[Record]:
+        """Return the sessions that have expired."""
         now = time.monotonic()
-        return [r for r in self._records.values() if now - r.used > r.ttl and not r.turns.calls]
+        return [record for record in self._records.values() if record.is_due(now)]
 
 
 def not_found(id: str) -> SessionNotFound:

@@ -178,6 +178,7 @@ class AsyncClient:
         *,
         state: Mapping[str, Any] | None = None,
         ttl: float | None = None,
+        max_age: float | None = None,
         labels: Mapping[str, str] | None = None,
         pool: str | None = None,
         token: bool = False,
@@ -188,6 +189,7 @@ class AsyncClient:
             id: None: the sidecar makes one.
             state: what it begins with.
             ttl: seconds without use after which it expires.
+            max_age: seconds after which it expires, used or not.
             labels: to find it by in `session.list`.
             pool: the pool that it belongs to.
             token: the session belongs to whoever holds its token, not to this user.
@@ -198,6 +200,7 @@ class AsyncClient:
             "session": id,
             "state": state,
             "ttl_ms": None if ttl is None else round(ttl * 1000),
+            "max_age_ms": None if max_age is None else round(max_age * 1000),
             "labels": labels,
             "pool": pool,
             "token": token or None,
