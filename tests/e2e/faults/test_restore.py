@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dspex import Client
-from dspex.errors import LMError, WorkerLost
+from dspex import Client, Session
+from dspex.errors import LMError, SessionLost, WorkerLost
 from e2e.support.machine import until
 from e2e.support.servers import Server
 from support.openai_server import OpenAIServer, Reply, Seen, chat_answer, json_answer
@@ -264,3 +264,33 @@ def test_a_clients_key_over_a_restart_of_the_sidecar(lm: OpenAIServer, tmp_path:
         assert {seen.key for seen in lm.requests} == {"none"}
     stored = b"".join(path.read_bytes() for path in (tmp_path / "store").rglob("*") if path.is_file())
     assert key.encode() not in stored
+
+
+def test_a_session_whose_objects_kill_workers_is_quarantined(client: Client) -> None:
+    """The third worker is not tried; the session's state stays to be exported, and others go on."""
+    session = client.create_session("deadly", state={"a": 1})
+    pid, _ = session.call("say", {"text": "die"})  # what is said is no harm until it is loaded
+    bystander = client.create_session()
+    bystander.call("say", {"text": "hello"})
+    os.kill(pid, signal.SIGKILL)
+    with pytest.raises(SessionLost) as caught:
+        until(lambda: tried(session), "it is quarantined")
+    assert "restore killed" in caught.value.details["reason"]
+    with pytest.raises(SessionLost):  # at once, and no worker is asked
+        session.call("kept")
+    assert bystander.call("say", {"text": "again"}, retry="safe")[1] == ["hello", "again"]
+    exported = session.call("session.export")["export"]
+    assert exported["state"] == {"a": 1, "dspex.object.chat": ["die"]}
+    session.reset()
+    assert session.call("say", {"text": "better"})[1] == ["better"]
+    session.end()
+    bystander.end()
+
+
+def tried(session: Session) -> bool:
+    """Make a call; some are lost with the worker that was killed, or with one that the restore kills."""
+    try:
+        session.call("kept")
+    except WorkerLost:
+        return False
+    return True
