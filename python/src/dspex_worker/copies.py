@@ -8,7 +8,7 @@ from typing import Any
 from dspex import wire
 from dspex.errors import DspexError, FrameTooLarge, InvalidParams
 
-from dspex_worker.session import Changes, Copy
+from dspex_worker.session import SECRET, Changes, Copy
 
 _FRAME_OVERHEAD = 64  # bytes of a change frame beside its entries
 _ENTRY_OVERHEAD = 8  # bytes of an entry beside key and value
@@ -44,9 +44,11 @@ class Copies:
         try:
             key, id, version = params["key"], params["session"], params["version"]
             part, parts = params.get("part", 1), params.get("parts", 1)
-            state, gone = {**params["state"], **params.get("secrets", {})}, params.get("delete", ())
+            # What stands for a secret among what may be shown came with an import: it is none.
+            shown = {name: value for name, value in params["state"].items() if not name.startswith(SECRET)}
+            state, gone = {**shown, **params.get("secrets", {})}, params.get("delete", ())
             lost = params.get("lost", ())
-        except (KeyError, TypeError) as error:
+        except (AttributeError, KeyError, TypeError) as error:
             raise InvalidParams(f"session.restore: {error}") from None
         if part == 1:
             self._restores[key] = self._begin(key, id, version, params.get("base"))

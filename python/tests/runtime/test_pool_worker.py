@@ -325,6 +325,8 @@ def test_secrets_are_changes_of_their_own(worker: Worker) -> None:
     restore(worker, 30, changed["set"], key=9, secrets=changed["secrets"])
     assert worker.call("read_all", meta(30, key=9)) == seen
     assert "sk-12345" not in worker.output
+    restore(worker, 31, {"dspex.secret.key": "of an imported file", "a": 1}, key=9)
+    assert worker.call("read_all", meta(31, key=9)) == {"state": {"a": 1}, "reserved": {}, "secrets": {}}
 
 
 def test_secrets_that_the_sidecar_lost(worker: Worker) -> None:
