@@ -103,6 +103,7 @@ func (p *Pool) serve(ctx context.Context, w *Worker, proc Process) error {
 	if err != nil {
 		return err
 	}
+	outbox.ReadOn() // it may have said that a call is not safe any more
 	hello, err := p.cfg.Hello(w.id)
 	if err != nil {
 		return err
@@ -134,7 +135,7 @@ func (p *Pool) serve(ctx context.Context, w *Worker, proc Process) error {
 	switch {
 	case refused != nil:
 		return refused
-	case outbox.Err() != nil && (err == nil || errors.Is(err, net.ErrClosed)):
+	case outbox.Err() != nil && (err == nil || errors.Is(err, net.ErrClosed) || errors.Is(err, wire.ErrFrameTimeout)):
 		return outbox.Err()
 	}
 	return err

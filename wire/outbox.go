@@ -32,6 +32,7 @@ type Outbox struct {
 	awaited bool       // drained is to be called when size becomes 0
 	writing bool       // somebody writes: what stands under "the writer's" is its own
 	ending  bool       // close the connection when all is written
+	readOn  bool       // a write that fails does not close it
 	err     error      // set once: nothing is appended or written any more
 
 	// The writer's, without the lock.
@@ -163,7 +164,7 @@ func (o *Outbox) writeLocked(wait bool) (all bool) {
 		}
 		o.size -= n
 		if err != nil {
-			o.failLocked(err)
+			o.brokeLocked(err)
 		} else if len(o.rest) > 0 && !wait {
 			return false
 		}
@@ -240,15 +241,40 @@ func (o *Outbox) Fail(err error) {
 
 // failLocked keeps the first reason.
 func (o *Outbox) failLocked(err error) {
+	if o.dropLocked(err) {
+		_ = o.conn.Close() // its reader learns of it
+	}
+}
+
+func (o *Outbox) dropLocked(err error) (first bool) {
 	if o.err != nil {
-		return
+		return false
 	}
 	if o.err = err; err == nil {
 		o.err = net.ErrClosed
 	}
 	o.in.reset()
 	o.size = 0
-	_ = o.conn.Close() // its reader learns of it
+	return true
+}
+
+// ReadOn has a write that fails leave the connection open for a moment: what the peer had sent before it went is still read.
+func (o *Outbox) ReadOn() {
+	o.mu.Lock()
+	o.readOn = true
+	o.mu.Unlock()
+}
+
+// lastReads is how long a peer that takes nothing any more is read from: what it had sent is there, and so, as a rule, is its end.
+const lastReads = time.Second
+
+// brokeLocked notes that the peer takes nothing any more.
+func (o *Outbox) brokeLocked(err error) {
+	if !o.readOn {
+		o.failLocked(err)
+	} else if o.dropLocked(err) {
+		_ = o.conn.SetReadDeadline(time.Now().Add(lastReads)) // one that is closed is not read from
+	}
 }
 
 // End closes the connection when what waits has been written, and takes nothing more.

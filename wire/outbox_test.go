@@ -6,8 +6,10 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"runtime"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -367,6 +369,38 @@ func TestOutboxPeerGone(t *testing.T) {
 				t.Errorf("%v", o.Err())
 			}
 		})
+	}
+}
+
+// What a peer had sent before it went is read in spite of a write to it that failed; and one that only takes nothing any more is given up.
+func TestOutboxReadsOn(t *testing.T) {
+	for _, whole := range []bool{true, false} {
+		mine, peer := wiretest.Pair(t)
+		o, err := wire.NewOutbox(mine, 0, 0, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		o.ReadOn()
+		if _, err := peer.Write([]byte("last words")); err != nil {
+			t.Fatal(err)
+		}
+		if whole {
+			err = peer.Close()
+		} else {
+			err = peer.CloseRead()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		for o.Err() == nil {
+			send(o, []byte("h"), nil, true)
+		}
+		got, err := io.ReadAll(mine)
+		if string(got) != "last words" || whole && err != nil && !errors.Is(err, syscall.ECONNRESET) || !whole && !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("read %q, %v", got, err)
+		}
+		o.Fail(nil)
+		o.Wait()
 	}
 }
 
