@@ -241,9 +241,8 @@ func (o *Outbox) Fail(err error) {
 
 // failLocked keeps the first reason.
 func (o *Outbox) failLocked(err error) {
-	if o.dropLocked(err) {
-		_ = o.conn.Close() // its reader learns of it
-	}
+	o.dropLocked(err)
+	_ = o.conn.Close() // its reader learns of it
 }
 
 func (o *Outbox) dropLocked(err error) (first bool) {
