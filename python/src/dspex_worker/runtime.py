@@ -66,7 +66,8 @@ class Runtime:
     def start(self, call: Call) -> None:
         """Begin a call, in the order of the calls of this method."""
         if call.session is not None:
-            sessions.register(call.session, self._app.session_objects)
+            if self._app.session_objects:
+                sessions.register(call.session, self._app.session_objects)
             if (call.first and self._app.session_start_hooks) or sessions.copy_of(call.session).loading is not None:
                 self._begin(call, self._prepare_session(call))
                 return
