@@ -38,7 +38,7 @@ type conn struct {
 
 	// Set by the handshake.
 	name, version string
-	token         string
+	holder        string // whose sessions it uses where a call says nothing: its owner, or the holder of its token
 	maxFrame      int
 
 	mu       sync.Mutex // guards what follows
@@ -253,13 +253,10 @@ func (c *conn) inFlight(id uint64) *call {
 
 // keyOf is the session that a request names: its owner is the holder of the token, where there is one.
 func (c *conn) keyOf(id, token string) session.Key {
-	if token == "" {
-		token = c.token
+	if token != "" {
+		return session.Key{Owner: tokenOwner(token), ID: id}
 	}
-	if token == "" {
-		return session.Key{Owner: c.owner, ID: id}
-	}
-	return session.Key{Owner: tokenOwner(token), ID: id}
+	return session.Key{Owner: c.holder, ID: id}
 }
 
 // tokenOwner is what a token's holder owns sessions by: a hash, so that tables and logs hold no token, and finding it

@@ -81,7 +81,10 @@ func (c *conn) greet(f *wire.Frame) *wire.Error {
 		c.maxFrame = h.MaxFrame
 	}
 	c.mu.Lock()
-	c.name, c.version, c.token = clip(h.Client.Name), clip(h.Client.Version), h.Token
+	c.name, c.version, c.holder = clip(h.Client.Name), clip(h.Client.Version), c.owner
+	if h.Token != "" {
+		c.holder = tokenOwner(h.Token)
+	}
 	c.mu.Unlock()
 	return nil
 }
