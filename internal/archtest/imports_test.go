@@ -23,6 +23,7 @@ func allowed() map[string][]string {
 			"internal/procs", "internal/config", "internal/metrics", "internal/store", "wire",
 		},
 		"bench/load":      {"wire"},
+		"tests/model":     {},
 		"internal/cli":    {"internal/client", "internal/config", "wire"},
 		"internal/client": {"wire"},
 		"internal/admin":  {"proxy", "internal/session", "pool", "internal/metrics", "wire"},
