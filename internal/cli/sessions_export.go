@@ -1,12 +1,14 @@
 package cli
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"time"
 
 	"github.com/vmihailenco/msgpack/v5"
 
@@ -16,6 +18,9 @@ import (
 
 // exportMagic begins a file of sessions export; pages follow, each with its length before it, and a length of 0 at the end.
 const exportMagic = "dspex-session 1\n"
+
+// toEnd is how long a session that was imported in part may take to end.
+const toEnd = 5 * time.Second
 
 type sessionsExportCommand struct {
 	question
@@ -41,14 +46,15 @@ func (c *sessionsExportCommand) Run(ctx context.Context, e *Env) error {
 		_, err := exportTo(ctx, conn, c.params(), e.Stdout)
 		return err
 	}
-	// The file is its owner's alone: a session may hold anything.
-	f, err := os.OpenFile(c.Output, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	// What the file held before stays until there is something to take its place.
+	var file bytes.Buffer
+	pages, err := exportTo(ctx, conn, c.params(), &file)
 	if err != nil {
 		return err
 	}
-	pages, err := exportTo(ctx, conn, c.params(), f)
-	if err = errors.Join(err, f.Close()); err != nil {
-		return errors.Join(err, os.Remove(c.Output))
+	// It is its owner's alone: a session may hold anything.
+	if err := os.WriteFile(c.Output, file.Bytes(), 0o600); err != nil {
+		return err
 	}
 	if c.JSON {
 		return e.printJSON(map[string]any{"session": c.ID, "file": c.Output, "pages": pages})
@@ -108,9 +114,9 @@ func (c *sessionsImportCommand) Run(ctx context.Context, e *Env) error {
 		defer f.Close()
 		in = f
 	}
-	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
+	limited, cancel := context.WithTimeout(ctx, c.Timeout)
 	defer cancel()
-	conn, err := c.dial(ctx, e)
+	conn, err := c.dial(limited, e)
 	if err != nil {
 		return err
 	}
@@ -122,12 +128,14 @@ func (c *sessionsImportCommand) Run(ctx context.Context, e *Env) error {
 	if c.Owner != "" {
 		params["owner"] = c.Owner
 	}
-	result, err := importFrom(ctx, conn, params, in)
+	result, err := importFrom(limited, conn, params, in)
 	if err != nil && result != nil {
 		params["session"] = result["session"]
 		delete(params, "export")
 		delete(params, "append")
-		_, ended := callMap(ctx, conn, "session.end", params)
+		late, cancel := context.WithTimeout(context.WithoutCancel(ctx), toEnd) // the time that there was may be over
+		defer cancel()
+		_, ended := callMap(late, conn, "session.end", params)
 		err = errors.Join(err, ended)
 	}
 	if err != nil || c.JSON {
@@ -149,6 +157,10 @@ func importFrom(ctx context.Context, conn *client.Conn, params map[string]any, i
 			return result, fmt.Errorf("the file is cut off: %w", err)
 		case len(page) == 0 && result != nil:
 			return result, nil
+		}
+		// What breaks the protocol's rules would end the connection, and leave half a session behind.
+		if wire.Scan(page) != nil || wire.CheckContent(page) != nil {
+			return result, errors.New("the file is damaged: it does not hold what was exported")
 		}
 		params["export"] = msgpack.RawMessage(page)
 		done, err := callMap(ctx, conn, "session.import", params)
