@@ -30,18 +30,23 @@ func (p *Pool) apply(change func(*Settings)) error {
 	if err := next.check(); err != nil {
 		return err
 	}
-	if next.Settings == p.cfg.Settings {
-		return nil
-	}
-	p.cfg.Settings = next.Settings
-	p.woken = p.woken || len(p.workers) > 0 // one that has workers is lazy no more
-	p.mostSize = max(p.mostSize, next.Settings.Size)
-	close(p.applied)
-	p.applied = make(chan struct{})
+	p.applyLocked(&next.Settings)
 	p.ensureLocked()
 	p.trimLocked(&batch)
 	p.changedLocked()
 	return nil
+}
+
+// applyLocked puts settings in force, which have been checked.
+func (p *Pool) applyLocked(s *Settings) {
+	if *s == p.cfg.Settings {
+		return
+	}
+	p.cfg.Settings = *s
+	p.woken = p.woken || len(p.workers) > 0 // one that has workers is lazy no more
+	p.mostSize = max(p.mostSize, s.Size)
+	close(p.applied)
+	p.applied = make(chan struct{})
 }
 
 // settings are those in force, and a channel that is closed when others are.

@@ -55,12 +55,20 @@ type Settings struct {
 type Config struct {
 	Name     string
 	Settings Settings
-	Starter  Starter
-	// Hello gives the params of the first request to a worker, encoded.
-	Hello func(workerID string) ([]byte, error)
+	// Starter and Hello are those of the first generation.
+	Starter Starter
+	Hello   func(workerID string) ([]byte, error)
 	// Background handles a request that a worker makes by itself, not for a call: answer must be called once.
 	Background func(method, params []byte, answer func(batch *wire.Batch, result []byte, err error))
 	Log        *slog.Logger
+}
+
+// Generation is what workers are started from.
+type Generation struct {
+	Number  int
+	Starter Starter
+	// Hello gives the params of the first request to a worker, encoded.
+	Hello func(workerID string) ([]byte, error)
 }
 
 // Starter starts worker processes. Cancelling ctx gives up on a start and leaves no process.

@@ -26,14 +26,26 @@ const (
 // ended clears up after a worker: its place is filled again, its calls are run again or settled, its process tree is gone.
 func (p *Pool) ended(w *Worker, proc Process, cause error) {
 	p.mu.Lock()
-	starting := w.state == workerStarting
+	starting, withheld := w.state == workerStarting, p.withheldLocked(w)
+	if withheld {
+		p.removeWithheldLocked(w)
+	}
 	p.mu.Unlock()
 	var reason string
-	if starting { // nobody has a call in it, and the calls that wait for it want to know why
+	if starting || withheld { // nobody has a call in it, and who waits for it wants to know why
 		reason = w.reap(proc, cause)
 	}
 	var batch wire.Batch
 	p.mu.Lock()
+	if !withheld && p.withheldLocked(w) { // replaced meanwhile
+		withheld = true
+		p.removeWithheldLocked(w)
+	}
+	if withheld {
+		p.mu.Unlock()
+		p.endedWithheld(w, proc, cause, reason)
+		return
+	}
 	planned := w.state == workerDraining && w.why == ""
 	failed := starting && !lostWithOthers(proc)
 	calls := p.removeLocked(w, failed, planned, &batch)
@@ -167,15 +179,20 @@ func (w *Worker) reap(proc Process, cause error) string {
 
 // startFailedLocked notes why a worker could not be started, and tells the calls that wait, where no other is there or coming.
 func (p *Pool) startFailedLocked(w *Worker, output, reason string) {
-	e := wire.Errorf(wire.CodeNoWorkers, "no worker of pool %s can be started: %s: %s", p.cfg.Name, w.id, reason).With("reason", reason)
-	if output != "" {
-		e = e.With("output", output)
-	}
-	p.startFailure = e
+	p.startFailure = p.startError(w, output, reason)
 	p.lastFailure, p.lastFailureAt = w.id+": "+reason, time.Now()
 	if failure := p.noWorkersLocked(); failure != nil {
 		p.failWaitingLocked(failure)
 	}
+}
+
+// startError says why a worker could not be started.
+func (p *Pool) startError(w *Worker, output, reason string) *wire.Error {
+	e := wire.Errorf(wire.CodeNoWorkers, "no worker of pool %s can be started: %s: %s", p.cfg.Name, w.id, reason).With("reason", reason)
+	if output != "" {
+		e = e.With("output", output)
+	}
+	return e
 }
 
 // lastOutput is what a process that did not get ready printed last: the worker, or the one that should have started it.

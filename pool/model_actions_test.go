@@ -210,6 +210,25 @@ func (m *model) recycle(t *rapid.T) {
 	}
 }
 
+// generation puts another generation in force, or gives it up.
+func (m *model) generation(t *rapid.T) {
+	m.mu.Lock()
+	unsure := m.mayFail || m.kills > 0
+	m.mu.Unlock()
+	n, err := m.pool.Prepare(context.Background(), m.settings, &pool.Generation{
+		Number: 2, Starter: m.starter, Hello: func(string) ([]byte, error) { return wire.Marshal(map[string]any{}) },
+	})
+	switch {
+	case err != nil && !unsure:
+		t.Fatal(err)
+	case err != nil:
+	case rapid.Bool().Draw(t, "commit"):
+		n.Commit()
+	default:
+		n.GiveUp()
+	}
+}
+
 // wait lets the pool have some time.
 func (m *model) wait(t *rapid.T) {
 	<-time.After(time.Duration(rapid.IntRange(0, 3).Draw(t, "ms")) * time.Millisecond)

@@ -41,6 +41,7 @@ func TestModel(t *testing.T) {
 			"apply":    m.apply,
 			"move":     m.move,
 			"recycle":  m.recycle,
+			"renew":    m.generation,
 			"wait":     m.wait,
 			"":         m.check,
 		})

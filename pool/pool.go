@@ -23,7 +23,10 @@ type Pool struct {
 	open     atomic.Int64 // what a drain waits for: calls whose handler does not know their end, and turns
 
 	mu         sync.Mutex // guards what follows, and what flows, calls and workers say it does
-	workers    []*Worker  // those that are not dead
+	workers    []*Worker  // those that are not dead, but for those of next
+	current    *generation
+	next       *generation // nil: none is getting ready
+	notice     notice      // the last thing that all workers were told
 	lastWorker int
 	methods    map[string]*Method
 	owners     map[string]*owner
@@ -65,6 +68,7 @@ func New(cfg Config) (*Pool, error) {
 		cfg: cfg, wake: make(chan struct{}, 1), stopped: make(chan struct{}), applied: make(chan struct{}), changed: make(chan struct{}),
 		owners: make(map[string]*owner), waitingAny: newTurns(), timers: newTimers(), mostSize: cfg.Settings.Size,
 	}
+	p.current = newGeneration(&Generation{Number: 1, Starter: cfg.Starter, Hello: cfg.Hello})
 	p.life, p.kill = context.WithCancel(context.Background())
 	p.tasks.Go(p.runClock)
 	p.mu.Lock()
@@ -161,6 +165,10 @@ func (p *Pool) Close(ctx context.Context) {
 		}
 	}
 	workers := append([]*Worker(nil), p.workers...)
+	if p.next != nil {
+		workers = append(workers, p.next.workers...)
+	}
+	p.changedLocked() // who prepares a generation gives it up
 	p.unlock(&batch)
 	batch.Flush()
 	p.kill()                 // starts and waits; calls at workers go on

@@ -120,7 +120,9 @@ func (p *Pool) replaceLocked(batch *wire.Batch) {
 
 // retireLocked lets a worker go: it takes no new call, ends by itself when its calls have ended, and is killed where it does not.
 func (p *Pool) retireLocked(w *Worker, batch *wire.Batch) {
-	w.setStateLocked(workerDraining)
+	if w.state == workerReady {
+		w.setStateLocked(workerDraining)
+	}
 	vacant := make(chan struct{})
 	w.vacant = vacant
 	w.settleDownLocked(time.Now())
@@ -134,14 +136,7 @@ func (p *Pool) retireLocked(w *Worker, batch *wire.Batch) {
 		case <-p.life.Done():
 			return // Close ends all of them
 		}
-		p.dismiss(w)
 		s, _ := p.settings()
-		timer := time.NewTimer(s.CancelGrace)
-		defer timer.Stop()
-		select {
-		case <-w.gone:
-		case <-timer.C:
-			w.proc.Kill()
-		}
+		p.letGo(w, s.CancelGrace)
 	})
 }

@@ -46,39 +46,61 @@ func (p *Pool) ensureLocked() {
 		want = min(want, steady+1)
 	}
 	for ; steady < want; steady++ {
-		p.startLocked(false)
+		p.startLocked(p.current, s, false)
 		starting++
 	}
-	if starting == 0 && !p.waitingAny.empty() && len(p.workers) < s.Size+s.MaxOverflow {
-		p.startLocked(true)
+	if starting == 0 && !p.waitingAny.empty() && p.ofCurrentLocked() < s.Size+s.MaxOverflow {
+		p.startLocked(p.current, s, true)
 	}
+}
+
+// ofCurrentLocked counts the workers that are not those of earlier generations, which only finish what they have.
+func (p *Pool) ofCurrentLocked() int {
+	n := 0
+	for _, w := range p.workers {
+		if w.gen == p.current {
+			n++
+		}
+	}
+	return n
 }
 
 // steadyLocked says whether a worker takes calls, or will, and is not about to be replaced.
 func (w *Worker) steadyLocked() bool { return w.state != workerDraining && !w.replaced }
 
-func (p *Pool) startLocked(overflow bool) {
+// startLocked starts a worker of a generation, with the settings that go with that.
+func (p *Pool) startLocked(g *generation, s *Settings, overflow bool) {
 	p.lastWorker++
 	id := fmt.Sprintf("worker_%d", p.lastWorker)
 	w := &Worker{
-		pool: p, id: id, log: p.cfg.Log.With("worker_id", id), overflow: overflow, started: time.Now(), idle: time.Now(),
-		slots: p.cfg.Settings.Concurrency, maxFrame: p.cfg.Settings.MaxFrame,
+		pool: p, id: id, log: p.cfg.Log.With("worker_id", id), gen: g, overflow: overflow, started: time.Now(), idle: time.Now(),
+		slots: s.Concurrency, maxFrame: s.MaxFrame,
 		calls: make(map[uint64]*Call), requests: make(map[uint64]func(*wire.Frame, error)), asks: make(map[uint64]*Ask),
 		waiting: newTurns(), spread: drawSpread(), gone: make(chan struct{}),
 	}
-	p.workers = append(p.workers, w)
-	p.starts++
-	p.tasks.Go(func() { p.run(w) })
+	life, stop := context.WithCancelCause(p.life)
+	w.stop = stop
+	g.alive++
+	if g == p.current {
+		p.workers = append(p.workers, w)
+		p.starts++
+	} else {
+		g.workers = append(g.workers, w)
+	}
+	limit := s.StartTimeout
+	p.tasks.Go(func() {
+		p.run(life, w, limit)
+		stop(nil)
+		p.left(w)
+	})
 }
 
 // run is a worker's life.
-func (p *Pool) run(w *Worker) {
-	defer close(w.gone)
-	s, _ := p.settings()
-	late := fmt.Errorf("%w of %s", errStartTimeout, s.StartTimeout)
-	ctx, cancel := context.WithTimeoutCause(p.life, s.StartTimeout, late)
+func (p *Pool) run(life context.Context, w *Worker, limit time.Duration) {
+	late := fmt.Errorf("%w of %s", errStartTimeout, limit)
+	ctx, cancel := context.WithTimeoutCause(life, limit, late)
 	defer cancel()
-	proc, err := p.cfg.Starter.Start(ctx, w.id)
+	proc, err := w.gen.starter.Start(ctx, w.id)
 	if err != nil {
 		p.ended(w, nil, fmt.Errorf("it could not be started: %w", err))
 		return
@@ -104,7 +126,10 @@ func (p *Pool) serve(ctx context.Context, w *Worker, proc Process) error {
 		return err
 	}
 	outbox.ReadOn() // it may have said that a call is not safe any more
-	hello, err := p.cfg.Hello(w.id)
+	p.mu.Lock()
+	w.heard = p.notice.number
+	p.mu.Unlock()
+	hello, err := w.gen.hello(w.id)
 	if err != nil {
 		return err
 	}
@@ -165,20 +190,38 @@ func (p *Pool) greet(w *Worker, f *wire.Frame) error {
 		w.outbox.Fail(errEnding)
 		return errEnding
 	}
-	w.setStateLocked(workerReady)
-	p.inviteLocked(w)
 	w.ready, w.idle, w.versions = time.Now(), time.Now(), h.Worker
 	w.maxFrame = min(w.maxFrame, h.MaxFrame)
-	p.methods, p.startFailure, p.failures = methods, nil, 0
-	overflow := w.overflow // or not any more, later
-	p.tasks.Go(func() { p.watch(w, overflow) })
-	p.tasks.Go(func() { p.sample(w) })
-	p.fillLocked(w, &batch)
-	p.ensureLocked()
-	p.replaceLocked(&batch)
+	w.gen.methods = methods
+	switch {
+	case p.withheldLocked(w) && w.gen != p.next:
+		p.mu.Unlock()
+		w.outbox.Fail(errReplaced)
+		return errReplaced
+	case w.gen == p.current:
+		p.takeInLocked(w, &batch)
+		p.methods, p.startFailure, p.failures = methods, nil, 0
+		p.inviteLocked(w)
+		p.fillLocked(w, &batch)
+		p.ensureLocked()
+		p.replaceLocked(&batch)
+	default:
+		w.setStateLocked(workerPrepared)
+	}
 	p.changedLocked()
 	p.unlock(&batch)
 	batch.Flush()
 	w.log.Info("worker ready", "pid", w.proc.PID(), "took_ms", time.Since(w.started).Milliseconds())
 	return nil
+}
+
+// takeInLocked lets a worker take calls from now on.
+func (p *Pool) takeInLocked(w *Worker, batch *wire.Batch) {
+	w.setStateLocked(workerReady)
+	if w.heard != p.notice.number {
+		w.notifyLocked(batch, p.notice.method, p.notice.params)
+	}
+	overflow := w.overflow // or not any more, later
+	p.tasks.Go(func() { p.watch(w, overflow) })
+	p.tasks.Go(func() { p.sample(w) })
 }

@@ -22,24 +22,26 @@ type Snapshot struct {
 	NoWorkers   string        // why no worker can be started; empty where one can
 	Printed     string        // the last lines of the worker that could not be started, until one is ready
 	QueueFull   bool
-	Workers     []WorkerSnapshot
+	Generation  int
+	Workers     []WorkerSnapshot // those of a generation that is getting ready included
 }
 
 // WorkerSnapshot is one worker's part of it.
 type WorkerSnapshot struct {
-	ID       string
-	State    string
-	Overflow bool
-	PID      int
-	InFlight int
-	Slots    int // calls that it takes at once
-	Pins     int
-	Calls    uint64
-	Errors   uint64
-	Age      time.Duration
-	Why      string
-	Memory   int64 // when it was last looked at; 0: it was not
-	Versions map[string]any
+	ID         string
+	State      string
+	Generation int
+	Overflow   bool
+	PID        int
+	InFlight   int
+	Slots      int // calls that it takes at once
+	Pins       int
+	Calls      uint64
+	Errors     uint64
+	Age        time.Duration
+	Why        string
+	Memory     int64 // when it was last looked at; 0: it was not
+	Versions   map[string]any
 }
 
 // Ready counts the workers that take calls.
@@ -72,7 +74,7 @@ func (p *Pool) Snapshot() Snapshot {
 	s := Snapshot{
 		Name: p.cfg.Name, Size: set.Size, MaxOverflow: set.MaxOverflow, Concurrency: set.Concurrency, Waiting: p.waiting,
 		Commands: p.commands, Errors: p.errors, Restarts: max(0, p.starts-p.mostSize), Lazy: p.lazyLocked(),
-		LastFailure: p.lastFailure, QueueFull: set.QueueLimit > 0 && p.waiting >= set.QueueLimit,
+		Generation: p.current.number, LastFailure: p.lastFailure, QueueFull: set.QueueLimit > 0 && p.waiting >= set.QueueLimit,
 	}
 	if p.lastFailure != "" {
 		s.FailedFor = time.Since(p.lastFailureAt)
@@ -84,15 +86,24 @@ func (p *Pool) Snapshot() Snapshot {
 		s.Printed, _ = p.startFailure.Details["output"].(string)
 	}
 	for _, w := range p.workers {
-		ws := WorkerSnapshot{
-			ID: w.id, State: w.state.String(), Overflow: w.overflow, InFlight: len(w.calls), Slots: w.slots, Pins: w.pins, Calls: w.total,
-			Errors: w.errors, Age: time.Since(w.started), Why: cmp.Or(w.why, w.recycle), Memory: w.memory, Versions: w.versions,
-		}
-		if w.proc != nil {
-			ws.PID = w.proc.PID()
-		}
+		s.Workers = append(s.Workers, w.snapshotLocked())
 		s.InFlight += len(w.calls)
-		s.Workers = append(s.Workers, ws)
+	}
+	if p.next != nil {
+		for _, w := range p.next.workers {
+			s.Workers = append(s.Workers, w.snapshotLocked())
+		}
+	}
+	return s
+}
+
+func (w *Worker) snapshotLocked() WorkerSnapshot {
+	s := WorkerSnapshot{
+		ID: w.id, State: w.state.String(), Generation: w.gen.number, Overflow: w.overflow, InFlight: len(w.calls), Slots: w.slots, Pins: w.pins,
+		Calls: w.total, Errors: w.errors, Age: time.Since(w.started), Why: cmp.Or(w.why, w.recycle), Memory: w.memory, Versions: w.versions,
+	}
+	if w.proc != nil {
+		s.PID = w.proc.PID()
 	}
 	return s
 }

@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -15,17 +16,19 @@ type workerState uint8
 
 const (
 	workerStarting workerState = iota
+	workerPrepared             // ready, and taking no call until its generation takes over
 	workerReady
 	workerDraining // takes no new call
 	workerDead
 )
 
 func (s workerState) String() string {
-	return [...]string{"starting", "ready", "draining", "dead"}[s]
+	return [...]string{"starting", "prepared", "ready", "draining", "dead"}[s]
 }
 
 var legalWorker = [...][]workerState{ //nolint:gochecknoglobals // a constant table
-	workerStarting: {workerReady, workerDead},
+	workerStarting: {workerPrepared, workerReady, workerDead},
+	workerPrepared: {workerReady, workerDead},
 	workerReady:    {workerDraining, workerDead},
 	workerDraining: {workerDead},
 	workerDead:     {},
@@ -36,6 +39,8 @@ type Worker struct {
 	pool *Pool
 	id   string
 	log  *slog.Logger
+	gen  *generation
+	stop context.CancelCauseFunc // gives up on its start
 
 	state    workerState
 	overflow bool // one beyond Size
@@ -68,6 +73,7 @@ type Worker struct {
 	vacant   chan struct{} // closed when a retired worker has no call left
 	why      string        // why it is made to end
 	stacks   string        // where it was when it was killed
+	heard    uint64        // the last notice that its hello is as new as
 	told     bool          // it was asked to end: what is written to it now breaks its channel, and cuts its stop hooks off
 
 	unreported []*Call  // of which the client is to be told that they go on

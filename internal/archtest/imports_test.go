@@ -20,7 +20,7 @@ func allowed() map[string][]string {
 
 		"internal/app": {
 			"internal/admin", "proxy", "internal/session", "internal/launch", "internal/keeper", "pool",
-			"internal/procs", "internal/config", "internal/metrics", "internal/store", "wire",
+			"internal/procs", "internal/config", "internal/metrics", "internal/store", "internal/watch", "wire",
 		},
 		"bench/load":      {"wire"},
 		"tests/model":     {},
@@ -43,6 +43,7 @@ func allowed() map[string][]string {
 		"internal/packet":   {},
 		"internal/procs":    {},
 		"internal/store":    {},
+		"internal/watch":    {},
 		"wire":              {},
 
 		// Fakes and vectors that tests of several packages share.
