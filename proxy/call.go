@@ -42,7 +42,7 @@ func (c *conn) request(batch *wire.Batch, f *wire.Frame, owned bool) {
 	k := &call{conn: c, id: f.ID, since: time.Now(), size: len(f.Method) + len(f.Meta) + len(f.Payload)}
 	if m.TimeoutMS >= 0 {
 		k.Deadline = k.since.Add(time.Duration(m.TimeoutMS) * time.Millisecond)
-	} else if d := c.server.cfg.DefaultTimeout; d > 0 {
+	} else if d := c.server.limits.Load().DefaultTimeout; d > 0 {
 		k.Deadline = k.since.Add(d)
 	}
 	if m.Session != nil || m.SessionToken != nil {
@@ -68,23 +68,27 @@ func (c *conn) request(batch *wire.Batch, f *wire.Frame, owned bool) {
 
 // enter notes the call among those in flight, or says why it cannot be one. What the sidecar itself answers is served to the end.
 func (c *conn) enter(k *call, m *wire.RequestMeta, own bool) (refused *wire.Error, again bool) {
+	limits := c.server.limits.Load()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.calls[k.id] != nil {
 		return nil, true
 	}
+	if limits != c.limits && !limits.admits(c.uid) {
+		return wire.Errorf(wire.CodePermissionDenied, "uid %d may not connect any more: see listen.allow_uids", c.uid), false
+	}
 	if c.leaving && m.Parent == 0 && !own {
 		return wire.Errorf(wire.CodeDraining, "the sidecar is ending"), false
 	}
-	if len(c.calls) >= c.server.cfg.MaxInFlight {
+	if len(c.calls) >= c.limits.MaxInFlight {
 		return wire.Errorf(wire.CodeQueueFull, "%d calls of this connection are in flight", len(c.calls)).
-			With("retry_after_ms", 10).With("limit", c.server.cfg.MaxInFlight), false
+			With("retry_after_ms", 10).With("limit", c.limits.MaxInFlight), false
 	}
-	if limit := c.server.cfg.MaxInFlightBytes; c.bytes+k.size > limit {
+	if limit := max(limits.MaxInFlightBytes, c.limits.MaxFrame); c.bytes+k.size > limit {
 		return wire.Errorf(wire.CodeQueueFull, "calls of this connection hold %d bytes; with this one's %d there are more than %d (listen.max_in_flight_bytes)",
 			c.bytes, k.size, limit).With("retry_after_ms", 10).With("limit", limit), false
 	}
-	if limit := c.server.cfg.MaxInFlightUID; limit > 0 && c.ofUID.Load() >= int64(limit) {
+	if limit := limits.MaxInFlightUID; limit > 0 && c.ofUID.Load() >= int64(limit) {
 		return wire.Errorf(wire.CodeQueueFull, "%d calls of uid %d are in flight (listen.max_in_flight_uid)", limit, c.uid).
 			With("retry_after_ms", 10).With("limit", limit), false
 	}

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/dspex/dspex-sidecar/internal/session"
@@ -10,8 +11,17 @@ import (
 
 // Config is what New takes.
 type Config struct {
-	Socket           *Socket // the Server closes it
-	AllowUIDs        []int   // besides AdminUIDs
+	Socket *Socket // the Server closes it
+	Limits
+	Version  string
+	Pool     *pool.Pool
+	Sessions *session.Table
+	Log      *slog.Logger
+}
+
+// Limits are what an operator chooses for clients. They are not changed once they are in force: Apply puts others in their place.
+type Limits struct {
+	AllowUIDs        []int // besides AdminUIDs
 	AdminUIDs        []int
 	MaxConnections   int
 	MaxInFlight      int // calls of one connection
@@ -24,11 +34,15 @@ type Config struct {
 	WriteBuffer      int           // bytes that may wait to be written to one connection
 	DefaultTimeout   time.Duration // of calls that bring none; 0: no deadline
 	StreamStall      time.Duration
-	Version          string
-	Pool             *pool.Pool
-	Sessions         *session.Table
-	Log              *slog.Logger
 }
+
+func (l *Limits) admits(uid int) bool { return l.administers(uid) || slices.Contains(l.AllowUIDs, uid) }
+
+func (l *Limits) administers(uid int) bool { return slices.Contains(l.AdminUIDs, uid) }
+
+// Apply puts limits in force. What a client has been told, or its connection was made with, stays with the connection: the length of frames, the
+// number of calls, the time limits of reading and writing and what may wait to be written. Who may connect no more is answered permission_denied; calls in flight finish.
+func (s *Server) Apply(l Limits) { s.limits.Store(&l) }
 
 // Caller is who calls one of the sidecar's own methods.
 type Caller struct {

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -28,7 +27,7 @@ type conn struct {
 	outbox  *wire.Outbox
 	uid     int
 	pid     int
-	admin   bool
+	limits  *Limits // when it was made
 	owner   string
 	since   time.Time
 	refusal *wire.Error   // what it is told at its handshake
@@ -65,13 +64,13 @@ func (s *Server) newConn(sock *net.UnixConn) (*conn, error) {
 	}
 	c := &conn{
 		server: s, uid: int(cred.Uid), pid: int(cred.Pid), since: time.Now(), owner: "uid:" + strconv.Itoa(int(cred.Uid)),
-		admin: slices.Contains(s.cfg.AdminUIDs, int(cred.Uid)), maxFrame: wire.DefaultFrame,
+		limits: s.limits.Load(), maxFrame: wire.DefaultFrame,
 		calls: make(map[uint64]*call), stalled: make(map[*call]struct{}), ofUID: s.callsOf(int(cred.Uid)),
 	}
-	if c.reader, err = wire.NewReader(sock, s.cfg.MaxFrame, s.cfg.FrameTimeout); err != nil {
+	if c.reader, err = wire.NewReader(sock, c.limits.MaxFrame, c.limits.FrameTimeout); err != nil {
 		return nil, err
 	}
-	c.outbox, err = wire.NewOutbox(sock, s.cfg.WriteBuffer, s.cfg.WriteTimeout, c.drained)
+	c.outbox, err = wire.NewOutbox(sock, c.limits.WriteBuffer, c.limits.WriteTimeout, c.drained)
 	return c, err
 }
 
@@ -191,8 +190,8 @@ func (c *conn) survives(err error, batch *wire.Batch) bool {
 	switch {
 	case errors.As(err, &long):
 		id := long.RequestID()
-		e := wire.Errorf(wire.CodeFrameTooLarge, "a frame of %d bytes: the sidecar receives at most %d", long.Length, c.server.cfg.MaxFrame).
-			With("limit", c.server.cfg.MaxFrame).With("length", long.Length)
+		e := wire.Errorf(wire.CodeFrameTooLarge, "a frame of %d bytes: the sidecar receives at most %d", long.Length, c.limits.MaxFrame).
+			With("limit", c.limits.MaxFrame).With("length", long.Length)
 		if id == 0 || c.taken(id) {
 			c.protocolError(batch, id, e.Code, e.Message)
 		} else {

@@ -15,7 +15,7 @@ import (
 // handshake reads the first frame, and says whether the connection goes on.
 func (c *conn) handshake(batch *wire.Batch) bool {
 	defer batch.Flush()
-	_ = c.reader.Until(time.Now().Add(c.server.cfg.HandshakeTimeout)) // a closed connection says so at the read
+	_ = c.reader.Until(time.Now().Add(c.limits.HandshakeTimeout)) // a closed connection says so at the read
 	body, _, err := c.reader.Next()
 	var f wire.Frame
 	if err == nil {
@@ -39,7 +39,7 @@ func (c *conn) handshake(batch *wire.Batch) bool {
 	c.flow = c.server.cfg.Pool.NewFlow(c.owner, false)
 	c.reply(batch, f.ID, map[string]any{
 		"protocol": wire.Protocol, "features": []string{}, "server": map[string]any{"name": "dspex-sidecar", "version": c.server.cfg.Version},
-		"connection": c.id, "max_frame": c.server.cfg.MaxFrame, "max_in_flight": c.server.cfg.MaxInFlight,
+		"connection": c.id, "max_frame": c.limits.MaxFrame, "max_in_flight": c.limits.MaxInFlight,
 	})
 	c.server.greeted(c, batch)
 	return true

@@ -32,6 +32,7 @@ type sidecar struct {
 	starter *pooltest.Starter
 	pool    *pool.Pool
 	server  *proxy.Server
+	limits  proxy.Limits
 	release chan struct{} // closed or sent to: "hold" goes on
 	arrived chan string   // the session, or the value, of each "hold" that began
 
@@ -69,11 +70,11 @@ func start(t *testing.T, options ...option) *sidecar {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg := proxy.Config{
-		Socket: socket, AllowUIDs: []int{os.Getuid()}, AdminUIDs: []int{os.Getuid()}, MaxConnections: 100, MaxInFlight: 100,
+	cfg := proxy.Config{Socket: socket, Version: "test", Limits: proxy.Limits{
+		AllowUIDs: []int{os.Getuid()}, AdminUIDs: []int{os.Getuid()}, MaxConnections: 100, MaxInFlight: 100,
 		MaxInFlightBytes: 64 << 20, MaxFrame: 1 << 20, HandshakeTimeout: 5 * time.Second, FrameTimeout: 10 * time.Second, WriteTimeout: 10 * time.Second,
-		WriteBuffer: 16 << 20, DefaultTimeout: time.Minute, StreamStall: time.Minute, Version: "test",
-	}
+		WriteBuffer: 16 << 20, DefaultTimeout: time.Minute, StreamStall: time.Minute,
+	}}
 	for _, o := range options {
 		o(&settings, &cfg)
 	}
@@ -86,12 +87,12 @@ func start(t *testing.T, options ...option) *sidecar {
 	if err != nil {
 		t.Fatal(err)
 	}
-	sessions, err := session.New(session.Config{Pool: s.pool, Store: store.Memory{}, TTL: time.Hour, Max: 100, MaxState: 1 << 20, AnswerTTL: time.Hour})
+	sessions, err := session.New(session.Config{Pool: s.pool, Store: store.Memory{}, Settings: session.Settings{TTL: time.Hour, Max: 100, MaxState: 1 << 20, AnswerTTL: time.Hour}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	cfg.Pool, cfg.Sessions = s.pool, sessions
-	s.server = proxy.New(cfg)
+	s.server, s.limits = proxy.New(cfg), cfg.Limits
 	s.server.Serve()
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), time.Second)

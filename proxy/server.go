@@ -18,7 +18,8 @@ import (
 
 // Server accepts clients. Make it with New, add methods with Handle, start it with Serve, end it with Drain and Close.
 type Server struct {
-	cfg     Config
+	cfg     Config // but for the limits
+	limits  atomic.Pointer[Limits]
 	log     *slog.Logger
 	methods map[string]Method // set before Serve
 	tasks   sync.WaitGroup
@@ -43,6 +44,7 @@ func New(cfg Config) *Server {
 		cfg: cfg, log: cfg.Log, done: make(chan struct{}), conns: make(map[*conn]struct{}), refused: make(map[*conn]struct{}),
 		uids: make(map[int]*atomic.Int64),
 	}
+	s.limits.Store(&cfg.Limits)
 	s.methods = s.ownMethods()
 	return s
 }
@@ -157,12 +159,13 @@ func (s *Server) admit(sock *net.UnixConn) {
 
 // refusalLocked says why a connection is not taken in; nil where it is.
 func (s *Server) refusalLocked(c *conn) *wire.Error {
-	switch limit := s.cfg.MaxConnections; {
-	case !c.admin && !slices.Contains(s.cfg.AllowUIDs, c.uid):
+	admin := c.limits.administers(c.uid)
+	switch limit := c.limits.MaxConnections; {
+	case !c.limits.admits(c.uid):
 		return wire.Errorf(wire.CodePermissionDenied, "uid %d may not connect: see listen.allow_uids", c.uid)
 	case s.draining:
 		return wire.Errorf(wire.CodeDraining, "the sidecar is ending")
-	case c.admin && len(s.conns) >= limit+adminReserve, !c.admin && len(s.conns) >= limit:
+	case admin && len(s.conns) >= limit+adminReserve, !admin && len(s.conns) >= limit:
 		return wire.Errorf(wire.CodeQueueFull, "%d clients are connected: see listen.max_connections", len(s.conns)).
 			With("retry_after_ms", 1000)
 	}

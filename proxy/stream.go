@@ -87,7 +87,7 @@ func (s *stream) topUp(batch *wire.Batch) {
 
 // watchStallLocked cancels the stream when the client grants nothing for too long.
 func (s *stream) watchStallLocked() {
-	limit := s.call.conn.server.cfg.StreamStall
+	limit := s.call.conn.server.limits.Load().StreamStall
 	if limit <= 0 || s.ended {
 		return
 	}

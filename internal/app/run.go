@@ -138,7 +138,7 @@ func (s *sidecar) start() error {
 	if err != nil {
 		return errors.Join(err, kept.Close())
 	}
-	sessions, err = session.New(sessionConfig(s.cfg, s.pool, kept, s.log))
+	sessions, err = session.New(session.Config{Pool: s.pool, Store: kept, Settings: sessionSettings(s.cfg), Log: s.log})
 	close(made)
 	if err != nil {
 		s.atEnd(s.pool.Close)
@@ -149,7 +149,9 @@ func (s *sidecar) start() error {
 			s.log.Error("session store not closed", "error", err.Error())
 		}
 	})
-	s.server = proxy.New(s.proxyConfig(socket, sessions))
+	s.server = proxy.New(proxy.Config{
+		Socket: socket, Limits: limits(s.cfg), Version: s.options.Version, Pool: s.pool, Sessions: sessions, Log: s.log,
+	})
 	s.atEnd(s.server.Close)
 	s.atEnd(s.pool.Close) // before the connections: what is cut off is answered
 	admin.New(admin.Config{

@@ -12,15 +12,14 @@ import (
 	"github.com/dspex/dspex-sidecar/internal/config"
 	"github.com/dspex/dspex-sidecar/internal/session"
 	"github.com/dspex/dspex-sidecar/internal/store"
-	"github.com/dspex/dspex-sidecar/pool"
 )
 
-func sessionConfig(cfg *config.Config, p *pool.Pool, kept store.Store, log *slog.Logger) session.Config {
+func sessionSettings(cfg *config.Config) session.Settings {
 	s, b := &cfg.Sessions, &cfg.Budgets
-	return session.Config{
-		Pool: p, Store: kept, TTL: s.TTL, MaxAge: s.MaxAge, Max: s.Max, MaxState: s.MaxState, MaxTotal: s.MaxTotal,
+	return session.Settings{
+		TTL: s.TTL, MaxAge: s.MaxAge, Max: s.Max, MaxState: s.MaxState, MaxTotal: s.MaxTotal,
 		AutoCreate: s.AutoCreate, AnswerTTL: s.AnswerTTL, WeightLabel: s.WeightLabel, Weights: s.Weights,
-		Budgets: session.Budgets{Session: amounts(&b.Session), SessionDay: amounts(&b.SessionDay), OwnerDay: amounts(&b.OwnerDay)}, Log: log,
+		Budgets: session.Budgets{Session: amounts(&b.Session), SessionDay: amounts(&b.SessionDay), OwnerDay: amounts(&b.OwnerDay)},
 	}
 }
 

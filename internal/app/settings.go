@@ -8,7 +8,6 @@ import (
 
 	"github.com/dspex/dspex-sidecar/internal/config"
 	"github.com/dspex/dspex-sidecar/internal/launch"
-	"github.com/dspex/dspex-sidecar/internal/session"
 	"github.com/dspex/dspex-sidecar/pool"
 	"github.com/dspex/dspex-sidecar/proxy"
 	"github.com/dspex/dspex-sidecar/wire"
@@ -40,14 +39,14 @@ func poolSettings(cfg *config.Config) pool.Settings {
 	}
 }
 
-func (s *sidecar) proxyConfig(socket *proxy.Socket, sessions *session.Table) proxy.Config {
-	l := &s.cfg.Listen
+func limits(cfg *config.Config) proxy.Limits {
+	l := &cfg.Listen
 	self := uint32(os.Getuid()) //nolint:gosec // a uid
-	return proxy.Config{
-		Socket: socket, AllowUIDs: ints(l.Allowed(self)), AdminUIDs: ints(l.Admins(self)),
+	return proxy.Limits{
+		AllowUIDs: ints(l.Allowed(self)), AdminUIDs: ints(l.Admins(self)),
 		MaxConnections: l.MaxConnections, MaxInFlight: l.MaxInFlight, MaxInFlightBytes: l.MaxInFlightBytes, MaxInFlightUID: l.MaxInFlightUID,
 		MaxFrame: l.MaxFrame, HandshakeTimeout: l.HandshakeTimeout, FrameTimeout: l.FrameTimeout, WriteTimeout: l.WriteTimeout,
-		WriteBuffer: l.WriteBuffer, DefaultTimeout: l.DefaultTimeout, StreamStall: s.cfg.Pool.StreamStall, Version: s.options.Version, Pool: s.pool, Sessions: sessions, Log: s.log,
+		WriteBuffer: l.WriteBuffer, DefaultTimeout: l.DefaultTimeout, StreamStall: cfg.Pool.StreamStall,
 	}
 }
 

@@ -109,7 +109,7 @@ func (t *Table) beginLocked(s *session, k store.AnswerKey, params [32]byte, firs
 	t.bytes += a.size
 	return &store.Change{
 		Number: s.number, Forget: slices.DeleteFunc(stale, func(old store.AnswerKey) bool { return old == k }), // it is replaced
-		Answers: []store.Answer{{AnswerKey: k, Params: params, Left: t.cfg.AnswerTTL}},
+		Answers: []store.Answer{{AnswerKey: k, Params: params, Left: t.settings().AnswerTTL}},
 	}
 }
 

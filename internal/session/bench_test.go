@@ -91,7 +91,7 @@ func benchTable(b *testing.B, starter pool.Starter, sessions int) *session.Table
 	if err != nil {
 		b.Fatal(err)
 	}
-	t, err := session.New(session.Config{Pool: p, Store: store.Memory{}, TTL: time.Hour, Max: sessions, MaxState: 128 << 20})
+	t, err := session.New(session.Config{Pool: p, Store: store.Memory{}, Settings: session.Settings{TTL: time.Hour, Max: sessions, MaxState: 128 << 20}})
 	if err != nil {
 		b.Fatal(err)
 	}

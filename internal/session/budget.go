@@ -41,7 +41,7 @@ func spend(s *store.Spent, a store.Amounts, now time.Time) {
 // overBudgetLocked says why a call must not run: what a session, or its owner's ledger, may spend is spent.
 func (t *Table) overBudgetLocked(s, ledger *session) *wire.Error {
 	now := time.Now()
-	b := &t.cfg.Budgets
+	b := &t.settings().Budgets
 	if s != nil && !s.ledger {
 		roll(&s.spent, now)
 		if err := exceeded("session", &b.Session, &s.spent.Life, time.Time{}); err != nil {
@@ -61,7 +61,7 @@ func (t *Table) overBudgetLocked(s, ledger *session) *wire.Error {
 // countLocked adds to what a call's session and its owner have spent, where that is limited.
 func (t *Table) countLocked(c *call, a store.Amounts) {
 	now := time.Now()
-	if !c.session.ledger && t.cfg.Budgets.ofSessions() {
+	if !c.session.ledger && t.settings().Budgets.ofSessions() {
 		spend(&c.session.spent, a, now)
 	}
 	if c.ledger != nil {
@@ -71,7 +71,7 @@ func (t *Table) countLocked(c *call, a store.Amounts) {
 
 // spentLocked is what is to be stored, with a call's own change, of what its session has spent; nil: nothing.
 func (t *Table) spentLocked(c *call) *store.Spent {
-	if s := c.session; c.ran && (s == c.ledger || !s.ledger && t.cfg.Budgets.ofSessions()) {
+	if s := c.session; c.ran && (s == c.ledger || !s.ledger && t.settings().Budgets.ofSessions()) {
 		spent := s.spent
 		return &spent
 	}

@@ -92,7 +92,7 @@ func (c *call) Change(payload []byte) error {
 }
 
 // tooLong says whether the frames of a change take more than any that is to be had, its keys and its overhead included.
-func (c *call) tooLong() bool { return c.size > 4*c.table.cfg.MaxState }
+func (c *call) tooLong() bool { return c.size > 4*c.table.settings().MaxState }
 
 // Settle commits what has to be kept of a call, and passes its outcome on when that is in force: the changes of one that succeeded, its
 // answer where it has an idempotency key, and what it has spent. After an error nothing is known to have changed at the worker: where its answer
@@ -171,7 +171,7 @@ func (c *call) outcomeLocked(r *pool.Result) (change *store.Change, refused *wir
 // admitLocked says why a change cannot be made, if it cannot.
 func (c *call) admitLocked(change *store.Change) (refused *wire.Error) {
 	if c.tooLong() {
-		return tooMuch(c.session, c.size, c.table.cfg.MaxState)
+		return tooMuch(c.session, c.size, c.table.settings().MaxState)
 	}
 	for _, set := range [...]map[string][]byte{change.Set, change.Secrets} {
 		for k, v := range set {

@@ -42,7 +42,7 @@ func idle(t *testing.T, test func(b *rig, starter noWorkers)) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		b.table, err = session.New(session.Config{Pool: b.pool, Store: b.shelf, TTL: ttl, Max: 100, MaxState: maxState})
+		b.table, err = session.New(session.Config{Pool: b.pool, Store: b.shelf, Settings: session.Settings{TTL: ttl, Max: 100, MaxState: maxState}})
 		if err != nil {
 			t.Fatal(err)
 		}

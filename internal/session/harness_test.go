@@ -49,7 +49,7 @@ func (b *rig) begin() {
 		Size: 2, Concurrency: 4, CheckoutTimeout: patience, QueueLimit: 1000, HealthInterval: time.Minute, HealthTimeout: patience,
 		StartTimeout: patience, CancelGrace: patience, Pinning: pool.PinStrict, OverflowIdle: time.Minute,
 	}
-	cfg := session.Config{Store: b.shelf, TTL: time.Hour, Max: 100, MaxState: maxState, AnswerTTL: time.Hour}
+	cfg := session.Config{Store: b.shelf, Settings: session.Settings{TTL: time.Hour, Max: 100, MaxState: maxState, AnswerTTL: time.Hour}}
 	for _, o := range b.options {
 		o(&settings, &cfg)
 	}

@@ -21,7 +21,7 @@ func (t *Table) ledgerOf(batch *wire.Batch, owner string) *session {
 	}
 	t.mu.Unlock()
 	s := t.blank(Key{Owner: owner})
-	s.ledger, s.stored, s.ttl, s.active = true, true, max(ledgerTTL, t.cfg.AnswerTTL), 1
+	s.ledger, s.stored, s.ttl, s.active = true, true, max(ledgerTTL, t.settings().AnswerTTL), 1
 	s.flow = t.newFlow(s)
 	if first := t.enterLedger(s); first != s {
 		s.flow.Close(batch, notFound(s.key)) // it was never used
@@ -57,7 +57,7 @@ func (t *Table) enterLedger(s *session) *session {
 // newFlow is the flow of a session's calls.
 func (t *Table) newFlow(s *session) *pool.Flow {
 	f := t.cfg.Pool.NewFlow(s.key.Owner, !s.ledger)
-	if w := t.cfg.Weights[s.labels[t.cfg.WeightLabel]]; w > 1 {
+	if w := t.settings().weightOf(s.labels); w > 1 {
 		f.SetWeight(w)
 	}
 	return f
@@ -65,7 +65,7 @@ func (t *Table) newFlow(s *session) *pool.Flow {
 
 // SubmitFree hands in a call without a session, in a flow of the caller's.
 func (t *Table) SubmitFree(batch *wire.Batch, owner string, flow *pool.Flow, c *pool.Call) {
-	if t.cfg.Budgets.ofOwners() {
+	if t.settings().Budgets.ofOwners() {
 		l := t.ledgerOf(batch, owner)
 		c.Handler = &call{table: t, session: l, ledger: l, flow: flow, pool: c, inner: c.Handler}
 	}
@@ -74,7 +74,7 @@ func (t *Table) SubmitFree(batch *wire.Batch, owner string, flow *pool.Flow, c *
 
 // ledgerFor is the ledger that a call in a session is counted in; nil where owners have no budget.
 func (t *Table) ledgerFor(batch *wire.Batch, owner string) *session {
-	if !t.cfg.Budgets.ofOwners() {
+	if !t.settings().Budgets.ofOwners() {
 		return nil
 	}
 	return t.ledgerOf(batch, owner)

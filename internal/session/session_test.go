@@ -148,7 +148,7 @@ func TestExpiryGoesByTheMonotonicClock(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	table, err := New(Config{Pool: p, Store: store.Memory{}, TTL: time.Hour, Max: 1, MaxState: 1})
+	table, err := New(Config{Pool: p, Store: store.Memory{}, Settings: Settings{TTL: time.Hour, Max: 1, MaxState: 1}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/dspex/dspex-sidecar/internal/heap"
@@ -15,27 +16,16 @@ import (
 
 // Config is what New takes.
 type Config struct {
-	Pool       *pool.Pool
-	Store      store.Store
-	TTL        time.Duration // since the last use
-	MaxAge     time.Duration // since the creation; 0: none
-	Max        int           // sessions
-	MaxState   int           // bytes of one session: its state and the answers kept for it
-	MaxTotal   int           // bytes of all sessions; 0: no limit
-	AutoCreate bool          // a call in an unknown session makes it
-	AnswerTTL  time.Duration // how long the answer to a call with an idempotency key is kept
-	Budgets    Budgets
-
-	// The weight of a session in the queue, from 1 to 100, is chosen by the value of this label; it is 1 where nothing is.
-	WeightLabel string
-	Weights     map[string]int
-
+	Pool  *pool.Pool
+	Store store.Store
+	Settings
 	Log *slog.Logger
 }
 
 // Table holds all sessions. Make it with New, end it with Close.
 type Table struct {
-	cfg     Config
+	cfg     Config // but for the settings
+	now     atomic.Pointer[Settings]
 	tasks   sync.WaitGroup
 	wake    chan struct{}
 	stopped chan struct{}
@@ -63,6 +53,7 @@ func New(cfg Config) (*Table, error) {
 		cfg: cfg, wake: make(chan struct{}, 1), stopped: make(chan struct{}), sessions: make(map[Key]*session),
 		ledgers: make(map[string]*session), byNumber: make(map[uint64]*session), expiries: newExpiries(),
 	}
+	t.now.Store(&cfg.Settings)
 	if err := t.load(); err != nil {
 		return nil, err
 	}
@@ -120,11 +111,11 @@ func (t *Table) newSession(key Key, o Options) (*session, error) {
 	}
 	s := t.blank(key)
 	s.state, s.labels = state, o.Labels
-	s.ttl, s.maxAge = cmp.Or(o.TTL, t.cfg.TTL), cmp.Or(o.MaxAge, t.cfg.MaxAge)
+	s.ttl, s.maxAge = cmp.Or(o.TTL, t.settings().TTL), cmp.Or(o.MaxAge, t.settings().MaxAge)
 	s.started, s.lost, s.active = o.Started, o.Lost, 1
 	s.bytes = s.stateBytes()
-	if s.bytes > t.cfg.MaxState {
-		return nil, tooMuch(s, s.bytes, t.cfg.MaxState)
+	if s.bytes > t.settings().MaxState {
+		return nil, tooMuch(s, s.bytes, t.settings().MaxState)
 	}
 	s.flow = t.newFlow(s)
 	return s, nil
@@ -143,9 +134,9 @@ func (t *Table) enterLocked(s *session) *wire.Error {
 	if t.sessions[s.key] != nil {
 		return wire.Errorf(wire.CodeSessionExists, "the session %q exists", s.key.ID)
 	}
-	if len(t.sessions) >= t.cfg.Max {
+	if len(t.sessions) >= t.settings().Max {
 		return wire.Errorf(wire.CodeSessionLimit, "there are %d sessions already; end some, or raise sessions.max", len(t.sessions)).
-			With("limit", t.cfg.Max)
+			With("limit", t.settings().Max)
 	}
 	if err := t.roomLocked(s.bytes); err != nil {
 		return err
@@ -174,11 +165,11 @@ func (t *Table) addLocked(s *session) {
 
 // roomLocked says why all sessions together cannot be n bytes larger.
 func (t *Table) roomLocked(n int) *wire.Error {
-	if t.cfg.MaxTotal == 0 || n <= 0 || t.bytes+n <= t.cfg.MaxTotal {
+	if t.settings().MaxTotal == 0 || n <= 0 || t.bytes+n <= t.settings().MaxTotal {
 		return nil
 	}
 	return wire.Errorf(wire.CodeSessionLimit, "all sessions take %d bytes, and with %d more would be over sessions.max_total; end some, or raise it", t.bytes, n).
-		With("limit", t.cfg.MaxTotal)
+		With("limit", t.settings().MaxTotal)
 }
 
 func (t *Table) removeLocked(s *session) {
@@ -222,7 +213,7 @@ func (t *Table) use(batch *wire.Batch, key Key) (*session, error) {
 			return s, nil
 		}
 		t.mu.Unlock()
-		if !t.cfg.AutoCreate {
+		if !t.settings().AutoCreate {
 			return nil, notFound(key)
 		}
 		s, err := t.newSession(key, Options{})
@@ -292,8 +283,8 @@ func (t *Table) admitLocked(s *session, c *store.Change) *wire.Error {
 		return notFound(s.key)
 	}
 	n := s.grown(c)
-	if n > t.cfg.MaxState && n > s.bytes {
-		return tooMuch(s, n, t.cfg.MaxState)
+	if n > t.settings().MaxState && n > s.bytes {
+		return tooMuch(s, n, t.settings().MaxState)
 	}
 	return t.roomLocked(n - s.bytes)
 }
