@@ -20,14 +20,14 @@ const (
 
 // condemnLocked makes a worker end that does not do as it should: it takes no new call, and those in it get a grace time, unless all of
 // them were told to stop. Then it is killed.
-func (p *Pool) condemnLocked(w *Worker, why string, grace time.Duration, batch *wire.Batch) {
+func (p *Pool) condemnLocked(w *Worker, end endReason, why string, grace time.Duration, batch *wire.Batch) {
 	switch {
 	case w.state == workerReady:
 		w.setStateLocked(workerDraining)
 	case w.state != workerDraining || w.why != "":
 		return
 	}
-	w.why, w.quiet = why, make(chan struct{})
+	w.why, w.end, w.quiet = why, end, make(chan struct{})
 	if grace <= p.cfg.Settings.StopReport { // how the calls that were told to stop ended will be known soon
 		for _, c := range w.calls {
 			if c.state == callStopping && !c.told {

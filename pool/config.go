@@ -10,6 +10,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/dspex/dspex-sidecar/internal/metrics"
 	"github.com/dspex/dspex-sidecar/wire"
 )
 
@@ -51,7 +52,7 @@ type Settings struct {
 	SampleEvery   time.Duration // between looks at age and memory
 }
 
-// Config is what New takes. Only Log may be left out.
+// Config is what New takes. Background, Notified, Metrics and Log may be left out.
 type Config struct {
 	Name     string
 	Settings Settings
@@ -60,7 +61,10 @@ type Config struct {
 	Hello   func(workerID string) ([]byte, error)
 	// Background handles a request that a worker makes by itself, not for a call: answer must be called once.
 	Background func(method, params []byte, answer func(batch *wire.Batch, result []byte, err error))
-	Log        *slog.Logger
+	// Notified handles a notification that a worker makes; params are borrowed. An error means that the worker has broken the protocol.
+	Notified func(workerID string, method, params []byte) error
+	Metrics  *metrics.Metrics
+	Log      *slog.Logger
 }
 
 // Generation is what workers are started from.
@@ -125,6 +129,9 @@ func (c *Config) check() error {
 		return fmt.Errorf("pool %s: recycle_calls, recycle_memory or memory_limit out of range", c.Name)
 	case !slices.Contains([]Pinning{"", PinStrict, PinFailFast, PinSoft}, s.Pinning):
 		return fmt.Errorf("pool %s: pinning is %s, %s or %s, not %q", c.Name, PinStrict, PinFailFast, PinSoft, s.Pinning)
+	}
+	if c.Metrics == nil {
+		c.Metrics = metrics.New()
 	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)

@@ -68,11 +68,14 @@ func (p *Pool) ended(w *Worker, proc Process, cause error) {
 	requests := w.requests
 	w.requests, w.asks = nil, nil
 	quietly := planned || p.closing
+	end := w.endReasonLocked(starting, quietly)
 	p.unlock(&batch)
 	for _, done := range requests {
 		done(nil, errors.New(reason))
 	}
 	batch.Flush()
+	p.cfg.Metrics.WorkerEnded(p.cfg.Name, string(end))
+	p.cfg.Metrics.App.Forget(w.id)
 	if quietly {
 		w.log.Info("worker ended", "reason", reason)
 		return

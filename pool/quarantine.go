@@ -1,6 +1,10 @@
 package pool
 
-import "github.com/dspex/dspex-sidecar/wire"
+import (
+	"time"
+
+	"github.com/dspex/dspex-sidecar/wire"
+)
 
 // What a call has sent ahead of it, its session's state, may kill the worker that takes it. A flow of which something was on its way when a worker
 // died is a suspect: it goes on at a worker where nothing else of that kind is on its way, and nothing else begins until it has got through. Only a death
@@ -14,10 +18,12 @@ func (w *Worker) sendAheadLocked(f *Flow, t *Target, method string, params []byt
 		w.ahead = make(map[*Flow]int)
 	}
 	w.ahead[f]++
+	sent := time.Now()
 	w.requestLocked(t.batch, method, params, func(answer *wire.Frame, err error) {
 		if err != nil {
 			return // it died, and with it all that was on its way
 		}
+		w.pool.cfg.Metrics.Restore.Update(time.Since(sent).Seconds())
 		if answer.Error != nil {
 			w.log.Warn("worker refused a request", "method", method, "error", decodeError(answer.Error).Error())
 		}

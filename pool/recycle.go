@@ -64,7 +64,7 @@ func (p *Pool) examine(w *Worker) {
 	}
 	switch {
 	case s.MemoryLimit > 0 && memory > s.MemoryLimit:
-		p.condemnLocked(w, fmt.Sprintf("it took %s of memory, over the memory_limit of %s", mebibytes(memory), mebibytes(s.MemoryLimit)), 0, &batch)
+		p.condemnLocked(w, endMemory, fmt.Sprintf("it took %s of memory, over the memory_limit of %s", mebibytes(memory), mebibytes(s.MemoryLimit)), 0, &batch)
 	case w.overSoft >= softSamples:
 		p.recycleLocked(w, fmt.Sprintf("it takes %s of memory, over recycle_memory, %s", mebibytes(memory), mebibytes(s.RecycleMemory)), &batch)
 	case s.RecycleAge > 0 && float64(time.Since(w.ready)) >= float64(s.RecycleAge)*w.spread:

@@ -81,6 +81,7 @@ func (p *Pool) startLocked(g *generation, s *Settings, overflow bool) {
 	life, stop := context.WithCancelCause(p.life)
 	w.stop = stop
 	g.alive++
+	p.cfg.Metrics.WorkerStarted(p.cfg.Name)
 	if g == p.current {
 		p.workers = append(p.workers, w)
 		p.starts++

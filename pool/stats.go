@@ -2,6 +2,7 @@ package pool
 
 import (
 	"cmp"
+	"slices"
 	"time"
 )
 
@@ -106,4 +107,19 @@ func (w *Worker) snapshotLocked() WorkerSnapshot {
 		s.PID = w.proc.PID()
 	}
 	return s
+}
+
+// Memory is what each worker takes now, by its id, as far as the kernel says.
+func (p *Pool) Memory() map[string]int64 {
+	p.mu.Lock()
+	workers := slices.Clone(p.workers)
+	workers = slices.DeleteFunc(workers, func(w *Worker) bool { return w.proc == nil })
+	p.mu.Unlock()
+	out := make(map[string]int64, len(workers))
+	for _, w := range workers {
+		if m := w.vitals().Memory; m > 0 {
+			out[w.id] = m
+		}
+	}
+	return out
 }

@@ -92,7 +92,7 @@ func (p *Pool) dueLocked(c *Call, now time.Time, batch *wire.Batch) {
 	switch {
 	case c.state == callStopping && passed(c.killBy):
 		c.killBy = time.Time{}
-		p.condemnLocked(c.worker, "a call went on for "+p.cfg.Settings.CancelGrace.String()+" after it was told to stop", p.cfg.Settings.CancelGrace, batch)
+		p.condemnLocked(c.worker, endStuck, "a call went on for "+p.cfg.Settings.CancelGrace.String()+" after it was told to stop", p.cfg.Settings.CancelGrace, batch)
 	case c.state == callStopping:
 		p.reportLocked(c)
 	case passed(c.Deadline):

@@ -74,7 +74,7 @@ func (p *Pool) condemnSilent(w *Worker, v Vitals, computes bool, silent time.Dur
 	}
 	var batch wire.Batch
 	p.mu.Lock()
-	p.condemnLocked(w, "it did not answer a heartbeat within "+silent.String()+": "+what, 0, &batch)
+	p.condemnLocked(w, endStuck, "it did not answer a heartbeat within "+silent.String()+": "+what, 0, &batch)
 	p.unlock(&batch)
 	batch.Flush()
 }

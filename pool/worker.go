@@ -72,6 +72,7 @@ type Worker struct {
 	replaced bool          // its replacement has been asked for
 	vacant   chan struct{} // closed when a retired worker has no call left
 	why      string        // why it is made to end
+	end      endReason     // and of which kind that is
 	stacks   string        // where it was when it was killed
 	heard    uint64        // the last notice that its hello is as new as
 	told     bool          // it was asked to end: what is written to it now breaks its channel, and cuts its stop hooks off
@@ -243,7 +244,9 @@ func (w *Worker) handle(f *wire.Frame, owned bool, batch *wire.Batch) error {
 	case wire.KindRequest:
 		return w.asking(f, batch)
 	case wire.KindNotification:
-		w.log.Warn("worker notification", "method", string(f.Method))
+		if notified := w.pool.cfg.Notified; notified != nil {
+			return notified(w.id, f.Method, f.Payload)
+		}
 	case wire.KindCancel:
 		w.cancelAsk(f.ID, batch)
 	case wire.KindCredit, wire.KindUnknown:

@@ -32,6 +32,7 @@ func (c *conn) respond(batch *wire.Batch, id uint64, r *pool.Result) {
 	head := wire.AppendResponse(scratch[:0], id, &r.Meta)
 	n := len(head) + len(r.Payload)
 	if n <= c.maxFrame && len(head) <= wire.MaxHead {
+		c.server.metrics.Sent.Add(n)
 		c.outbox.Append(batch, head, r.Payload, r.Owned)
 		return
 	}

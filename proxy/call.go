@@ -3,6 +3,7 @@ package proxy
 import (
 	"time"
 
+	"github.com/dspex/dspex-sidecar/internal/metrics"
 	"github.com/dspex/dspex-sidecar/internal/session"
 	"github.com/dspex/dspex-sidecar/pool"
 	"github.com/dspex/dspex-sidecar/wire"
@@ -19,6 +20,8 @@ type call struct {
 	stream *stream         // nil: no stream
 	ticket *session.Ticket // its part in a call with an idempotency key; nil: it has none; guarded by conn.mu
 	size   int             // of its request; guarded by conn.mu, 0 once the call is finished
+	count  *metrics.Method // nil: its method was not known when it came, and is name
+	name   string
 }
 
 // maxApp is how long meta.app may be: with what the sidecar adds, the head that a worker gets has to stay within its limit.
@@ -48,18 +51,23 @@ func (c *conn) request(batch *wire.Batch, f *wire.Frame, owned bool) {
 	if m.Session != nil || m.SessionToken != nil {
 		k.key = c.keyOf(string(m.Session), string(m.SessionToken))
 	}
-	own := c.server.methods[string(f.Method)]
-	refused, again := c.enter(k, &m, own != nil)
+	own, isOwn := c.server.methods[string(f.Method)]
+	k.count = own.count
+	if !isOwn {
+		k.countAs(f.Method)
+	}
+	refused, again := c.enter(k, &m, isOwn)
 	switch {
 	case again:
 		c.protocolError(batch, f.ID, wire.CodeInvalidFrame, "a request with this id is in flight")
 	case refused != nil:
+		k.counted(refused, &noTimes)
 		c.refuse(batch, f.ID, refused)
-	case own != nil && m.Stream > 0:
+	case isOwn && m.Stream > 0:
 		k.end(batch, wire.Errorf(wire.CodeInvalidParams, "%s does not stream: call it without meta.stream", f.Method))
-	case own != nil && m.IdempotencyKey != nil:
+	case isOwn && m.IdempotencyKey != nil:
 		k.end(batch, wire.Errorf(wire.CodeInvalidParams, "%s takes no idempotency key", f.Method))
-	case own != nil:
+	case isOwn:
 		c.callOwn(batch, own, k, f.Payload)
 	default:
 		c.submit(batch, k, f, &m, owned)
@@ -189,12 +197,14 @@ func (k *call) Item(batch *wire.Batch, payload []byte, owned bool) {
 			"an item takes %d bytes, the client receives at most %d", n, k.conn.maxFrame).With("limit", k.conn.maxFrame).With("length", n))
 		return
 	}
+	k.conn.server.metrics.Items.Inc()
 	k.stream.pass(batch, head, payload, owned)
 }
 
 // Settle answers the client.
 func (k *call) Settle(batch *wire.Batch, r *pool.Result) {
 	c := k.conn
+	k.counted(r.Err, &r.Meta)
 	if k.stream != nil {
 		k.stream.end()
 	}

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/dspex/dspex-sidecar/internal/metrics"
 	"github.com/dspex/dspex-sidecar/internal/session"
 	"github.com/dspex/dspex-sidecar/pool"
 )
@@ -16,6 +17,7 @@ type Config struct {
 	Version  string
 	Pool     *pool.Pool
 	Sessions *session.Table
+	Metrics  *metrics.Metrics // may be left out, as Log may
 	Log      *slog.Logger
 }
 
@@ -34,6 +36,8 @@ type Limits struct {
 	WriteBuffer      int           // bytes that may wait to be written to one connection
 	DefaultTimeout   time.Duration // of calls that bring none; 0: no deadline
 	StreamStall      time.Duration
+	SlowCall         time.Duration // calls that take longer are logged; 0: none is
+	AccessSample     float64       // the share of calls that are logged
 }
 
 func (l *Limits) admits(uid int) bool { return l.administers(uid) || slices.Contains(l.AllowUIDs, uid) }

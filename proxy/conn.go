@@ -169,6 +169,7 @@ func (c *conn) read(batch *wire.Batch) error {
 		}
 		body, owned, err := c.reader.Next()
 		if err == nil {
+			c.server.metrics.Received.Add(len(body))
 			err = c.handle(body, owned, batch)
 		}
 		if err != nil && !c.survives(err, batch) {

@@ -57,6 +57,13 @@ func (s *Socket) open() (*net.UnixListener, error) {
 	return l, nil
 }
 
+// Listener is for those who serve something else on a socket that is made with the same care.
+func (s *Socket) Listener() net.Listener {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.listener
+}
+
 // lost says whether somebody removed the file of a socket that is to be there.
 func (s *Socket) lost() bool {
 	s.mu.Lock()

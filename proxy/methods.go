@@ -3,6 +3,7 @@ package proxy
 import (
 	"time"
 
+	"github.com/dspex/dspex-sidecar/internal/metrics"
 	"github.com/dspex/dspex-sidecar/pool"
 	"github.com/dspex/dspex-sidecar/wire"
 )
@@ -13,6 +14,12 @@ type Reply func(batch *wire.Batch, result any, err error)
 // Method is one of the sidecar's own methods. It must not block: what has to wait replies later.
 type Method func(batch *wire.Batch, who *Caller, params []byte, reply Reply)
 
+// ownMethod is one of the sidecar's own methods, and what counts its calls.
+type ownMethod struct {
+	run   Method
+	count *metrics.Method
+}
+
 // Plain makes a Method of a function that answers at once.
 func Plain(f func(who *Caller, params []byte) (any, error)) Method {
 	return func(batch *wire.Batch, who *Caller, params []byte, reply Reply) {
@@ -22,7 +29,7 @@ func Plain(f func(who *Caller, params []byte) (any, error)) Method {
 }
 
 // callOwn runs one of the sidecar's own methods.
-func (c *conn) callOwn(batch *wire.Batch, m Method, k *call, params []byte) {
+func (c *conn) callOwn(batch *wire.Batch, m ownMethod, k *call, params []byte) {
 	if !k.Deadline.IsZero() && !k.since.Before(k.Deadline) {
 		k.end(batch, wire.Errorf(wire.CodeDeadlineExceeded, "the deadline had passed when the call came").With("ended_by", "queue"))
 		return
@@ -31,7 +38,7 @@ func (c *conn) callOwn(batch *wire.Batch, m Method, k *call, params []byte) {
 	if k.key.Owner != "" {
 		who.Owner = k.key.Owner
 	}
-	m(batch, who, params, func(b *wire.Batch, result any, err error) {
+	m.run(batch, who, params, func(b *wire.Batch, result any, err error) {
 		r := &pool.Result{Meta: wire.ResponseMeta{QueueUS: -1, RunUS: -1}, Owned: true}
 		if err == nil {
 			r.Payload, err = wire.Marshal(result)

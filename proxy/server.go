@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/dspex/dspex-sidecar/internal/metrics"
 	"github.com/dspex/dspex-sidecar/wire"
 )
 
@@ -21,7 +22,8 @@ type Server struct {
 	cfg     Config // but for the limits
 	limits  atomic.Pointer[Limits]
 	log     *slog.Logger
-	methods map[string]Method // set before Serve
+	metrics *metrics.Metrics
+	methods map[string]ownMethod // set before Serve
 	tasks   sync.WaitGroup
 	done    chan struct{} // closed by Close
 
@@ -40,17 +42,24 @@ func New(cfg Config) *Server {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
+	if cfg.Metrics == nil {
+		cfg.Metrics = metrics.New()
+	}
 	s := &Server{
-		cfg: cfg, log: cfg.Log, done: make(chan struct{}), conns: make(map[*conn]struct{}), refused: make(map[*conn]struct{}),
-		uids: make(map[int]*atomic.Int64),
+		cfg: cfg, log: cfg.Log, metrics: cfg.Metrics, done: make(chan struct{}), conns: make(map[*conn]struct{}), refused: make(map[*conn]struct{}),
+		uids: make(map[int]*atomic.Int64), methods: make(map[string]ownMethod),
+	}
+	for name, m := range s.ownMethods() {
+		s.Handle(name, m)
 	}
 	s.limits.Store(&cfg.Limits)
-	s.methods = s.ownMethods()
 	return s
 }
 
 // Handle adds one of the sidecar's own methods; before Serve only.
-func (s *Server) Handle(name string, m Method) { s.methods[name] = m }
+func (s *Server) Handle(name string, m Method) {
+	s.methods[name] = ownMethod{run: m, count: s.metrics.Add(name)}
+}
 
 // Serve begins to accept, and goes on until Drain or Close.
 func (s *Server) Serve() {

@@ -54,6 +54,7 @@ func (s *stream) pass(batch *wire.Batch, head, payload []byte, owned bool) {
 		s.mu.Unlock()
 		return
 	}
+	s.call.conn.server.metrics.Sent.Add(len(head) + len(payload))
 	s.call.conn.outbox.Append(batch, head, payload, owned)
 	if s.out > 0 {
 		s.out--

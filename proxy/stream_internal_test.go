@@ -18,7 +18,7 @@ func TestNoItemFollowsItsResponse(t *testing.T) {
 	if c.outbox, err = wire.NewOutbox(mine, 0, 0, c.drained); err != nil {
 		t.Fatal(err)
 	}
-	k := &call{conn: c, id: 7}
+	k := &call{conn: c, id: 7, count: c.server.metrics.Other()}
 	k.stream = newStream(k, 10)
 	k.stream.begin()
 	c.calls[k.id] = k

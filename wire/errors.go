@@ -50,6 +50,19 @@ const (
 	CodeConnectionLost Code = "connection_lost"
 )
 
+// Codes are all of those, as text.
+func Codes() []string {
+	return []string{
+		string(CodeInvalidFrame), string(CodeHandshakeRequired), string(CodeUnsupportedProtocol), string(CodeFrameTooLarge),
+		string(CodePermissionDenied), string(CodeUnknownMethod), string(CodeInvalidParams), string(CodeInvalidSignature),
+		string(CodeSessionNotFound), string(CodeSessionExists), string(CodeSessionLimit), string(CodeSessionBusy), string(CodeSessionLost),
+		string(CodeSessionMoved), string(CodeProgramNotFound), string(CodeProgramExists), string(CodeProgramError), string(CodeLMError),
+		string(CodeNotSerializable), string(CodeQueueFull), string(CodeCheckoutTimeout), string(CodeDeadlineExceeded), string(CodeCancelled),
+		string(CodeWorkerLost), string(CodeNoWorkers), string(CodeDraining), string(CodeBudgetExceeded), string(CodeStorageUnavailable),
+		string(CodeInternal), string(CodeStaleSession), string(CodeConnectionLost),
+	}
+}
+
 // retryable says for each code whether the same call may succeed later without having run.
 func (c Code) retryable() bool {
 	switch c {

@@ -14,6 +14,7 @@ import (
 	"github.com/dspex/dspex-sidecar/internal/config"
 	"github.com/dspex/dspex-sidecar/internal/keeper"
 	"github.com/dspex/dspex-sidecar/internal/launch"
+	"github.com/dspex/dspex-sidecar/internal/metrics"
 	"github.com/dspex/dspex-sidecar/internal/session"
 	"github.com/dspex/dspex-sidecar/pool"
 	"github.com/dspex/dspex-sidecar/proxy"
@@ -43,7 +44,7 @@ func Run(ctx context.Context, o Options) error {
 	}
 	ballast := make([]byte, ballastSize)
 	defer runtime.KeepAlive(ballast)
-	s := &sidecar{cfg: cfg, options: o, log: newLog(cfg, o.Stderr)}
+	s := &sidecar{cfg: cfg, options: o, log: newLog(cfg, o.Stderr), metrics: metrics.New(wire.Codes()...)}
 	if err := s.start(); err != nil {
 		soon, cancel := context.WithTimeout(context.Background(), lastWait)
 		defer cancel()
@@ -76,6 +77,7 @@ type sidecar struct {
 	cfg     *config.Config
 	options Options
 	log     *slog.Logger
+	metrics *metrics.Metrics
 	server  *proxy.Server
 	pool    *pool.Pool
 	ends    []func(context.Context)
@@ -133,12 +135,13 @@ func (s *sidecar) start() error {
 			<-made
 			background(sessions, method, params, answer)
 		},
-		Log: s.log.With("pool", "default"),
+		Notified: func(worker string, method, params []byte) error { return notified(s.metrics, worker, method, params) },
+		Metrics:  s.metrics, Log: s.log.With("pool", "default"),
 	})
 	if err != nil {
 		return errors.Join(err, kept.Close())
 	}
-	sessions, err = session.New(session.Config{Pool: s.pool, Store: kept, Settings: sessionSettings(s.cfg), Log: s.log})
+	sessions, err = session.New(session.Config{Pool: s.pool, Store: kept, Settings: sessionSettings(s.cfg), Metrics: s.metrics, Log: s.log})
 	close(made)
 	if err != nil {
 		s.atEnd(s.pool.Close)
@@ -150,13 +153,17 @@ func (s *sidecar) start() error {
 		}
 	})
 	s.server = proxy.New(proxy.Config{
-		Socket: socket, Limits: limits(s.cfg), Version: s.options.Version, Pool: s.pool, Sessions: sessions, Log: s.log,
+		Socket: socket, Limits: limits(s.cfg), Version: s.options.Version, Pool: s.pool, Sessions: sessions, Metrics: s.metrics, Log: s.log,
 	})
 	s.atEnd(s.server.Close)
 	s.atEnd(s.pool.Close) // before the connections: what is cut off is answered
-	admin.New(admin.Config{
-		Pool: s.pool, Server: s.server, Sessions: sessions, Models: models.failures, Version: s.options.Version, Generation: 1,
-	}).Register(s.server)
+	a := admin.New(admin.Config{
+		Pool: s.pool, Server: s.server, Sessions: sessions, Models: models.failures, Metrics: s.metrics, Version: s.options.Version, Generation: 1,
+	})
+	a.Register(s.server)
+	if err := s.serveHTTP(a); err != nil {
+		return err
+	}
 	s.server.Serve()
 	return nil
 }
@@ -224,6 +231,21 @@ func (s *sidecar) hello(worker string, models *models) ([]byte, error) {
 		"concurrency": s.cfg.Pool.Concurrency, "cancel_grace_ms": s.cfg.Pool.CancelGrace.Milliseconds(),
 		"tracebacks": s.cfg.Pool.Tracebacks, "models": settings,
 	})
+}
+
+// notified handles what a worker tells the sidecar.
+func notified(m *metrics.Metrics, worker string, method, params []byte) error {
+	if string(method) != "sidecar.metrics" {
+		return nil // of a later version
+	}
+	var p struct {
+		Metrics []metrics.Report `msgpack:"metrics"`
+	}
+	if err := wire.Unmarshal(params, &p); err != nil {
+		return err
+	}
+	m.App.Report(worker, p.Metrics)
+	return nil
 }
 
 // background handles what a worker asks of the sidecar itself.

@@ -47,6 +47,7 @@ func limits(cfg *config.Config) proxy.Limits {
 		MaxConnections: l.MaxConnections, MaxInFlight: l.MaxInFlight, MaxInFlightBytes: l.MaxInFlightBytes, MaxInFlightUID: l.MaxInFlightUID,
 		MaxFrame: l.MaxFrame, HandshakeTimeout: l.HandshakeTimeout, FrameTimeout: l.FrameTimeout, WriteTimeout: l.WriteTimeout,
 		WriteBuffer: l.WriteBuffer, DefaultTimeout: l.DefaultTimeout, StreamStall: cfg.Pool.StreamStall,
+		SlowCall: cfg.Log.SlowCall, AccessSample: cfg.Log.AccessSample,
 	}
 }
 

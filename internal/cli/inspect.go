@@ -205,7 +205,11 @@ func recentFailure(result map[string]any) string {
 	return lastFailure(result)
 }
 
-type statsCommand struct{ question }
+type statsCommand struct {
+	question
+
+	Prometheus bool `help:"Print all metrics, in the text format of Prometheus."`
+}
 
 func (*statsCommand) Help() string { return "Example:\n\n    " + program + " stats --json" }
 
@@ -231,6 +235,14 @@ func poolFailure(row map[string]any) string {
 
 // Run prints the statistics.
 func (c *statsCommand) Run(ctx context.Context, e *Env) error {
+	if c.Prometheus {
+		result, err := c.ask(ctx, e, "sidecar.metrics", nil)
+		if err != nil {
+			return err
+		}
+		text, _ := result["text"].(string)
+		return e.print([]byte(text))
+	}
 	result, err := c.ask(ctx, e, "sidecar.stats", nil)
 	if err != nil || c.JSON {
 		return e.jsonUnless(err, result)

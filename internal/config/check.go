@@ -2,6 +2,7 @@ package config
 
 import (
 	"maps"
+	"net"
 	"slices"
 )
 
@@ -19,8 +20,18 @@ func (l *loader) check(c *Config) {
 		l.failKey(c, "pools.default.recycle_memory", "is %s, and must be below memory_limit, %s, at which a worker is killed",
 			showBytes(p.RecycleMemory), showBytes(p.MemoryLimit))
 	}
+	l.checkHTTP(c)
 	l.checkStore(c)
 	l.checkModels(c)
+}
+
+// checkHTTP notes an address that more can reach than was meant.
+func (l *loader) checkHTTP(c *Config) {
+	host, _, err := net.SplitHostPort(c.HTTP.Listen)
+	_, unix := c.HTTP.Unix()
+	if err == nil && !unix && !c.HTTP.Remote && host != "localhost" && !net.ParseIP(host).IsLoopback() {
+		l.failKey(c, "http.listen", "is an address that other machines reach: choose one of this machine alone, such as 127.0.0.1, or say http.remote = true")
+	}
 }
 
 // checkStore notes what the store lacks, or does not use.

@@ -24,6 +24,7 @@ type Config struct {
 	Budgets  Budgets
 	Models   map[string]*Model
 	Log      Log
+	HTTP     HTTP
 
 	origins map[string]origin // by key; absent: the default
 }
@@ -188,7 +189,23 @@ func (c *Config) DefaultModel() string {
 type Log struct {
 	Level  slog.Level
 	Format string // "json" or "text"
+	// SlowCall is how long a call may take, waiting included, before it is logged; 0: none is.
+	SlowCall time.Duration
+	// AccessSample is the share of calls that are logged.
+	AccessSample float64
 }
+
+// HTTP is the [http] table.
+type HTTP struct {
+	Listen string   // "" for none; "HOST:PORT", or "unix:" and an absolute path
+	Remote bool     // it may be an address that other machines reach
+	Hosts  []string // further names that requests may give
+}
+
+// Unix returns the path of the socket to listen on, where it is one.
+func (h HTTP) Unix() (path string, ok bool) { return strings.CutPrefix(h.Listen, unixPrefix) }
+
+const unixPrefix = "unix:"
 
 // DefaultSocket returns where the socket is unless something else is said: $XDG_RUNTIME_DIR/dspex/dspex.sock, else
 // /run/dspex/dspex.sock. environ has the form of os.Environ.

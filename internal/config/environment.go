@@ -85,7 +85,7 @@ func (l *loader) setVariable(c *Config, f field, name, raw string, from origin) 
 // unknownVariable notes a variable that looks like a setting and is none; others of that prefix are not ours to judge.
 func (l *loader) unknownVariable(c *Config, variable string, from origin) {
 	first, _, ok := strings.Cut(strings.TrimPrefix(variable, envPrefix), "_")
-	tables := append(l.below(nil), "http")
+	tables := l.below(nil)
 	if !ok || !slices.ContainsFunc(tables, func(table string) bool { return distance(strings.ToLower(first), table) <= 1 }) {
 		return
 	}

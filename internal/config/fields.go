@@ -14,12 +14,13 @@ var (
 	variablePattern = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 	passPattern     = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*\*?$`)
 	labelPattern    = regexp.MustCompile(`^[!-~]{1,64}$`)
+	hostPattern     = regexp.MustCompile(`^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$`)
 	modelPattern    = regexp.MustCompile(`^[!-~]{1,200}$`)
 )
 
 // fields returns all settings, in the order of the example.
 func fields() []field {
-	return slices.Concat(listenFields(), poolFields(), sessionFields(), budgetFields(), logFields(), modelFields())
+	return slices.Concat(listenFields(), poolFields(), sessionFields(), budgetFields(), logFields(), httpFields(), modelFields())
 }
 
 const (
@@ -271,5 +272,22 @@ func logFields() []field {
 			in(logLevel(), func(c *Config) *slog.Level { return &c.Log.Level })),
 		setting("log.format", `"json"`, "", Restart, `Form of the log on standard error: "json" or "text".`,
 			in(oneOf("json", "text"), func(c *Config) *string { return &c.Log.Format })),
+		setting("log.slow_call", `"0s"`, "", Live, `A call that takes longer, waiting included, is logged; "0s": none is.`,
+			in(duration(0), func(c *Config) *time.Duration { return &c.Log.SlowCall })),
+		setting("log.access_sample", "0", "", Live, "Share of all calls that are logged: 0 for none, 0.01 for one in a hundred, 1 for all.",
+			in(share(), func(c *Config) *float64 { return &c.Log.AccessSample })),
+	}
+}
+
+func httpFields() []field {
+	h := func(c *Config) *HTTP { return &c.HTTP }
+	return []field{
+		setting("http.listen", "", `"127.0.0.1:9464"`, Restart,
+			`Where /metrics, /healthz and /readyz are served: an address, or "unix:" and a path. Not given: nowhere.`,
+			in(httpAddress(), func(c *Config) *string { return &h(c).Listen })),
+		setting("http.remote", "false", "", Restart, "Allow an address that other machines reach: all that they can ask is what these three tell.",
+			in(boolean(), func(c *Config) *bool { return &h(c).Remote })),
+		setting("http.hosts", "[]", "", Restart, `Names that requests may give as their host, beside "localhost" and addresses.`,
+			in(names(`names of hosts, such as ["sidecar.example"]`, hostPattern), func(c *Config) *[]string { return &h(c).Hosts })),
 	}
 }

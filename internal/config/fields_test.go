@@ -15,6 +15,8 @@ func settable() []any {
 		true, int64(70000), int64(77), 0.5, "7s", "0600", "debug", "text", "soft", "json", "file", "a:b", "env:A", "https://a.example", "openai/a",
 		[]any{int64(7)},
 		[]any{"A"},
+		[]any{"a"},
+		"127.0.0.1:1",
 		"/a",
 	}
 }
@@ -55,7 +57,7 @@ func TestEachFieldHasASetting(t *testing.T) {
 		settings[f.key[:strings.LastIndex(strings.TrimSuffix(f.key, ".*"), ".")]]++
 	}
 	for table, v := range map[string]any{
-		"listen": Listen{}, "pools.default": Pool{}, "sessions": Sessions{}, "models.*": Model{}, "log": Log{},
+		"listen": Listen{}, "pools.default": Pool{}, "sessions": Sessions{}, "models.*": Model{}, "log": Log{}, "http": HTTP{},
 		"budgets.session": Budget{}, "budgets.session_day": Budget{}, "budgets.owner_day": Budget{},
 	} {
 		if n := reflect.TypeOf(v).NumField(); n != settings[table] {

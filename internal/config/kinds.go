@@ -112,6 +112,22 @@ func optionalFloat(low, high float64) kind[*float64] {
 	}
 }
 
+// share takes a part of a whole.
+func share() kind[float64] {
+	optional := optionalFloat(0, 1)
+	return kind[float64]{
+		wants: optional.wants,
+		parse: func(v any, s scope) (float64, error) {
+			f, err := optional.parse(v, s)
+			if err != nil {
+				return 0, err
+			}
+			return *f, nil
+		},
+		show: func(f float64) string { return optional.show(&f) },
+	}
+}
+
 // text takes strings that match the expression, or are empty where empty is allowed by it.
 func text(wants string, pattern *regexp.Regexp) kind[string] {
 	return kind[string]{

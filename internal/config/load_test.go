@@ -142,7 +142,7 @@ func TestProfilesWithoutFile(t *testing.T) {
 func TestMistakes(t *testing.T) {
 	rows := []struct{ text, want string }{
 		{"[pools.default]\nsice = 3", `:2:1: pools.default.sice is no setting; did you mean size? ([pools.default] has app, python, `},
-		{"[pool.default]\nsize = 3", `:1:2: pool is no setting; did you mean pools? (at the top there are listen, pools, sessions, budgets, log, models, profile)`},
+		{"[pool.default]\nsize = 3", `:1:2: pool is no setting; did you mean pools? (at the top there are listen, pools, sessions, budgets, log, http, models, profile)`},
 		{"size = 3", `:1:1: size is no setting; it belongs into [pools.default] (at the top`},
 		{"[sessions]\ncheckout_timeout = '1s'", `:2:1: sessions.checkout_timeout is no setting; it belongs into [pools.default] (`},
 		{"[pools.fast]\nsize = 3", `:1:8: pools.fast is a second pool: this version has one, [pools.default]`},
@@ -164,7 +164,13 @@ func TestMistakes(t *testing.T) {
 		{"[[pools.default]]\nsize=3", `:1:9: pools.default is a table, written [pools.default], not a list`},
 		{"[sessions]\nstore = 'file'", `:2:1: sessions.store is "file", and needs sessions.path, a folder for the sessions`},
 		{"[sessions]\nkey_file = 'x'", `:2:1: sessions.key_file seals what the store "file" keeps, and sessions.store is "memory"`},
-		{"[http]\nlisten = 'x'", `:1:2: http is not in this version`},
+		{"[http]\nlisten = 'x'", `:2:1: http.listen must be "HOST:PORT", where HOST is an address or localhost, or "unix:" and a path, not "x"`},
+		{"[http]\nlisten = ':80'", `:2:1: http.listen must be "HOST:PORT"`},
+		{"[http]\nlisten = '127.0.0.1:99999'", `:2:1: http.listen must be "HOST:PORT"`},
+		{"[http]\nlisten = 'unix:'", `:2:1: http.listen must be "HOST:PORT"`},
+		{"[http]\nlisten = '0.0.0.0:80'", `:2:1: http.listen is an address that other machines reach`},
+		{"[http]\nlisten = '[::]:80'", `:2:1: http.listen is an address that other machines reach`},
+		{"[http]\nhosts = ['A']", `: its item 1 is "A"`},
 		{"[sessions]\npinning = 'loose'", `:2:1: sessions.pinning must be "strict" or "fail_fast" or "soft", not "loose"`},
 		{"[listen]\nmode = 0o660", `:2:1: listen.mode must be the permissions as an octal string, such as "0660", not 432`},
 		{"[listen]\nmax_frame = '16MB'", `:2:1: listen.max_frame must be a size from 64KiB to 1GiB, such as "512KiB", "16MiB", "1GiB", or a number of bytes, not "16MB"`},
@@ -234,7 +240,7 @@ func TestMistakesInTheEnvironment(t *testing.T) {
 		{"DSPEX_POOLS_DEFAULT_SICE=4", `environment DSPEX_POOLS_DEFAULT_SICE: is no setting; did you mean DSPEX_POOLS_DEFAULT_SIZE?`},
 		{"DSPEX_MODELS_OTHER_MODEL=x", `; models are set this way only where the file has them: a-b, a_b, main`},
 		{"DSPEX_MODELS_A_B_MODEL=x", `could be models.a-b.model or models.a_b.model: set it in the file`},
-		{"DSPEX_HTTP_LISTEN=x", `is no setting`},
+		{"DSPEX_HTTP_LISTN=x", `is no setting; did you mean DSPEX_HTTP_LISTEN?`},
 		{"DSPEX_PROFILE=stage", `environment DSPEX_PROFILE: there is no profile "stage"; there are dev, mine, prod`},
 		{"DSPEX_MODELS_MAIN_API_KEY=sk-live-0123", `models.main.api_key must be a reference to a secret, "env:NAME" or "file:PATH"`},
 	}

@@ -2,9 +2,11 @@ package config
 
 import (
 	"errors"
+	"net"
 	"net/url"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 )
 
@@ -73,14 +75,7 @@ func commandLine() kind[[]string] {
 
 // variableNames takes names of environment variables, or beginnings that end in "*".
 func variableNames(pattern *regexp.Regexp) kind[[]string] {
-	return list(`a list of names of environment variables, such as ["PATH", "LC_*"]; "*" alone is not one`,
-		func(v any) (string, error) {
-			s, ok := v.(string)
-			if !ok || !pattern.MatchString(s) {
-				return "", errKind
-			}
-			return s, nil
-		}, quote)
+	return names(`names of environment variables, such as ["PATH", "LC_*"]; "*" alone is not one`, pattern)
 }
 
 // webAddress takes the base URL of a model's server.
@@ -100,6 +95,41 @@ func webAddress() kind[string] {
 		},
 		show: showText,
 	}
+}
+
+// httpAddress takes where to listen for HTTP.
+func httpAddress() kind[string] {
+	return kind[string]{
+		wants: `"HOST:PORT", where HOST is an address or localhost, or "unix:" and a path`,
+		parse: func(v any, s scope) (string, error) {
+			text, ok := v.(string)
+			if !ok {
+				return "", errKind
+			}
+			if path, ok := strings.CutPrefix(text, unixPrefix); ok {
+				path, err := filePath("a path").parse(path, s)
+				return unixPrefix + path, err
+			}
+			host, port, err := net.SplitHostPort(text)
+			n, wrong := strconv.ParseUint(port, 10, 16)
+			if err != nil || wrong != nil || n == 0 || host != "localhost" && net.ParseIP(host) == nil {
+				return "", errKind
+			}
+			return text, nil
+		},
+		show: showText,
+	}
+}
+
+// names takes a list of texts that match the expression.
+func names(wants string, pattern *regexp.Regexp) kind[[]string] {
+	return list("a list of "+wants, func(v any) (string, error) {
+		s, ok := v.(string)
+		if !ok || !pattern.MatchString(s) {
+			return "", errKind
+		}
+		return s, nil
+	}, quote)
 }
 
 // errHidden is errKind for a value that must not be shown, since it may hold a secret.

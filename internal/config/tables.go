@@ -105,7 +105,7 @@ func (l *loader) unknown(path []string, from origin) {
 			return
 		}
 	}
-	if len(path) <= 2 && slices.Contains([]string{"http", "programs"}, key) {
+	if len(path) <= 2 && slices.Contains([]string{"programs"}, key) {
 		l.fail(from, key, "is not in this version")
 		return
 	}

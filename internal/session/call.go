@@ -2,6 +2,7 @@ package session
 
 import (
 	"bytes"
+	"time"
 
 	"github.com/dspex/dspex-sidecar/internal/store"
 	"github.com/dspex/dspex-sidecar/pool"
@@ -29,6 +30,7 @@ type call struct {
 	committing bool
 	finished   bool
 	pending    *store.Change // what is being committed
+	began      time.Time     // that
 	kept       *pool.Result  // the outcome, where the store takes its time
 	answered   bool          // the store has answered, with outcome
 	outcome    error
@@ -121,7 +123,7 @@ func (c *call) Settle(batch *wire.Batch, r *pool.Result) {
 		c.inner.Settle(batch, r)
 		return
 	}
-	c.committing, c.pending = true, change
+	c.committing, c.pending, c.began = true, change, time.Now()
 	t.mu.Unlock()
 	now, err := t.cfg.Store.Commit(change, c.fromStore)
 	if now {
@@ -198,6 +200,7 @@ func (c *call) abandonedLocked() {
 // not returned yet.
 func (c *call) fromStore(err error) {
 	c.table.mu.Lock()
+	c.table.cfg.Metrics.Commit.UpdateDuration(c.began)
 	c.answered, c.outcome = true, err
 	kept := c.kept
 	c.table.mu.Unlock()
@@ -213,6 +216,7 @@ func (c *call) fromStore(err error) {
 func (c *call) committed(batch *wire.Batch, r *pool.Result, err error) {
 	t, s := c.table, c.session
 	t.mu.Lock()
+	t.countCommit(err)
 	state := c.pending.Version != 0
 	switch {
 	case s.ended:
@@ -275,6 +279,14 @@ func (c *call) endTurn(batch *wire.Batch) {
 	}
 	c.flow.EndTurn(batch, c.pool)
 	c.inner.Finish(batch)
+}
+
+func (t *Table) countCommit(err error) {
+	if err != nil {
+		t.cfg.Metrics.CommitFailed.Inc()
+		return
+	}
+	t.cfg.Metrics.CommitsOK.Inc()
 }
 
 // keep makes a result independent of borrowed memory, for a commit that is not done at once.

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/dspex/dspex-sidecar/internal/heap"
+	"github.com/dspex/dspex-sidecar/internal/metrics"
 	"github.com/dspex/dspex-sidecar/internal/store"
 	"github.com/dspex/dspex-sidecar/pool"
 	"github.com/dspex/dspex-sidecar/wire"
@@ -19,7 +20,8 @@ type Config struct {
 	Pool  *pool.Pool
 	Store store.Store
 	Settings
-	Log *slog.Logger
+	Metrics *metrics.Metrics
+	Log     *slog.Logger
 }
 
 // Table holds all sessions. Make it with New, end it with Close.
@@ -46,6 +48,9 @@ type Table struct {
 
 // New makes a table of the sessions that the store keeps. An error means that those cannot be read.
 func New(cfg Config) (*Table, error) {
+	if cfg.Metrics == nil {
+		cfg.Metrics = metrics.New()
+	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
@@ -294,6 +299,13 @@ func (t *Table) Len() int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return len(t.sessions)
+}
+
+// Bytes is what all sessions take, as MaxTotal counts it.
+func (t *Table) Bytes() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.bytes
 }
 
 func notFound(key Key) *wire.Error {

@@ -119,6 +119,7 @@ func (u *turn) created(batch *wire.Batch, err error) {
 
 func (u *turn) committed(batch *wire.Batch, err error) {
 	t, s := u.table, u.session
+	t.countCommit(err)
 	t.mu.Lock()
 	var holder *pool.Worker
 	switch {
