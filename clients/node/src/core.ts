@@ -188,7 +188,8 @@ export class Core implements Sink {
     if (kind === Kind.request) this.refuse(id as number, error);
     else if (call === undefined) this.ignored++;
     else if (kind === Kind.item) this.cancel(call, error);
-    else this.#answered(call, error);
+    else if (kind === Kind.response) this.#answered(call, error);
+    else this.ignored++;
   }
 
   broken(reason: string): void {

@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
-import { type Client, connect, type Session, Timestamp } from "../src/index.js";
+import { type Caller, type Client, connect, type Session, Timestamp } from "../src/index.js";
 import { type LM, startLM } from "./support/lm.js";
 import { failure, TIMEOUT } from "./support/scripted.js";
 import { Sidecar } from "./support/sidecar.js";
@@ -122,18 +122,30 @@ describe("the application of the conformance suite", () => {
     }
   });
 
-  test("a cancel goes down all levels of functions", async () => {
-    const controller = new AbortController();
-    const aborted: Promise<unknown>[] = [];
-    client.offer("deep", async ({ value }, { signal, client: inner }) => {
-      aborted.push(new Promise((resolve) => signal.addEventListener("abort", resolve)));
-      if (value === 2) controller.abort();
-      return inner.call("ask", { question: "deep", value: value + 1 });
-    });
-    const { signal } = controller;
-    await failure(client.call("ask", { question: "deep", value: 0 }, { signal }), "cancelled");
-    assert.equal(aborted.length, 3);
-    await Promise.all(aborted);
+  test("a cancel at each level of functions ends what is below it, and nothing above", async () => {
+    for (let at = 0; at <= 3; at++) {
+      const controller = new AbortController();
+      const aborted = new Map<number, Promise<unknown>>();
+      const down = async (caller: Caller, value: number): Promise<unknown> => {
+        const { signal } = value === at ? controller : {};
+        const call = caller.call("ask", { question: "deep", value }, { signal });
+        if (value !== at) return { [value]: await call };
+        await failure(call, "cancelled");
+        return "cancelled here";
+      };
+      const takeBack = client.offer("deep", async ({ value }, { signal, client: inner }) => {
+        if (value >= at) aborted.set(value, new Promise((resolve) => signal.addEventListener("abort", resolve)));
+        if (value < 3) return down(inner, value + 1);
+        controller.abort();
+        return aborted.get(3);
+      });
+      let expected: unknown = "cancelled here";
+      for (let value = at - 1; value >= 0; value--) expected = { [value]: expected };
+      assert.deepEqual(await down(client, 0), expected);
+      assert.deepEqual([...aborted.keys()].sort(), [0, 1, 2, 3].slice(at));
+      await Promise.all(aborted.values());
+      takeBack();
+    }
   });
 
   test("a call in the session of the call that asks is refused, not waited for", async () => {

@@ -5,8 +5,8 @@ import { describe, test } from "node:test";
 import type { Asked, Client } from "../src/index.js";
 import { DspexError } from "../src/index.js";
 import type { Peer } from "../src/testing/index.js";
-import { Kind, type Response } from "../src/wire/index.js";
-import { echoing, event, failure, type Script, served } from "./support/scripted.js";
+import { encodeCancel, Kind, type Response } from "../src/wire/index.js";
+import { echoing, event, failure, framed, type Script, served } from "./support/scripted.js";
 
 /** Greet, take a call, ask with it, and pass the answer on as the call's own. */
 function asking(method: string, params = {}): Script {
@@ -172,4 +172,16 @@ test("a connection that is lost ends what was asked over it", async () => {
     await failure(client.call("m"), "connection_lost");
     await aborted.happened;
   });
+});
+
+test("a cancel that is too long settles no call of the client's", async () => {
+  const script: Script = async (peer) => {
+    await peer.greet();
+    const { id } = await peer.request();
+    const head = peer.frames((to) => encodeCancel(to, id)).subarray(4);
+    peer.raw(framed(Buffer.concat([head, Buffer.alloc(70_000)])));
+    peer.answer(id, "good");
+    await echoing(peer);
+  };
+  await served([script], async (client) => assert.equal(await client.call("m"), "good"), { maxFrame: 65_536 });
 });

@@ -57,6 +57,17 @@ class Peer:
         error = {"code": code, "message": "as scripted", "retryable": False, "details": None, **more}
         self.send(wire.encode_error(request.id, None, error))
 
+    def ask(self, id: int, method: str, call: wire.Request, params: dict[str, Any] | None = None) -> None:
+        """Ask the client for what a worker that runs `call` asks."""
+        self.send(wire.encode_request(id, method, {"call": call.id}, params))
+
+    def answered(self, id: int) -> Any:
+        """The next message, which has to be the answer to an ask: its result, or its error's code."""
+        message = self.read()
+        assert isinstance(message, wire.Response), message
+        assert message.id == id
+        return message.result if message.error is None else message.error["code"]
+
     def echo(self) -> None:
         """Answer every request with its params, until the client leaves."""
         while (message := self.read()) is not None:
@@ -114,6 +125,7 @@ def serving(*scripts: Script) -> Iterator[str]:
 
 TWINS: dict[type, type] = {
     dspex.Client: dspex.AsyncClient,
+    dspex.Caller: dspex.AsyncCaller,
     dspex.Session: dspex.AsyncSession,
     dspex.Program: dspex.AsyncProgram,
     dspex.Stream: dspex.AsyncStream,
@@ -125,7 +137,7 @@ class InThread:
 
     def __init__(self, inner: Any) -> None:
         self.inner = inner
-        self._twin = TWINS[type(inner)]
+        self._twin = next(twin for kind, twin in TWINS.items() if isinstance(inner, kind))
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self.inner, name)
@@ -161,7 +173,7 @@ class InThread:
 
 
 def wrap(value: Any) -> Any:
-    return InThread(value) if type(value) in TWINS else value
+    return InThread(value) if isinstance(value, tuple(TWINS)) else value
 
 
 def client(kind: str, path: str, **options: Any) -> Any:

@@ -38,6 +38,12 @@ def sidecar(peer: Peer) -> None:
                 assert peer.read() == wire.Cancel(message.id, None)
             peer.fail(message, code)
             continue
+        if method == "order":
+            peer.ask(1, "price", message, params)
+            nested = peer.read()
+            peer.answer(nested, nested.params["value"])
+            peer.answer(message, peer.answered(1))
+            continue
         if method == "count":
             peer.send(*[wire.encode_item(message.id, n) for n in range(params["n"])])
         elif "stream" in message.meta:
@@ -49,7 +55,7 @@ def sidecar(peer: Peer) -> None:
 def test_the_page(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     blocks = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.DOTALL | re.MULTILINE)
     assert len(blocks) >= 6
-    with serving(sidecar, sidecar) as path:
+    with serving(sidecar, sidecar, sidecar) as path:
         monkeypatch.setenv("DSPEX_SOCKET", path)
         space: dict[str, Any] = {"__name__": "page"}
         for block in blocks:
@@ -58,4 +64,5 @@ def test_the_page(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
     assert printed[:3] == ["1", "{'active_sessions': 0}", "1 w1 7"]
     assert "a process beside another {'lm_calls': 1}" in printed
     assert "cancelled" in printed
+    assert printed[printed.index("cancelled") + 1] == "3"
     assert "[0, 1, 2, 3, 4, 5, 6, 7, 8, 9]" in printed

@@ -12,10 +12,14 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from ._async.answering import AsyncAsked
+from ._async.caller import AsyncCaller
 from ._async.client import AsyncClient
 from ._async.program import AsyncProgram
 from ._async.session import AsyncSession
 from ._async.stream import AsyncStream
+from ._sync.answering import Asked
+from ._sync.caller import Caller
 from ._sync.client import Client
 from ._sync.program import Program
 from ._sync.session import Session
@@ -26,10 +30,14 @@ from .errors import DspexError
 from .outputs import Outputs
 
 __all__ = [
+    "Asked",
+    "AsyncAsked",
+    "AsyncCaller",
     "AsyncClient",
     "AsyncProgram",
     "AsyncSession",
     "AsyncStream",
+    "Caller",
     "CancelToken",
     "Client",
     "DspexError",

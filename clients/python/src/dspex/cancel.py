@@ -17,7 +17,7 @@ class CancelToken:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()  # guards what follows
-        self._hooks: list[Callable[[], None]] = []
+        self._hooks: list[Callable[[], object]] = []
         self._cancelled = False
 
     @property
@@ -34,7 +34,7 @@ class CancelToken:
             hook()
 
     @contextmanager
-    def attached(self, hook: Callable[[], None]) -> Iterator[None]:
+    def attached(self, hook: Callable[[], object]) -> Iterator[None]:
         """`hook` is called by `cancel` while the block runs; at once where it was cancelled before."""
         with self._lock:
             self._hooks.append(hook)

@@ -13,7 +13,8 @@ from enum import Enum
 from typing import Any, Final, NamedTuple
 
 from . import wire
-from .errors import Cancelled, ConnectionLost, DspexError, FrameTooLarge, InvalidFrame, UnknownMethod, error_from_wire
+from .cancel import CancelToken
+from .errors import Cancelled, ConnectionLost, DspexError, FrameTooLarge, InvalidFrame, error_from_wire
 
 
 class Reply(NamedTuple):
@@ -26,11 +27,12 @@ class Reply(NamedTuple):
 class Call:
     """A request in flight. `wake` is for the shell, which is to tell whoever waits that something changed."""
 
-    __slots__ = ("credit", "done", "error", "id", "items", "method", "reply")
+    __slots__ = ("credit", "done", "error", "id", "items", "method", "reply", "session")
 
     def __init__(self, method: str, credit: int = 0) -> None:
         self.id = 0
         self.method = method
+        self.session: str | None = None  # that it runs in
         self.credit = credit  # items that the other side may still send
         self.items: deque[Any] = deque()
         self.done = False  # settled, by a response or without one
@@ -60,6 +62,26 @@ class Call:
         raise self.error
 
 
+class Ask:
+    """A request of the sidecar's, for a worker that serves one of this client's calls.
+
+    Attributes:
+        session: that call's.
+        ended: why the answer is wanted no more; None while it is.
+        token: for the shell, which is to cancel it when `ended` was set.
+    """
+
+    __slots__ = ("ended", "id", "method", "params", "session", "token")
+
+    def __init__(self, id: int, method: str, params: dict[str, Any], session: str | None) -> None:
+        self.id = id
+        self.method = method
+        self.params = params
+        self.session = session
+        self.ended: DspexError | None = None
+        self.token = CancelToken()
+
+
 class State(Enum):
     GREETING = "greeting"
     READY = "ready"
@@ -82,6 +104,8 @@ class Core:
         state: see `State`.
         calls: what is in flight, by id; calls that were given up stay until their response comes.
         outgoing: frames to send, in order.
+        asks: what the sidecar asked and was not answered, by its own ids.
+        news: those that came, or ended, since the shell last took them.
         ignored: frames that belonged to nothing.
     """
 
@@ -89,6 +113,8 @@ class Core:
         self.state = State.GREETING
         self.calls: dict[int, Call] = {}
         self.outgoing: list[bytes] = []
+        self.asks: dict[int, Ask] = {}
+        self.news: list[Ask] = []
         self.ignored = 0
         self.splitter = wire.FrameSplitter(max_frame)
         self.server: dict[str, Any] = {}
@@ -122,13 +148,9 @@ class Core:
         if self.state is State.CLOSED:
             raise ConnectionLost("the connection is closed")
         id = self._last_id + 1
-        frame = wire.encode_request(id, call.method, meta, params)
-        if len(frame) - 4 > self._peer_limit:
-            raise FrameTooLarge(
-                f"the request takes {len(frame) - 4} bytes, and the sidecar takes {self._peer_limit}",
-                details={"limit": self._peer_limit, "length": len(frame) - 4},
-            )
+        frame = self._fitting(wire.encode_request(id, call.method, meta, params), "the request")
         self._last_id = call.id = id
+        call.session = meta.get("session") if meta else None
         self.calls[id] = call
         while self._orphans:
             self.cancel(self._orphans.popleft())
@@ -151,6 +173,25 @@ class Core:
         if not call.done:
             call.credit += n
             self.outgoing.append(wire.encode_credit(call.id, n))
+
+    def respond(self, ask: Ask, result: Any, error: DspexError | None) -> None:
+        """Answer, unless the answer is wanted no more. What cannot be sent is answered with the error that says so."""
+        if self.asks.get(ask.id) is not ask:
+            return
+        try:
+            if error is None:
+                frame = self._fitting(wire.encode_response(ask.id, None, result), "the answer")
+            else:
+                frame = self._fitting(wire.encode_error(ask.id, None, error.to_wire()), "the error")
+        except DspexError as failed:
+            frame = wire.encode_error(ask.id, None, failed.to_wire() | {"details": None} if error else failed.to_wire())
+        del self.asks[ask.id]
+        self.outgoing.append(frame)
+
+    def take_news(self) -> list[Ask]:
+        """Asks that came, and those that ended since: `ended` tells which."""
+        news, self.news = self.news, []
+        return news
 
     def take_outgoing(self) -> bytes:
         """All frames to send, in order."""
@@ -178,7 +219,7 @@ class Core:
             except wire.StructureError as error:
                 self.close(ConnectionLost(f"the sidecar broke the protocol: {error}"))
             except (wire.EnvelopeError, wire.ContentError) as error:
-                self._settle(error.id, None, InvalidFrame(f"the answer cannot be read: {error}"))
+                self._unreadable(error)
             else:
                 self._message(message)
 
@@ -193,6 +234,8 @@ class Core:
             id, call = next(iter(self.calls.items()))
             call.settle(None, error)
             self.calls.pop(id, None)
+        while self.asks:
+            self._ask_ended(next(iter(self.asks)), error)
 
     def end_of_file(self) -> None:
         """The other side has closed the connection."""
@@ -212,12 +255,38 @@ class Core:
                 self._item(id, item)
             case wire.Notification(method, _, params):
                 self._notification(method, params)
-            case wire.Request(id, method):
-                # Functions that a client offers to its calls' workers will be looked up here.
-                error_map = UnknownMethod(f"this client offers no method {method!r}").to_wire()
-                self.outgoing.append(wire.encode_error(id, None, error_map))
+            case wire.Request(id, method, meta, params) if id not in self.asks:
+                serves = meta.get("call")
+                call = self.calls.get(serves) if type(serves) is int else None
+                self.asks[id] = ask = Ask(id, method, params, call.session if call is not None else None)
+                self.news.append(ask)
+            case wire.Cancel(id, reason) if id in self.asks:
+                ended = Cancelled(reason or "the call that asks has ended", details={"ended_by": "caller"})
+                self.outgoing.append(wire.encode_error(id, None, ended.to_wire()))
+                self._ask_ended(id, ended)
             case _:
                 self.ignored += 1
+
+    def _ask_ended(self, id: int, error: DspexError) -> None:
+        ask = self.asks[id]
+        ask.ended = error
+        self.news.append(ask)
+        del self.asks[id]
+
+    def _unreadable(self, error: wire.EnvelopeError | wire.ContentError) -> None:
+        """A frame came that breaks the rules: what it belongs to hears of it, where that can be told."""
+        id, kind = error.id, error.kind
+        invalid = InvalidFrame(f"what came cannot be read: {error}")
+        if id is None:
+            self.ignored += 1
+        elif kind == wire.Kind.REQUEST and isinstance(error, wire.ContentError):
+            self.outgoing.append(wire.encode_error(id, None, invalid.to_wire()))
+        elif kind == wire.Kind.RESPONSE:
+            self._settle(id, None, invalid)
+        elif kind == wire.Kind.ITEM and id in self.calls:
+            self.cancel(self.calls[id], invalid)  # its response is still to come
+        else:
+            self.ignored += 1
 
     def _settle(self, id: int | None, reply: Reply | None, error: DspexError | None) -> None:
         call = self.calls.get(id) if id is not None else None
@@ -265,8 +334,20 @@ class Core:
             self.outgoing.append(wire.encode_error(id, None, error.to_wire()))
         elif kind == wire.Kind.ITEM and id in self.calls:
             self.cancel(self.calls[id], error)
-        else:
+        elif kind == wire.Kind.RESPONSE:
             self._settle(id, None, error)
+        else:
+            self.ignored += 1
+
+    def _fitting(self, frame: bytes, what: str) -> bytes:
+        """The frame. Raises FrameTooLarge where the sidecar would not take it."""
+        length, limit = len(frame) - 4, self._peer_limit
+        if length > limit:
+            raise FrameTooLarge(
+                f"{what} takes {length} bytes, and the sidecar takes {limit}",
+                details={"limit": limit, "length": length},
+            )
+        return frame
 
     def _move(self, to: State) -> None:
         if to not in _NEXT[self.state]:

@@ -2,36 +2,36 @@
 
 The code under `_sync` is written from that under `_async` by `unasync.py`, but for `link.py` and `runtime.py`.
 """
-# ruff: noqa: ASYNC109 - the protocol carries the deadline; asyncio.timeout around a call works as well
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import copy
 from functools import partial
 from time import monotonic
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from dspex import forks, wire
 from dspex.backoff import delays
-from dspex.cancel import CancelToken
-from dspex.core import Reply, call_meta
-from dspex.deadline import Deadline, deadline_of
-from dspex.errors import ConnectionLost, Draining, DspexError
+from dspex.core import Ask
+from dspex.deadline import Deadline
+from dspex.errors import ConnectionLost, Draining, DspexError, UnknownMethod
+from dspex.offers import Offers
 from dspex.place import socket_path
 
+from .answering import answer
+from .caller import AsyncCaller
 from .link import Link
-from .program import AsyncProgram
-from .runtime import Turn, sleep
-from .session import AsyncSession
-from .stream import AsyncStream
+from .runtime import Beside, Turn, sleep
 
-_LOST = 2  # connections that may be lost under an idempotent call before its caller is told
+if TYPE_CHECKING:
+    from .answering import Offered
+
 _HANDSHAKE = 5.0  # seconds that a sidecar may take to answer it
 
 
-class AsyncClient:
+class AsyncClient(AsyncCaller):
     """A client of one sidecar. Use it as a context manager, or close it.
 
     It connects when first used, and again where the connection was lost, in a forked child, too. Any number of calls
@@ -60,7 +60,7 @@ class AsyncClient:
         max_frame: int = wire.DEFAULT_FRAME,
     ) -> None:
         self.path = socket_path(path)
-        self.timeout = timeout
+        super().__init__(timeout, Offers())
         self._hello: dict[str, Any] = {"client": {"name": name, "version": _version()}}
         if token is not None:
             self._hello["token"] = token
@@ -72,6 +72,7 @@ class AsyncClient:
         self._connecting = Turn()  # held while a connection is made; guards _link, _leaving and _failure
         self._failure: tuple[float, DspexError] | None = None  # when the last attempt that failed began, and its error
         self._closed = False
+        self._beside = Beside()  # runs what the sidecar asks for
         forks.watch(self)
 
     async def connect(self, wait: float | None = None) -> Self:
@@ -86,131 +87,13 @@ class AsyncClient:
         """What the sidecar said of itself: `server`, `connection`, `max_frame`, `max_in_flight`; empty before."""
         return dict(self._link.core.server) if self._link is not None else {}
 
-    async def call(
-        self,
-        method: str,
-        params: Mapping[str, Any] | None = None,
-        *,
-        timeout: float | None = None,
-        session: str | None = None,
-        session_token: str | None = None,
-        pool: str | None = None,
-        retry: Literal["safe"] | None = None,
-        traceparent: str | None = None,
-        app: Mapping[str, Any] | None = None,
-        cancel: CancelToken | None = None,
-        idempotency_key: str | None = None,
-        idempotent: bool = False,
-    ) -> Any:
-        """Call a method, and return its result.
+    def offer(self, name: str, function: Offered) -> Callable[[], None]:
+        """Let the workers that serve this client's calls call a function of this process.
 
-        Args:
-            method: of the application, of the DSPy application, or of the sidecar (`sidecar.stats`).
-            params: by name.
-            timeout: seconds until the call is answered `deadline_exceeded`; what connecting takes is part of them.
-            session: the session's id, and `session_token` where it was made with one.
-            pool: the pool to use.
-            retry: "safe": the call may be run again if its worker dies.
-            traceparent: W3C trace context.
-            app: handed to the application as it is.
-            cancel: a token that another thread may cancel the call with.
-            idempotency_key: names the call: the sidecar runs it once, however often it is asked for, and answers all
-                alike, for as long as it keeps answers.
-            idempotent: where the connection is lost, ask again over a new one, with the same key; one is made where
-                none is given.
-
-        Raises DspexError: the class goes by the error's code. Abandoning the call cancels it.
+        It is given the parameters by name and what it needs to make calls itself (`AsyncAsked`). What it returns is the
+        answer, what it raises is the error. Returns what takes it back.
         """
-        meta = call_meta(
-            session=session,
-            session_token=session_token,
-            pool=pool,
-            retry=retry,
-            traceparent=traceparent,
-            app=app,
-            idempotency_key=idempotency_key,
-            idempotent=idempotent,
-        )
-        return (await self._exchange(method, params, meta, timeout, cancel, idempotent)).result
-
-    async def request(
-        self,
-        method: str,
-        params: Mapping[str, Any] | None = None,
-        *,
-        timeout: float | None = None,
-        cancel: CancelToken | None = None,
-        idempotent: bool = False,
-        **options: Any,
-    ) -> Reply:
-        """`call`, with its options, for who wants the meta of the answer too (see `Reply`)."""
-        meta = call_meta(idempotent=idempotent, **options)
-        return await self._exchange(method, params, meta, timeout, cancel, idempotent)
-
-    def stream(
-        self,
-        method: str,
-        params: Mapping[str, Any] | None = None,
-        *,
-        credit: int = 16,
-        timeout: float | None = None,
-        **options: Any,
-    ) -> AsyncStream[Any]:
-        """Call a streaming method: iterate over its items; after the last, `result` is what it returned.
-
-        Args:
-            credit: how many items may be on their way; more are asked for as they are taken.
-            timeout: seconds for the whole stream.
-            options: as those of `call`.
-
-        Use it as a context manager, or `close` it, where it may be left before its end: that cancels the call.
-        """
-        meta = call_meta(credit=credit, **options)
-        return AsyncStream(self, method, params, meta, credit, timeout, lambda reply: reply.result)
-
-    def session(self, id: str, *, token: str | None = None) -> AsyncSession:
-        """A session that is there already. Nothing is sent."""
-        return AsyncSession(self, id, token)
-
-    async def create_session(
-        self,
-        id: str | None = None,
-        *,
-        state: Mapping[str, Any] | None = None,
-        ttl: float | None = None,
-        max_age: float | None = None,
-        labels: Mapping[str, str] | None = None,
-        pool: str | None = None,
-        token: bool = False,
-    ) -> AsyncSession:
-        """Make a session. As a context manager it ends when the block does.
-
-        Args:
-            id: None: the sidecar makes one.
-            state: what it begins with.
-            ttl: seconds without use after which it expires.
-            max_age: seconds after which it expires, used or not.
-            labels: to find it by in `session.list`.
-            pool: the pool that it belongs to.
-            token: the session belongs to whoever holds its token, not to this user.
-
-        Raises SessionExists, SessionLimit.
-        """
-        given = {
-            "session": id,
-            "state": state,
-            "ttl_ms": None if ttl is None else round(ttl * 1000),
-            "max_age_ms": None if max_age is None else round(max_age * 1000),
-            "labels": labels,
-            "pool": pool,
-            "token": token or None,
-        }
-        made = await self.call("session.create", {key: value for key, value in given.items() if value is not None})
-        return AsyncSession(self, made["session"], made.get("token"))
-
-    def program(self, id: str) -> AsyncProgram:
-        """A program that the application or the configuration registered for all."""
-        return AsyncProgram(self, id, {})
+        return self._offers.add(None, name, function)
 
     async def close(self) -> None:
         """Close all connections. Calls in flight settle as ConnectionLost; nothing is left behind."""
@@ -244,34 +127,6 @@ class AsyncClient:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    async def _exchange(
-        self,
-        method: str,
-        params: Mapping[str, Any] | None,
-        meta: dict[str, Any],
-        timeout: float | None,
-        cancel: CancelToken | None,
-        idempotent: bool,
-    ) -> Reply:
-        deadline = self._deadline(timeout)
-        refused, lost = 1, _LOST if idempotent else 0  # how often the call may be sent again for each reason
-        while True:
-            link, call = await self._start(method, params, meta, deadline)
-            await self._settled(link, call, deadline, cancel)
-            if call.error is None:
-                break
-            if refused and self._may_go_again(link, call.error):
-                refused -= 1
-            elif lost and isinstance(call.error, ConnectionLost) and not self._closed:
-                lost -= 1
-            else:
-                break
-        reply: Reply = call.outcome()
-        return reply
-
-    def _deadline(self, timeout: float | None) -> Deadline | None:
-        return deadline_of(self.timeout if timeout is None else timeout)
-
     async def _start(
         self,
         method: str,
@@ -288,12 +143,20 @@ class AsyncClient:
             meta["timeout_ms"] = deadline.milliseconds()
         return link, await link.start(method, params, meta or None, credit, deadline)
 
-    async def _settled(self, link: Link, call: Any, deadline: Deadline | None, cancel: CancelToken | None) -> None:
-        if cancel is None:
-            await link.wait(call, deadline)
+    @property
+    def _connects_again(self) -> bool:
+        return not self._closed
+
+    def _asked(self, link: Link, ask: Ask) -> None:
+        """The sidecar asks, or wants an answer no more."""
+        if ask.ended is not None:
+            ask.token.cancel()
+            return
+        function = self._offers.find(ask.session, ask.method)
+        if function is None:
+            link.respond(ask, None, UnknownMethod(f"this client offers no method {ask.method!r}"))
         else:
-            with cancel.attached(partial(link.cancel_from_any_thread, call)):
-                await link.wait(call, deadline)
+            self._beside.start(partial(answer, link, ask, function, self._offers), ask.token)
 
     def _may_go_again(self, link: Link, error: Exception) -> bool:
         """A request that came after the sidecar's goaway was not executed: it goes over a new connection."""
@@ -346,7 +209,7 @@ class AsyncClient:
             if deadline is not None:
                 handshake = min(handshake, deadline.left())
             try:
-                return await Link.connect(self.path, self._hello, self._max_frame, handshake)
+                return await Link.connect(self.path, self._hello, self._max_frame, handshake, self._asked)
             except ConnectionLost:
                 if self._closed or monotonic() + delay >= until:
                     raise

@@ -6,11 +6,11 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from time import monotonic
 from typing import Any, Self
 
-from dspex.core import Call, Core, State
+from dspex.core import Ask, Call, Core, State
 from dspex.deadline import Deadline
 from dspex.errors import ConnectionLost, DspexError
 from dspex.place import lost, new_socket, no_greeting, no_sidecar
@@ -37,8 +37,9 @@ class TaskCall(Call):
 class Link(asyncio.BufferedProtocol):
     """One connection to a sidecar. All methods but `abandon` belong to the thread of the event loop."""
 
-    def __init__(self, sock: socket.socket, max_frame: int) -> None:
+    def __init__(self, sock: socket.socket, max_frame: int, asked: Callable[[Link, Ask], None]) -> None:
         self.core = Core(max_frame)
+        self._asked = asked  # called with what the sidecar asks, and again where that has ended
         self._loop = asyncio.get_running_loop()
         self._socket = sock  # the transport's
         self._scratch = memoryview(bytearray(_SCRATCH))
@@ -52,14 +53,21 @@ class Link(asyncio.BufferedProtocol):
         self._transport: asyncio.Transport
 
     @classmethod
-    async def connect(cls, path: str, hello: Mapping[str, Any], max_frame: int, timeout: float) -> Self:
+    async def connect(
+        cls,
+        path: str,
+        hello: Mapping[str, Any],
+        max_frame: int,
+        timeout: float,
+        asked: Callable[[Link, Ask], None],
+    ) -> Self:
         """Connect and greet, within `timeout` seconds. Raises DspexError."""
         sock = new_socket()
         loop = asyncio.get_running_loop()
         try:
             sock.setblocking(False)
             await asyncio.wait_for(loop.sock_connect(sock, path), timeout)
-            _, link = await loop.create_unix_connection(lambda: cls(sock, max_frame), sock=sock)
+            _, link = await loop.create_unix_connection(lambda: cls(sock, max_frame, asked), sock=sock)
         except BaseException as error:
             sock.close()
             if isinstance(error, OSError):
@@ -139,6 +147,12 @@ class Link(asyncio.BufferedProtocol):
         """`cancel`, from outside the event loop as well."""
         self._loop.call_soon_threadsafe(self.cancel, call)
 
+    def respond(self, ask: Ask, result: Any, error: DspexError | None) -> None:
+        """Answer what the sidecar asked, unless it wants the answer no more. Never waits."""
+        self.core.respond(ask, result, error)
+        if not self._transport.is_closing():
+            self._send()
+
     async def finish(self) -> bool:
         """Close the connection if nothing is in flight on it. True: it is closed."""
         if self.core.calls:
@@ -149,6 +163,7 @@ class Link(asyncio.BufferedProtocol):
     async def close(self) -> None:
         """End the connection: what is in flight settles as `connection_lost`. Returns when the descriptor is closed."""
         self.core.close(ConnectionLost("the client was closed"))
+        self._tell()
         self._transport.abort()
         await self._lost.wait()
 
@@ -156,6 +171,7 @@ class Link(asyncio.BufferedProtocol):
         """In a forked child, or where the event loop has ended: forget the connection."""
         self._socket.close()  # this process's descriptor alone: a parent's connection goes on
         self.core.outgoing.clear()
+        self.core.asks.clear()
         calls = list(self.core.calls.values())
         for call in calls:
             if isinstance(call, TaskCall):
@@ -180,6 +196,7 @@ class Link(asyncio.BufferedProtocol):
             core.handle(core.splitter.filled(nbytes))
         else:
             core.receive(self._scratch[:nbytes])
+        self._tell()
         if core.outgoing:
             self._send()
         if core.state is State.CLOSED:
@@ -187,12 +204,14 @@ class Link(asyncio.BufferedProtocol):
 
     def eof_received(self) -> None:
         self.core.end_of_file()
+        self._tell()
 
     def connection_lost(self, error: Exception | None) -> None:
         if isinstance(error, OSError):
             self.core.close(lost(error))
         else:
             self.core.end_of_file()
+        self._tell()
         if self._alarm is not None:
             self._alarm.cancel()
         self._writable.set()
@@ -203,6 +222,11 @@ class Link(asyncio.BufferedProtocol):
 
     def resume_writing(self) -> None:
         self._writable.set()
+
+    def _tell(self) -> None:
+        if self.core.news:
+            for ask in self.core.take_news():
+                self._asked(self, ask)
 
     # Writing and deadlines
 

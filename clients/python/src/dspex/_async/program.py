@@ -12,13 +12,13 @@ from dspex.outputs import Outputs
 from .stream import AsyncStream
 
 if TYPE_CHECKING:
-    from .client import AsyncClient
+    from .caller import AsyncCaller
 
 
 class AsyncProgram:
     """A program, in the sidecar: `outputs = await program(question="…")`."""
 
-    def __init__(self, client: AsyncClient, id: str, options: Mapping[str, Any]) -> None:
+    def __init__(self, client: AsyncCaller, id: str, options: Mapping[str, Any]) -> None:
         self.client = client
         self.id = id
         self._options = dict(options)

@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dspex.cancel import CancelToken
 
 sleep = asyncio.sleep
 
@@ -22,3 +28,29 @@ class Turn:
                 taken.append(True)
         except TimeoutError:
             taken.append(False)
+
+
+class Beside:
+    """Runs what is done beside the callers, each in a task that ends when its token is cancelled."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[None]] = set()  # else nothing would hold them
+
+    def start(self, work: Callable[[], Coroutine[Any, Any, None]], token: CancelToken) -> None:
+        task = asyncio.create_task(self._run(work, token))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _run(self, work: Callable[[], Coroutine[Any, Any, None]], token: CancelToken) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        with token.attached(task.cancel):
+            await work()
+
+
+async def invoke(function: Callable[..., Any], params: Any, asked: Any, token: CancelToken) -> Any:  # noqa: ARG001
+    """Call an offered function; a plain one on a thread, since it may wait for something."""
+    if inspect.iscoroutinefunction(function):
+        return await function(params, asked)
+    result = await asyncio.to_thread(function, params, asked)
+    return await result if inspect.isawaitable(result) else result

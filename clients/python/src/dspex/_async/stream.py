@@ -10,7 +10,7 @@ from dspex.deadline import Deadline
 from dspex.errors import DspexError
 
 if TYPE_CHECKING:
-    from .client import AsyncClient
+    from .caller import AsyncCaller
     from .link import Link
 
 T = TypeVar("T")
@@ -24,7 +24,7 @@ class AsyncStream(Generic[T]):
 
     def __init__(
         self,
-        client: AsyncClient,
+        client: AsyncCaller,
         method: str,
         params: Mapping[str, Any] | None,
         meta: dict[str, Any],
@@ -67,7 +67,7 @@ class AsyncStream(Generic[T]):
         call, link = self._call, self._link
         assert link is not None
         if not call.items:
-            await link.wait(call, self._deadline)
+            await self._client._settled(link, call, self._deadline, None)
         if call.items:
             item = call.items.popleft()
             self._taken += 1
@@ -99,7 +99,7 @@ class AsyncStream(Generic[T]):
         """Send the request, and wait for its first item or its end."""
         method, params, meta = self._request
         self._link, self._call = await self._client._start(method, params, meta, self._deadline, self._window)
-        await self._link.wait(self._call, self._deadline)
+        await self._client._settled(self._link, self._call, self._deadline, None)
 
     def _refused(self) -> bool:
         assert self._link is not None

@@ -1,9 +1,10 @@
 """One connection with threads: whoever waits for an answer reads, for all.
 
-There is no thread of its own. Of the threads that wait, one leads: it reads from the socket and settles calls, those
-of the others too. When it has what it waited for, it leaves the lead to another. So a single caller sends and receives
-in its own thread, without a switch between threads, and nothing is left running when nobody waits. Writing is alike:
-who comes while another writes leaves its frame, and the other takes it along.
+There is no thread of its own, but while functions that the client offers run and nobody waits. Of the threads that
+wait, one leads: it reads from the socket and settles calls, those of the others too. When it has what it waited for,
+it leaves the lead to another. So a single caller sends and receives in its own thread, without a switch between
+threads, and nothing is left running when nobody waits. Writing is alike: who comes while another writes leaves its
+frame, and the other takes it along.
 """
 
 from __future__ import annotations
@@ -11,18 +12,19 @@ from __future__ import annotations
 import select
 import socket
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from time import monotonic
 from typing import Any
 
-from dspex.core import Call, Core, State
+from dspex.core import Ask, Call, Core, State
 from dspex.deadline import Deadline
 from dspex.errors import ConnectionLost, DspexError
 from dspex.place import lost, new_socket, no_greeting, no_sidecar
 
 _SCRATCH = 256 << 10  # bytes taken from the socket at once
 _STALE = 0.05  # seconds without reading after which a call looks first whether the sidecar has left
-_RETRY = 0.05  # seconds: how long who waits to write lets another read, before it asks for the lead again
+_RETRY = 0.05  # seconds: how long who waits to write lets another read, before it asks for the lead again; and how
+# long a listener waits before it looks whether it is still wanted
 _LONGEST_POLL = 1000.0  # seconds; poll() takes no more than 24 days at a time
 
 
@@ -60,8 +62,9 @@ class Link:
     two steps, and whoever unwinds then can tell whether it was the one.
     """
 
-    def __init__(self, max_frame: int) -> None:
+    def __init__(self, max_frame: int, asked: Callable[[Link, Ask], None]) -> None:
         self.core = Core(max_frame)
+        self._asked = asked  # called without the lock, with what the sidecar asks, and again where that has ended
         self._lock = threading.Lock()  # guards core, calls, _leader, _writer, _closers, _deaf; nothing slow under it
         self._unsent = memoryview(b"")  # belongs to who writes
         self._deaf = False  # the other side takes nothing more; what it said before can still be read
@@ -74,9 +77,16 @@ class Link:
         self._readable = select.poll()
 
     @classmethod
-    def connect(cls, path: str, hello: Mapping[str, Any], max_frame: int, timeout: float) -> Link:
+    def connect(
+        cls,
+        path: str,
+        hello: Mapping[str, Any],
+        max_frame: int,
+        timeout: float,
+        asked: Callable[[Link, Ask], None],
+    ) -> Link:
         """Connect and greet, within `timeout` seconds. Raises DspexError."""
-        link = cls(max_frame)
+        link = cls(max_frame, asked)
         try:
             link._socket.settimeout(timeout)
             link._socket.connect(path)
@@ -175,6 +185,12 @@ class Link:
         """`cancel`. Who waits for the call hears of it when the sidecar answers, which it does at once."""
         self.cancel(call)
 
+    def respond(self, ask: Ask, result: Any, error: DspexError | None) -> None:
+        """Answer what the sidecar asked, unless it wants the answer no more. Never waits."""
+        with self._lock:
+            self.core.respond(ask, result, error)
+        self._send()
+
     def finish(self) -> bool:
         """Close the connection if nothing is in flight on it. True: it is closed."""
         with self._lock:
@@ -187,6 +203,7 @@ class Link:
         """End the connection: what is in flight settles as `connection_lost`. Returns when the descriptor is closed."""
         with self._lock:
             self.core.close(ConnectionLost("the client was closed"))
+        self._tell()
         self._shut_down()
         while True:
             with self._lock:
@@ -205,6 +222,7 @@ class Link:
         self._unsent = memoryview(b"")
         self._socket.close()  # this process's descriptor alone: the connection itself goes on
         self.core.outgoing.clear()
+        self.core.asks.clear()
         self.core.close(ConnectionLost("this process was forked: the connection is its parent's"))
 
     # Reading
@@ -251,10 +269,19 @@ class Link:
         except BaseException:  # KeyboardInterrupt: what was read is lost
             self._give_up()
             raise
+        self._tell()
         if core.outgoing:
             self._send()
         if core.state is State.CLOSED:
             self._shut_down()
+
+    def _tell(self) -> None:
+        """Pass on what the sidecar asks."""
+        if self.core.news:
+            with self._lock:
+                news = self.core.take_news()
+            for ask in news:
+                self._asked(self, ask)
 
     def _glance(self) -> None:
         """Read what has come by now, unless somebody reads anyway."""
@@ -286,6 +313,25 @@ class Link:
                 if isinstance(call, ThreadCall) and call.asleep:
                     call.wake()
                     return
+            if not self.core.asks:
+                return
+        threading.Thread(target=self._listen, name="dspex-listen", daemon=True).start()
+
+    def _listen(self) -> None:
+        """Read while something is being answered and nobody waits: else its cancel would not be heard."""
+        me = object()
+        with self._lock:
+            if self._leader is not None:
+                return
+            self._leader = me
+        try:
+            while self.core.asks and self.core.state is not State.CLOSED:
+                if self._unsent and self._writer is None:
+                    self._wait_both(_RETRY)
+                elif self._readable.poll(_RETRY * 1000):
+                    self._read()
+        finally:
+            self._pass_on(me)
 
     # Writing
 
@@ -358,6 +404,7 @@ class Link:
         """An interrupt came at a moment that leaves the connection in no known state."""
         with self._lock:
             self.core.close(ConnectionLost("interrupted while sending or receiving"))
+        self._tell()
         self._shut_down()
 
     def _shut_down(self) -> None:

@@ -12,13 +12,13 @@ from dspex.outputs import Outputs
 from .stream import Stream
 
 if TYPE_CHECKING:
-    from .client import Client
+    from .caller import Caller
 
 
 class Program:
     """A program, in the sidecar: `outputs = program(question="…")`."""
 
-    def __init__(self, client: Client, id: str, options: Mapping[str, Any]) -> None:
+    def __init__(self, client: Caller, id: str, options: Mapping[str, Any]) -> None:
         self.client = client
         self.id = id
         self._options = dict(options)

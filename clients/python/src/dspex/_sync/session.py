@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 from dspex.core import Reply
@@ -13,7 +13,8 @@ from .program import Program
 from .stream import Stream
 
 if TYPE_CHECKING:
-    from .client import Client
+    from .answering import Offered
+    from .caller import Caller
 
 
 class Session:
@@ -24,7 +25,7 @@ class Session:
         token: what proves that it is yours, where it was made with a token.
     """
 
-    def __init__(self, client: Client, id: str, token: str | None = None) -> None:
+    def __init__(self, client: Caller, id: str, token: str | None = None) -> None:
         self.client = client
         self.id = id
         self.token = token
@@ -55,6 +56,10 @@ class Session:
     ) -> Stream[Any]:
         """Call a streaming method in this session. Arguments as those of the client's `stream`."""
         return self.client.stream(method, params, credit=credit, timeout=timeout, **self._options, **options)
+
+    def offer(self, name: str, function: Offered) -> Callable[[], None]:
+        """Let the workers that serve this session's calls call a function of this process. As the client's `offer`."""
+        return self.client._offers.add(self.id, name, function)
 
     def info(self) -> dict[str, Any]:
         """State, worker, labels, version, sizes and times, as of the last commit."""

@@ -11,7 +11,7 @@ from dspex.deadline import Deadline
 from dspex.errors import DspexError
 
 if TYPE_CHECKING:
-    from .client import Client
+    from .caller import Caller
     from .link import Link
 
 T = TypeVar("T")
@@ -25,7 +25,7 @@ class Stream(Generic[T]):
 
     def __init__(
         self,
-        client: Client,
+        client: Caller,
         method: str,
         params: Mapping[str, Any] | None,
         meta: dict[str, Any],
@@ -68,7 +68,7 @@ class Stream(Generic[T]):
         call, link = self._call, self._link
         assert link is not None
         if not call.items:
-            link.wait(call, self._deadline)
+            self._client._settled(link, call, self._deadline, None)
         if call.items:
             item = call.items.popleft()
             self._taken += 1
@@ -100,7 +100,7 @@ class Stream(Generic[T]):
         """Send the request, and wait for its first item or its end."""
         method, params, meta = self._request
         self._link, self._call = self._client._start(method, params, meta, self._deadline, self._window)
-        self._link.wait(self._call, self._deadline)
+        self._client._settled(self._link, self._call, self._deadline, None)
 
     def _refused(self) -> bool:
         assert self._link is not None

@@ -156,24 +156,24 @@ def _message(items: list[Any], body: Body) -> Message:
     if kind != 2:
         id = items[1] if len(items) > 1 else None
         if type(id) is not int or not 0 < id <= MAX_ID:
-            raise EnvelopeError("a request id is an integer from 1 to 2^53-1")
+            raise EnvelopeError("a request id is an integer from 1 to 2^53-1", None, kind)
     if len(items) != count:
-        raise EnvelopeError(f"a frame of kind {kind} has {count} items, this one {len(items)}", id)
+        raise EnvelopeError(f"a frame of kind {kind} has {count} items, this one {len(items)}", id, kind)
     if len(body) > MAX_HEAD and kind not in (4, 5):
-        _check_head(body, count, id)
+        _check_head(body, count, id, kind)
     try:
         return make(*items)
     except EnvelopeError as error:
-        error.id = id
+        error.id, error.kind = id, kind
         raise
 
 
-def _check_head(body: Body, count: int, id: int | None) -> None:
+def _check_head(body: Body, count: int, id: int | None, kind: int) -> None:
     pos: int | None = 1 if body[0] < 0xDC else 3 if body[0] == 0xDC else 5
     for _ in range(count - 1):
         pos = skip_value(body, pos, MAX_HEAD) if pos is not None else None
     if pos is None or pos > MAX_HEAD:
-        raise EnvelopeError(f"the head is longer than {MAX_HEAD} bytes", id)
+        raise EnvelopeError(f"the head is longer than {MAX_HEAD} bytes", id, kind)
 
 
 def _map(value: Any, name: str) -> dict[str, Any]:
@@ -252,7 +252,7 @@ def _refuse(body: Body) -> Unknown:
     message = _message(items, body)  # raises EnvelopeError
     if isinstance(message, Unknown):
         return message
-    raise ContentError(fault, getattr(message, "id", None))
+    raise ContentError(fault, getattr(message, "id", None), items[0])
 
 
 _BROKEN: Final = object()

@@ -14,17 +14,22 @@ class StructureError(Violation):
 class EnvelopeError(Violation):
     """The head cannot be read: answered with a `protocol_error`, and the connection goes on.
 
-    `id` is None where it could not be read.
+    `id`, and the `kind` of the frame, are None where they could not be read.
     """
 
-    def __init__(self, message: str, id: int | None = None) -> None:
+    def __init__(self, message: str, id: int | None = None, kind: int | None = None) -> None:
         super().__init__(message)
         self.id = id
+        self.kind = kind
 
 
 class ContentError(Violation):
-    """A value breaks the rules on content: the call `id` is answered `invalid_frame` (None: a notification)."""
+    """A value breaks the rules on content: the call `id` is answered `invalid_frame` (None: a notification).
 
-    def __init__(self, message: str, id: int | None = None) -> None:
+    `kind` is that of the frame.
+    """
+
+    def __init__(self, message: str, id: int | None = None, kind: int | None = None) -> None:
         super().__init__(message)
         self.id = id
+        self.kind = kind
