@@ -112,9 +112,10 @@ type Handler interface {
 	Ask(batch *wire.Batch, ask *Ask)
 	// Settle brings the outcome.
 	Settle(batch *wire.Batch, r *Result)
-	// Finish says that no worker works on the call any more. For a call of a serial flow the handler then ends
+	// Finish says that no worker works on the call any more. usage is what the worker said of it (meta.usage) after it was settled, borrowed; nil where it
+	// said nothing, or Settle had it. For a call of a serial flow the handler then ends
 	// its turn with Flow.EndTurn, at once or later.
-	Finish(batch *wire.Batch)
+	Finish(batch *wire.Batch, usage []byte)
 }
 
 // Result is the outcome of a call: Err, or Payload.

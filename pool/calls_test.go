@@ -1,6 +1,7 @@
 package pool_test
 
 import (
+	"bytes"
 	"fmt"
 	"testing"
 	"time"
@@ -104,6 +105,48 @@ func TestUsageOfACancelledCall(t *testing.T) {
 		t.Errorf("usage: %x", c.meta.Usage)
 	}
 	c.wait(c.ended, "finished")
+}
+
+// What a worker says of its use after the client was told the outcome comes with the finish: none of it is lost, and none told twice.
+func TestUsageAfterTheOutcome(t *testing.T) {
+	t.Parallel()
+	stops := map[string]func(r *rig, c *call){
+		"a cancel":      func(r *rig, c *call) { r.cancel(c) },
+		"a deadline":    func(*rig, *call) {},
+		"a flow closed": func(r *rig, c *call) { r.closeFlow(c.in) },
+		"nothing":       nil,
+	}
+	usage, _ := wire.Marshal(map[string]any{"lm_calls": 3})
+	for name, stop := range stops {
+		for _, refuses := range []bool{false, true} {
+			r := ready(t, func(s *setup) { s.StopReport = time.Millisecond })
+			c := r.run("stubborn", nil, func(c *call) {
+				if name == "a deadline" {
+					c.Deadline = time.Now().Add(50 * time.Millisecond)
+				}
+			})
+			j := r.next()
+			if stop != nil {
+				stop(r, c)
+				c.wait(c.settled, "settled")
+			}
+			var e any
+			if refuses {
+				e = wire.Errorf(wire.CodeCancelled, "stopped")
+			}
+			j.take()
+			j.w.Send(wire.KindResponse, j.m.ID, map[string]any{"usage": map[string]any{"lm_calls": 3}}, e, nil)
+			c.wait(c.ended, "finished")
+			first, late := c.meta.Usage, c.late
+			if stop == nil {
+				first, late = late, first
+			}
+			if first != nil || !bytes.Equal(late, usage) {
+				t.Errorf("%s, refused %v: at the outcome %x, at the finish %x", name, refuses, c.meta.Usage, c.late)
+			}
+			r.close(0)
+		}
+	}
 }
 
 func TestCancelWhileQueued(t *testing.T) {

@@ -1,6 +1,7 @@
 package pool_test
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"sync"
@@ -232,6 +233,7 @@ type call struct {
 	settles  int
 	at       time.Time // settled
 	finishes int
+	late     []byte // usage
 }
 
 func newCall(tb testing.TB, method string, value any) *call {
@@ -306,9 +308,10 @@ func (c *call) Settle(_ *wire.Batch, r *pool.Result) {
 	close(c.settled)
 }
 
-func (c *call) Finish(batch *wire.Batch) {
+func (c *call) Finish(batch *wire.Batch, usage []byte) {
 	c.mu.Lock()
 	c.finishes++
+	c.late = bytes.Clone(usage)
 	again := c.finishes > 1
 	c.mu.Unlock()
 	if again {

@@ -376,7 +376,7 @@ func (c *mcall) Settle(_ *wire.Batch, r *pool.Result) {
 	c.settled = true
 }
 
-func (c *mcall) Finish(batch *wire.Batch) {
+func (c *mcall) Finish(batch *wire.Batch, _ []byte) {
 	c.model.mu.Lock()
 	if c.finished || c.local && c.ran {
 		c.model.faultLocked("%s was finished again", c.Method)

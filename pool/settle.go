@@ -84,10 +84,12 @@ func (p *Pool) finishLocked(c *Call, r *Result) {
 // tellLocked lets the handler of a call that has ended know, when the lock is released.
 func (p *Pool) tellLocked(c *Call, told bool, r *Result) {
 	p.todo = append(p.todo, func(b *wire.Batch) {
+		late := r.Meta.Usage
 		if !told {
 			c.Handler.Settle(b, r)
+			late = nil
 		}
-		c.Handler.Finish(b)
+		c.Handler.Finish(b, late)
 		p.closeOne()
 	})
 }

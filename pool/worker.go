@@ -299,7 +299,7 @@ func (w *Worker) answered(f *wire.Frame, owned bool, batch *wire.Batch) error {
 	p.unlock(batch)
 	if settle {
 		c.Handler.Settle(batch, &r)
-		c.Handler.Finish(batch)
+		c.Handler.Finish(batch, nil)
 		p.closeOne()
 	}
 	if waited {

@@ -174,7 +174,7 @@ func (k *call) cancel(batch *wire.Batch, why *wire.Error, gone bool) {
 // end settles and finishes a call that never came to the pool.
 func (k *call) end(batch *wire.Batch, err *wire.Error) {
 	k.Settle(batch, &pool.Result{Err: err, Meta: wire.ResponseMeta{QueueUS: -1, RunUS: -1}})
-	k.Finish(batch)
+	k.Finish(batch, nil)
 }
 
 // Dispatch has nothing to add.
@@ -227,7 +227,7 @@ func (k *call) Settle(batch *wire.Batch, r *pool.Result) {
 }
 
 // Finish gives back what the call held: until now a worker may have been working on it, settled or not.
-func (k *call) Finish(*wire.Batch) {
+func (k *call) Finish(*wire.Batch, []byte) {
 	c := k.conn
 	c.mu.Lock()
 	c.bytes -= k.size

@@ -47,7 +47,7 @@ func (c *conn) callOwn(batch *wire.Batch, m ownMethod, k *call, params []byte) {
 			r.Payload, r.Err = nil, wire.FromError(err)
 		}
 		k.Settle(b, r)
-		k.Finish(b)
+		k.Finish(b, nil)
 	})
 }
 

@@ -200,7 +200,7 @@ func replay(batch *wire.Batch, outcome []byte, h pool.Handler) {
 		r.Err = wire.FromError(err)
 	}
 	h.Settle(batch, r)
-	h.Finish(batch)
+	h.Finish(batch, nil)
 }
 
 // encodeOutcome makes what is kept of a result: a response frame.
@@ -269,7 +269,7 @@ func (k *Ticket) settle(batch *wire.Batch, r *pool.Result) {
 		k.timer.Stop()
 	}
 	k.handler.Settle(batch, r)
-	k.handler.Finish(batch)
+	k.handler.Finish(batch, nil)
 }
 
 // Dispatch refuses a call whose beginning is not in the store.
@@ -312,7 +312,7 @@ func (o *once) Settle(batch *wire.Batch, r *pool.Result) {
 }
 
 // Finish has nothing to give back.
-func (o *once) Finish(*wire.Batch) {}
+func (o *once) Finish(*wire.Batch, []byte) {}
 
 // keptLocked says what is to be stored of the call's outcome: the answer, or, where it has not run or may be tried again, nothing any more.
 func (o *once) keptLocked(c *store.Change, r *pool.Result, ran bool) {

@@ -125,7 +125,7 @@ func (c *caller) Item(*wire.Batch, []byte, bool)                       {}
 func (c *caller) Ask(*wire.Batch, *pool.Ask)                           {}
 func (c *caller) Change([]byte) error                                  { return nil }
 func (c *caller) Settle(_ *wire.Batch, r *pool.Result)                 { c.ended <- r.Err }
-func (c *caller) Finish(*wire.Batch)                                   {}
+func (c *caller) Finish(*wire.Batch, []byte)                           {}
 
 // BenchmarkCall is a call in a session, from its submission to its outcome, with a worker at the other end of a socket.
 // "none" is the same call outside of any session: what lies above it is what sessions cost.

@@ -250,7 +250,7 @@ func (c *call) committed(batch *wire.Batch, r *pool.Result, err error) {
 }
 
 // Finish ends the call's turn, unless its commit is still under way.
-func (c *call) Finish(batch *wire.Batch) {
+func (c *call) Finish(batch *wire.Batch, _ []byte) {
 	c.table.mu.Lock()
 	c.finished = true
 	committing := c.committing
@@ -278,7 +278,7 @@ func (c *call) endTurn(batch *wire.Batch) {
 		s.flow.Share(true)
 	}
 	c.flow.EndTurn(batch, c.pool)
-	c.inner.Finish(batch)
+	c.inner.Finish(batch, nil)
 }
 
 func (t *Table) countCommit(err error) {

@@ -119,7 +119,7 @@ func (a *asked) Settle(_ *wire.Batch, r *pool.Result) {
 	}
 }
 
-func (a *asked) Finish(*wire.Batch) { a.once.Do(func() { close(a.ended) }) }
+func (a *asked) Finish(*wire.Batch, []byte) { a.once.Do(func() { close(a.ended) }) }
 
 func key(id string) session.Key { return session.Key{Owner: me, ID: id} }
 

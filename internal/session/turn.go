@@ -151,7 +151,7 @@ func (u *turn) committed(batch *wire.Batch, err error) {
 
 func (u *turn) end(batch *wire.Batch, err error) {
 	u.done(batch, u.change.Version, err)
-	u.Finish(batch)
+	u.Finish(batch, nil)
 	u.session.flow.EndTurn(batch, &u.call)
 }
 
@@ -165,7 +165,7 @@ func (u *turn) Settle(batch *wire.Batch, r *pool.Result) {
 }
 
 // Finish takes the turn off the session's active calls.
-func (u *turn) Finish(*wire.Batch) {
+func (u *turn) Finish(*wire.Batch, []byte) {
 	u.table.mu.Lock()
 	u.table.leaveLocked(u.session)
 	u.table.mu.Unlock()
