@@ -38,10 +38,12 @@ type Call struct {
 	killBy   time.Time // a stopping call's worker is killed then
 	stopped  time.Time // told to stop
 	why      *wire.Error
-	told     bool // settled
-	touched  bool // the client has seen or answered something of it: it is not run again
-	safe     bool // it may be run again when its worker dies
-	asked    bool // the worker has asked its client something
+	told     bool   // settled
+	telling  bool   // Settle has not returned, of a call that a worker still works on, or did when it was settled
+	late     []byte // the usage that came meanwhile
+	touched  bool   // the client has seen or answered something of it: it is not run again
+	safe     bool   // it may be run again when its worker dies
+	asked    bool   // the worker has asked its client something
 	inTurn   bool
 	reader   bool      // its turn is shared with other read-only calls
 	reruns   int       // after a worker's death
@@ -99,7 +101,7 @@ func (c *Call) own() {
 
 // Handler learns what becomes of a call. Its methods are called in the order Dispatch, Item, Change and Ask as often as
 // they happen, Settle, Finish; never two at a time for one call, but for Settle on a deadline or a cancel, which may come
-// beside an Item or a Finish. None of them may block.
+// beside an Item, a Change or an Ask. Finish is called when Settle has returned. None of them may block.
 type Handler interface {
 	// Dispatch is called under the pool's lock when the call is to go to a worker. It may add to meta and send frames ahead, or say why
 	// the call is not to run after all; then it has sent nothing. It must not call the pool.

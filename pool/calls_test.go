@@ -149,6 +149,44 @@ func TestUsageAfterTheOutcome(t *testing.T) {
 	}
 }
 
+// The worker answers while the client is being told of the deadline: the call is finished when that is done, and its usage is not lost.
+func TestFinishComesAfterSettle(t *testing.T) {
+	for name, answer := range map[string]func(j *job){
+		"an answer": func(j *job) {
+			j.w.Send(wire.KindResponse, j.m.ID, map[string]any{"usage": map[string]any{"lm_calls": 3}}, nil, nil)
+		},
+		"a death": func(j *job) { j.w.Die() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := ready(t, func(s *setup) { s.Concurrency, s.StopReport = 2, time.Millisecond })
+			telling, told := make(chan struct{}), make(chan struct{})
+			f := r.pool.NewFlow("s", true)
+			c := r.submit(f, "stubborn", nil, within(10*time.Millisecond), func(c *call) {
+				c.during = func() { close(telling); <-told }
+			})
+			j := r.next()
+			c.wait(telling, "told")
+			j.take()
+			answer(j)
+			await(t, "its worker has done with it", func() bool { return r.state(c) == "finished" })
+			r.run("echo", nil).ok()
+			if c.isEnded() {
+				t.Error("it is finished, and Settle has not returned")
+			}
+			close(told)
+			c.wait(c.ended, "finished")
+			if usage, _ := wire.Marshal(map[string]any{"lm_calls": 3}); name == "an answer" && !bytes.Equal(c.late, usage) {
+				t.Errorf("its usage: %x", c.late)
+			}
+			r.closeFlow(f)
+			r.closeFlow(r.flow)
+			if err := r.pool.Drain(t.Context()); err != nil || r.pool.Books() != "" {
+				t.Errorf("%v; left: %s", err, r.pool.Books())
+			}
+		})
+	}
+}
+
 func TestCancelWhileQueued(t *testing.T) {
 	r := ready(t)
 	r.run("run", nil)

@@ -10,6 +10,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/dspex/dspex-sidecar/internal/closed"
 	"github.com/dspex/dspex-sidecar/pool"
 	"github.com/dspex/dspex-sidecar/pool/pooltest"
 	"github.com/dspex/dspex-sidecar/wire"
@@ -221,6 +222,7 @@ type call struct {
 	keep    bool          // the turn does not end with Finish
 	settled chan struct{} // closed when there is an outcome
 	ended   chan struct{} // closed when no worker works on it
+	during  func()        // called in Settle; nil: nothing is
 
 	mu       sync.Mutex // guards what follows
 	err      *wire.Error
@@ -297,6 +299,9 @@ func (c *call) Ask(_ *wire.Batch, ask *pool.Ask) {
 }
 
 func (c *call) Settle(_ *wire.Batch, r *pool.Result) {
+	if c.during != nil {
+		c.during()
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.settles++; c.settles > 1 {
@@ -317,6 +322,9 @@ func (c *call) Finish(batch *wire.Batch, usage []byte) {
 	if again {
 		c.tb.Errorf("%s finished again", c.Method)
 		return
+	}
+	if !c.isSettled() {
+		c.tb.Errorf("%s finished, and Settle has not returned", c.Method)
 	}
 	close(c.ended)
 	if !c.keep {
@@ -363,14 +371,9 @@ func (c *call) failed(code wire.Code) *wire.Error {
 }
 
 // isSettled looks without waiting.
-func (c *call) isSettled() bool {
-	select {
-	case <-c.settled:
-		return true
-	default:
-		return false
-	}
-}
+func (c *call) isSettled() bool { return closed.Is(c.settled) }
+
+func (c *call) isEnded() bool { return closed.Is(c.ended) }
 
 func (r *rig) cancel(c *call) {
 	var batch wire.Batch

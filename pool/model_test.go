@@ -381,6 +381,9 @@ func (c *mcall) Finish(batch *wire.Batch, _ []byte) {
 	if c.finished || c.local && c.ran {
 		c.model.faultLocked("%s was finished again", c.Method)
 	}
+	if !c.settled {
+		c.model.faultLocked("%s was finished before it was settled", c.Method)
+	}
 	c.finished = true
 	c.stoppedLocked()
 	c.model.mu.Unlock()

@@ -66,14 +66,25 @@ func (p *Pool) Grant(batch *wire.Batch, c *Call, n uint32) {
 
 // settleLocked tells the client the outcome of a call that a worker still works on.
 func (p *Pool) settleLocked(c *Call, err *wire.Error) {
-	c.told = true
+	c.told, c.telling = true, true
 	p.errors++
-	p.open.Add(1)
 	r := &Result{Err: err, Meta: c.metaAt(c.worker)}
 	p.todo = append(p.todo, func(b *wire.Batch) {
 		c.Handler.Settle(b, r)
-		p.closeOne()
+		p.settled(b, c)
 	})
+}
+
+// settled notes that Settle has returned. Where the call has ended meanwhile, its Finish was left to who calls this.
+func (p *Pool) settled(batch *wire.Batch, c *Call) {
+	p.mu.Lock()
+	c.telling = false
+	ended := c.state == callFinished
+	p.mu.Unlock()
+	if ended {
+		c.Handler.Finish(batch, c.late)
+		p.closeOne()
+	}
 }
 
 // finishLocked ends a call that no worker works on any more: r is its outcome, unless it has been told one.
@@ -83,6 +94,10 @@ func (p *Pool) finishLocked(c *Call, r *Result) {
 
 // tellLocked lets the handler of a call that has ended know, when the lock is released.
 func (p *Pool) tellLocked(c *Call, told bool, r *Result) {
+	if c.telling { // in another goroutine, which goes on with Finish
+		c.late = r.Meta.Usage
+		return
+	}
 	p.todo = append(p.todo, func(b *wire.Batch) {
 		late := r.Meta.Usage
 		if !told {
