@@ -56,7 +56,8 @@ fuzz: ## Run each Go fuzz test for FUZZTIME (10s)
 	@exec $(PYTHON) scripts/fuzz.py $(FUZZTIME)
 
 bench: setup ## Measure, beside what else one could use
-	@exec $(VENV)/bin/python bench/run.py
+	@$(VENV)/bin/python bench/run.py
+	@exec $(VENV)/bin/python bench/sessions.py
 
 build: sidecar setup-runtime ## Make build/dspex-sidecar and the Python environment build/venv
 

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from dspex_worker import App
+from dspex_worker import App, Session
 
 app = App()
 app.use_dspy = False
@@ -17,3 +17,11 @@ def echo(value: object) -> object:
 async def nap(seconds: float) -> float:
     await asyncio.sleep(seconds)
     return seconds
+
+
+@app.method
+async def keep(value: str, session: Session) -> int:
+    count: int = session.state.get("count", 0) + 1
+    session.state["count"] = count
+    session.state[f"value {count % 4}"] = value
+    return count

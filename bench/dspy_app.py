@@ -51,6 +51,19 @@ app.program("slow")(slow)
 app.program("fast")(fast)
 
 
+@app.program("asked")
+class Asked(dspy.Module):
+    """A program of a session's own; its LM, which answers at once, is not part of what is kept of it."""
+
+    def __init__(self, signature: type[dspy.Signature]) -> None:
+        super().__init__()
+        self.predict = dspy.Predict(signature)
+
+    async def aforward(self, **inputs: Any) -> Any:
+        with dspy.context(lm=fast.predict.lm):
+            return await self.predict.acall(**inputs)
+
+
 @app.method(inline=True)
 def echo(value: object) -> object:
     return value

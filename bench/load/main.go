@@ -4,6 +4,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -23,6 +24,7 @@ import (
 type settings struct {
 	protocol, address, method, params string
 	connections, outstanding, bytes   int
+	calls                             int
 	session                           bool
 	duration                          time.Duration
 }
@@ -40,12 +42,13 @@ func main() {
 	flag.StringVar(&s.protocol, "protocol", "dspex", "dspex or http")
 	flag.StringVar(&s.address, "address", "", "path of the socket, or HOST:PORT")
 	flag.StringVar(&s.method, "method", "echo", "method, or path without its slash")
-	flag.StringVar(&s.params, "params", "", "params as a JSON object; empty: a value of -bytes")
+	flag.StringVar(&s.params, "params", "", "params as a JSON object, in which "+varied+" becomes another text in each call; empty: a value of -bytes")
 	flag.IntVar(&s.bytes, "bytes", 512, "length of the value")
 	flag.IntVar(&s.connections, "connections", 1, "")
 	flag.IntVar(&s.outstanding, "outstanding", 1, "calls in flight on each connection")
 	flag.BoolVar(&s.session, "session", false, "each connection in a session of its own")
 	flag.DurationVar(&s.duration, "duration", 2*time.Second, "")
+	flag.IntVar(&s.calls, "calls", 0, "calls on each connection, however long they take; 0: as many as the duration allows")
 	flag.Parse()
 	if err := run(&s, os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, "load:", err)
@@ -103,8 +106,8 @@ func drive(s *settings, end time.Time) ([]time.Duration, error) {
 		now := time.Now()
 		took = append(took, now.Sub(began[id]))
 		delete(began, id)
-		if now.Before(end) {
-			id += uint64(s.outstanding) //nolint:gosec // a flag
+		id += uint64(s.outstanding) //nolint:gosec // a flag
+		if s.calls > 0 && id <= uint64(s.calls) || s.calls == 0 && now.Before(end) {
 			began[id] = now
 			if err := p.send(id); err != nil {
 				return nil, err
@@ -137,7 +140,11 @@ type dspexPeer struct {
 	method  []byte
 	meta    wire.RequestMeta
 	payload []byte
+	vary    int // where each call has a text of its own; -1: nowhere
 }
+
+// varied stands for that text.
+const varied = "################"
 
 func connectDspex(s *settings, params map[string]any) (peer, error) {
 	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: s.address, Net: "unix"})
@@ -151,6 +158,7 @@ func connectDspex(s *settings, params map[string]any) (peer, error) {
 	if p.payload, err = wire.Marshal(params); err != nil {
 		return nil, err
 	}
+	p.vary = bytes.Index(p.payload, []byte(varied))
 	if p.reader, err = wire.NewReader(conn, 64<<20, 0); err != nil {
 		return nil, err
 	}
@@ -181,7 +189,12 @@ func (p *dspexPeer) once(method string, params map[string]any) error {
 
 func (p *dspexPeer) send(id uint64) error {
 	var scratch [256]byte
-	p.outbox.Append(&p.batch, wire.AppendRequest(scratch[:0], id, p.method, &p.meta), p.payload, true)
+	payload := p.payload
+	if p.vary >= 0 {
+		payload = bytes.Clone(payload)
+		copy(payload[p.vary:], fmt.Sprintf("%0*d", len(varied), id))
+	}
+	p.outbox.Append(&p.batch, wire.AppendRequest(scratch[:0], id, p.method, &p.meta), payload, true)
 	return nil
 }
 
