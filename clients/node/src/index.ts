@@ -13,6 +13,6 @@ export { type Code, DspexError, type DspexErrorOptions, type KnownCode } from ".
 export type { Reply } from "./exchange.js";
 export type { CallOptions, SessionRef, StreamOptions } from "./options.js";
 export type { Delta, Program, ProgramInfo } from "./program.js";
-export type { LMChoice, ProgramOptions, Session, SessionInfo, Signature } from "./session.js";
+export type { LMChoice, ProgramOptions, Session, SessionInfo, Signature, Tool } from "./session.js";
 export type { Stream } from "./stream.js";
 export { Timestamp } from "./wire/timestamp.js";

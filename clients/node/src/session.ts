@@ -20,11 +20,23 @@ export type SessionInfo = {
   calls: number;
 };
 
+/** A function that the client offers, as an LM is told of it. */
+export type Tool = {
+  name: string;
+  description?: string | undefined;
+  /** The JSON schema of what it takes: an object whose properties are the arguments. */
+  schema?: Params | undefined;
+};
+
 export type ProgramOptions = {
-  /** `"predict"`, `"chain_of_thought"`, or what the application registered. */
+  /** `"predict"`, `"chain_of_thought"`, `"react"`, or what the application registered. */
   module?: string | undefined;
   /** What the LM is told to do. */
   instructions?: string | undefined;
+  /** Examples for the LM, each with values for the signature's fields. */
+  demos?: readonly Params[] | undefined;
+  /** Of the module `"react"`: functions that this client offers. */
+  tools?: readonly Tool[] | undefined;
   /** Take the place of a program with that id. */
   replace?: boolean | undefined;
 };
@@ -105,9 +117,9 @@ export class Session implements AsyncDisposable {
   async createProgram<I extends object = Params, O = Record<string, unknown>>(
     id: string | undefined,
     signature: Signature,
-    { module, instructions, replace }: ProgramOptions = {},
+    { replace, ...options }: ProgramOptions = {},
   ): Promise<Program<I, O>> {
-    const params = { id, signature, module, instructions, replace: replace || undefined };
+    const params = { id, signature, ...options, replace: replace || undefined };
     const made = await this.call<{ program: string }>("create_program", params);
     return this.program<I, O>(made.program);
   }

@@ -74,6 +74,7 @@ test("docs/clients/node.md", async () => {
     "deadline_exceeded false { ended_by: 'client' }",
     "cancelled",
     "3",
+    "a process beside another",
     "disconnected: by this client",
     "3",
     "{ answer: 'Is it? Yes.' }",

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
 import { type Caller, type Client, connect, type Session, Timestamp } from "../src/index.js";
-import { type LM, startLM } from "./support/lm.js";
+import { type LM, named, startLM } from "./support/lm.js";
 import { failure, TIMEOUT } from "./support/scripted.js";
 import { Sidecar } from "./support/sidecar.js";
 
@@ -180,7 +180,8 @@ describe("the demo's application", () => {
   let session: Session;
   let lm: LM;
   before(async () => {
-    lm = await startLM({ answer: "a process beside another", names: ["Ada"], places: ["London"], explanation: ["so"] });
+    const values = { answer: "a process beside another", names: ["Ada"], places: ["London"], explanation: ["so"] };
+    lm = await startLM((prompt) => usingTools(prompt) ?? named(values)(prompt));
     const model = `[models.local]\nmodel = "openai/fake"\napi_base = "${lm.base}"\napi_key = "env:LM_KEY"\nadapter = "json"\n`;
     sidecar = await Sidecar.start("examples/demo", "app:app", model);
     client = await connect({ socket: sidecar.path, timeoutMs: TIMEOUT });
@@ -222,4 +223,61 @@ describe("the demo's application", () => {
     await qa.delete();
     await failure(qa({ question: "?" }), "program_not_found");
   });
+
+  const price = {
+    name: "price",
+    schema: { type: "object", properties: { item: { type: "string" } }, required: ["item"] },
+  };
+
+  test("tools of a ReAct program that are functions here", async () => {
+    await using shop = await client.createSession();
+    await shop.configureLM("local");
+    const program = await shop.createProgram<{ question: string }, { answer: string; trajectory: object }>(
+      undefined,
+      "question -> answer",
+      { module: "react", tools: [price] },
+    );
+    await failure(program({ question: "What is tea?" }), "unknown_method");
+    const told: unknown[] = [];
+    shop.offer("price", async ({ item }, { session, method }) => {
+      told.push([item, session, method]);
+      if (item !== "tea") throw new RangeError("not sold here");
+      return { euros: 3 };
+    });
+    const { answer } = await program({ question: "What is tea?" });
+    assert.equal(answer, '{"euros": 3}');
+    assert.equal((await program({ question: "What is gold?" })).answer, "Execution error in price: not sold here");
+    assert.match((await program({ question: "What is 5?" })).answer, /5 is not of type 'string'/);
+    const again = [shop.id, "price"];
+    assert.deepEqual(told, [
+      ["tea", ...again],
+      ["gold", ...again],
+    ]);
+  });
+
+  test("a tool whose call is cancelled, or takes too long, hears of it", async () => {
+    await using shop = await client.createSession();
+    await shop.configureLM("local");
+    const program = await shop.createProgram(undefined, "question -> answer", { module: "react", tools: [price] });
+    const controller = new AbortController();
+    const aborted: Promise<unknown>[] = [];
+    shop.offer("price", (_, { signal }) => {
+      aborted.push(new Promise((resolve) => signal.addEventListener("abort", resolve)));
+      if (aborted.length === 1) controller.abort();
+      return aborted.at(-1);
+    });
+    await failure(program({ question: "What is tea?" }, { signal: controller.signal }), "cancelled");
+    await failure(program({ question: "What is tea?" }, { timeoutMs: 300 }), "deadline_exceeded");
+    assert.equal(aborted.length, 2);
+    await Promise.all(aborted);
+  });
 });
+
+/** An LM that asks for the price of what the question names, and gives as the answer what it was told. */
+function usingTools(prompt: string): Record<string, unknown> | undefined {
+  const told = /\[\[ ## observation_0 ## \]\]\n(.*?)\n\n/s.exec(prompt)?.[1];
+  if (!prompt.includes("next_tool_name")) return told === undefined ? undefined : { reasoning: "so", answer: told };
+  if (told !== undefined) return { next_thought: "done", next_tool_name: "finish", next_tool_args: {} };
+  const item = /What is (\w+)\?/.exec(prompt)?.[1];
+  return { next_thought: "ask", next_tool_name: "price", next_tool_args: { item: item === "5" ? 5 : item } };
+}

@@ -55,7 +55,7 @@ def sidecar(peer: Peer) -> None:
 def test_the_page(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     blocks = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.DOTALL | re.MULTILINE)
     assert len(blocks) >= 6
-    with serving(sidecar, sidecar, sidecar) as path:
+    with serving(*[sidecar] * 4) as path:
         monkeypatch.setenv("DSPEX_SOCKET", path)
         space: dict[str, Any] = {"__name__": "page"}
         for block in blocks:

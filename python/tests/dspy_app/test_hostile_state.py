@@ -39,6 +39,7 @@ def real_state(base: str) -> dict[str, Any]:
         "dspex.program.named": {**record, "signature": {"name": "Named", **fields}, "state": None},
         "dspex.program.thinks": {**record, "module": "chain_of_thought", "state": {"predict": {"demos": demos}}},
         "dspex.program.own": {**record, "module": "own", "state": {"inner": {"instructions": "So."}}},
+        "dspex.program.acts": {**record, "module": "react", "state": None, "tools": [{"name": "look", "schema": {}}]},
         "mine": 1,
     }
 
@@ -98,7 +99,9 @@ def bench() -> Iterator[Bench]:
         return await stack.enter_async_context(driving(app, models))
 
     def answer(_: Any) -> str:
-        return json_answer(answer="yes", reasoning="since")
+        return json_answer(
+            answer="yes", reasoning="since", next_thought="enough", next_tool_name="finish", next_tool_args={}
+        )
 
     with OpenAIServer(answer=answer) as own, OpenAIServer(answer=answer) as other:
         stack = AsyncExitStack()
@@ -123,7 +126,7 @@ def test_a_real_state(bench: Bench) -> None:
     errors = bench.try_all(real_state(bench.other.base))
     holds(bench, errors)
     assert {error.code for error in errors} == {"invalid_params"}  # a question of the wrong kind, for each program
-    assert len(errors) == 4
+    assert len(errors) == 5
 
 
 @pytest.mark.parametrize(
@@ -154,6 +157,10 @@ def test_a_real_state(bench: Bench) -> None:
         ("dspex.program.plain.state", {"self": {"demos": {"a": 1}}}),
         ("dspex.program.plain.state", {"other": {}}),
         ("dspex.program.plain.state", [{}]),
+        ("dspex.program.plain.tools", [{"name": "look"}]),
+        ("dspex.program.acts.tools", "look"),
+        ("dspex.program.acts.tools", [{"name": "look", "func": "os.system"}]),
+        ("dspex.program.acts.tools", [{"name": "look", "schema": {"properties": [1]}}]),
     ],
 )
 def test_what_cannot_be_used_is_told(bench: Bench, key: str, value: Any) -> None:
@@ -194,6 +201,11 @@ words = st.sampled_from(
             "predict",
             "chain_of_thought",
             "own",
+            "react",
+            "tools",
+            "schema",
+            "properties",
+            "name",
             "main",
             "openai/m",
             "json",

@@ -6,8 +6,8 @@ import type { AddressInfo } from "node:net";
 
 export type LM = { base: string; close: () => void };
 
-/** One that gives these values to whichever outputs the prompt asks for. */
-export async function startLM(answers: Record<string, unknown>): Promise<LM> {
+/** One that answers a prompt with JSON of what this returns. */
+export async function startLM(answer: (prompt: string) => Record<string, unknown>): Promise<LM> {
   const server = createServer((request, response) => {
     let body = "";
     request.on("data", (data) => {
@@ -15,9 +15,8 @@ export async function startLM(answers: Record<string, unknown>): Promise<LM> {
     });
     request.on("end", () => {
       const asked = JSON.parse(body);
-      const prompt = JSON.stringify(asked.messages);
-      const named = Object.entries(answers).filter(([name]) => new RegExp(`\\b${name}\\b`).test(prompt));
-      const content = JSON.stringify(Object.fromEntries(named));
+      const prompt = asked.messages.map((message: { content: string }) => message.content).join("\n");
+      const content = JSON.stringify(answer(prompt));
       if (asked.stream) inPieces(response, content);
       else whole(response, content);
     });
@@ -25,6 +24,12 @@ export async function startLM(answers: Record<string, unknown>): Promise<LM> {
   await once(server.listen(0, "127.0.0.1"), "listening");
   const { port } = server.address() as AddressInfo;
   return { base: `http://127.0.0.1:${port}/v1`, close: () => server.close().closeAllConnections() };
+}
+
+/** These values, for whichever outputs the prompt asks for. */
+export function named(answers: Record<string, unknown>): (prompt: string) => Record<string, unknown> {
+  return (prompt) =>
+    Object.fromEntries(Object.entries(answers).filter(([name]) => new RegExp(`\\b${name}\\b`).test(prompt)));
 }
 
 const COMMON = { id: "x", created: 1, model: "fake" };

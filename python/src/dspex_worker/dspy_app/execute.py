@@ -20,6 +20,7 @@ from dspex_worker.dspy_app.programs import Program
 from dspex_worker.dspy_app.settings import LmSettings
 from dspex_worker.dspy_app.stream import Sink
 from dspex_worker.dspy_app.thread_calls import run_in_thread
+from dspex_worker.dspy_app.tools import ToolLost
 from dspex_worker.dspy_app.usage import CallUsage
 
 if TYPE_CHECKING:
@@ -78,6 +79,8 @@ class Executor:
                         returned = await module.acall(**inputs)
                     else:
                         returned = await run_in_thread(self._threads, partial(module, **inputs), limits.stop)
+                except ToolLost as lost:
+                    raise lost.error from None
                 except Exception as error:
                     translated = lm_error(error, known)
                     if translated is None:

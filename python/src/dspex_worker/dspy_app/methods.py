@@ -91,11 +91,13 @@ class DspyApp:
         module: str = "predict",
         instructions: str | None = None,
         demos: list[dict[str, Any]] | None = None,
+        tools: list[dict[str, Any]] | None = None,
         replace: bool = False,
     ) -> dict[str, Any]:
         """Make a program in this session from a signature (text, or name, description, inputs and outputs).
 
-        Demos are examples for the LM: maps of the signature's fields.
+        Demos are examples for the LM: maps of the signature's fields. Tools, for the module "react", are functions that
+        the client offers: maps of name, description and schema, the JSON schema of what they take.
         """
         id = new_id() if id is None else check_id(id)
         if instructions is not None and len(instructions) > MAX_TEXT:
@@ -107,7 +109,7 @@ class DspyApp:
             raise program_exists(id, "is registered by the application")
         if id in programs and not replace:
             raise program_exists(id, "exists in this session; say replace: true")
-        program = programs.create(id, signature, module, instructions or None, demos)
+        program = programs.create(id, signature, module, instructions or None, demos, tools)
         return {
             "program": id,
             "module": module,

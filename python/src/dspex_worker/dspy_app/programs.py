@@ -16,6 +16,7 @@ from dspex_worker.dspy_app.inputs import InputChecker
 from dspex_worker.dspy_app.modules import copy_module, demos_state, load_state, only_asks, predictors, runs_async
 from dspex_worker.dspy_app.records import Record, unusable
 from dspex_worker.dspy_app.signatures import Field, SignatureCache, SignatureSpec, fields_of, parse_signature
+from dspex_worker.dspy_app.tools import REACT, check_tools, react
 
 if TYPE_CHECKING:
     from dspex_worker.app import App
@@ -197,14 +198,20 @@ class SessionPrograms:
         return program
 
     def create(
-        self, id: str, signature: Any, module: str, instructions: str | None, demos: list[dict[str, Any]] | None
+        self,
+        id: str,
+        signature: Any,
+        module: str,
+        instructions: str | None,
+        demos: list[dict[str, Any]] | None,
+        tools: list[dict[str, Any]] | None,
     ) -> Program:
         """Build a program and keep its record; one of the same id is replaced.
 
         Raises:
             DspexError: ``invalid_signature``, ``invalid_params``.
         """
-        record = Record(signature, module, instructions, None, secrets.token_hex(8))
+        record = Record(signature, module, instructions, None, secrets.token_hex(8), tools)
         program = self._build(id, record)
         if demos:
             record = replace(record, state=demos_state(program.for_call(), demos))
@@ -222,13 +229,18 @@ class SessionPrograms:
 
     def _build(self, id: str, record: Record) -> Program:
         maker = self._modules.get(record.module)
-        if maker is None:
-            known = ", ".join(sorted(self._modules))
+        if maker is None and record.module != REACT:
+            known = ", ".join(sorted([*self._modules, REACT]))
             raise invalid_param("module", f"{record.module!r} is not known; modules are: {known}")
         spec = parse_signature(record.signature)
         if record.module == "chain_of_thought" and _REASONING in {f.name for f in spec.inputs + spec.outputs}:
             raise invalid_signature(_REASONING, "chain_of_thought adds an output of this name itself")
-        module = maker(self._signatures.build(spec, record.instructions))
+        if maker is None:
+            check_tools(record.tools, spec)
+        elif record.tools is not None:
+            raise invalid_param("tools", f"are for the module {REACT!r}")
+        built = self._signatures.build(spec, record.instructions)
+        module = react(built, record.tools) if maker is None else maker(built)
         if record.state is not None:
             module = load_state(module, record.state)
         safe = record.module in self._safe
@@ -245,7 +257,9 @@ def _told(id: str, value: object) -> dict[str, str]:
 
 
 def _outputs(module: dspy.Module, spec: SignatureSpec) -> tuple[Field, ...]:
-    """The outputs of the signature, and before them the reasoning that ChainOfThought adds."""
+    """The outputs of the signature, and before them what ReAct and ChainOfThought add."""
+    if isinstance(module, dspy.ReAct):
+        return Field("trajectory", dict[str, Any]), *fields_of(module.extract.predict.signature, "outputs")
     if not isinstance(module, dspy.ChainOfThought):
         return spec.outputs
     return fields_of(module.predict.signature, "outputs")

@@ -27,6 +27,7 @@ class Record:
     instructions: str | None
     state: dict[str, Any] | None  # demos and instructions by predictor, as ``modules.load_state`` takes it
     stamp: str  # another one after each change, so that a module built earlier is not taken for this one
+    tools: Any = None  # of a react program, as the client gave them; they are checked where the program is built
 
     @classmethod
     def read(cls, id: str, value: object) -> Record:
@@ -38,7 +39,7 @@ class Record:
 
     def to_value(self) -> dict[str, Any]:
         """As it is kept in the session's state."""
-        return dict(vars(self))
+        return {name: value for name, value in vars(self).items() if name not in _OPTIONAL or value is not None}
 
 
 def unusable(id: str, why: str) -> DspexError:
@@ -49,10 +50,11 @@ def unusable(id: str, why: str) -> DspexError:
 
 
 _FIELDS = frozenset(Record.__dataclass_fields__)
+_OPTIONAL = frozenset({"tools"})  # absent from records that were written before there were any
 
 
 def _problem(value: object) -> str | None:
-    if not isinstance(value, Mapping) or value.keys() != _FIELDS:
+    if not isinstance(value, Mapping) or not _FIELDS - _OPTIONAL <= value.keys() <= _FIELDS:
         return f"it is no map of {', '.join(sorted(_FIELDS))}"
     for name in ("module", "stamp"):
         if not isinstance(value[name], str) or not 0 < len(value[name]) <= 256:

@@ -104,6 +104,7 @@ class AsyncSession:
         module: str | None = None,
         instructions: str | None = None,
         demos: Sequence[Mapping[str, Any]] | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
         replace: bool = False,
     ) -> AsyncProgram:
         """Make a DSPy program in this session.
@@ -111,9 +112,11 @@ class AsyncSession:
         Args:
             id: None: one is made.
             signature: `"question -> answer: str"`, or a map as docs/protocol.md tells.
-            module: "predict", "chain_of_thought", or what the application registered.
+            module: "predict", "chain_of_thought", "react", or what the application registered.
             instructions: what the LM is told to do.
             demos: examples for the LM, each with values for the signature's fields.
+            tools: of the module "react": functions that this client offers, each with `name`, `description` and
+                `schema`, the JSON schema of what it takes.
             replace: take the place of a program with that id.
 
         Raises InvalidSignature, ProgramExists.
@@ -124,6 +127,7 @@ class AsyncSession:
             "module": module,
             "instructions": instructions,
             "demos": demos,
+            "tools": tools,
             "replace": replace or None,
         }
         made = await self.call("create_program", _present(given))
