@@ -85,7 +85,12 @@ func TestExportAndImport(t *testing.T) {
 	if len(held) != 3 || labels["team"] != "red" || number(info["ttl_ms"]) != 60000 || number(info["max_age_ms"]) != 90000 || got["next"] != nil {
 		t.Errorf("%+v, %+v", held, info)
 	}
-	c.ok("session.import", nil, meta{"export": meta{"format": 1, "state": meta{"more": 1}}, "session": "b", "append": true})
+	more := meta{"export": meta{"format": 1, "state": meta{"more": 1}}, "session": "b", "append": true}
+	c.want("session.import", nil, more, wire.CodeInvalidParams) // it is whole
+	c.ok("session.end", nil, meta{"session": "b"})
+	c.ok("session.import", nil, meta{"export": export, "session": "b", "more": true})
+	c.want("get", meta{"session": "b"}, nil, wire.CodeSessionBusy)
+	c.ok("session.import", nil, more)
 	if held, _ := c.ok("get", meta{"session": "b"}, nil).(map[string]any); len(held) != 4 {
 		t.Errorf("%+v", held)
 	}
@@ -133,7 +138,9 @@ func TestSessionsOfOthers(t *testing.T) {
 		if seen["state"] != nil || number(seen["bytes"]) == 0 {
 			t.Errorf("seen without --reveal: %+v", seen)
 		}
+		c.want("session.export", nil, of, wire.CodePermissionDenied)
 		of["reveal"] = true
+		c.ok("session.export", nil, of)
 		seen, _ = c.ok("session.get", nil, of).(map[string]any)
 		if state, _ := seen["state"].(map[string]any); number(state["x"]) != 1 {
 			t.Errorf("revealed: %+v", seen)

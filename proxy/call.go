@@ -132,15 +132,14 @@ func (c *conn) submit(batch *wire.Batch, k *call, f *wire.Frame, m *wire.Request
 		k.Meta.Stream = k.stream.begin()
 	}
 	sessions := c.server.cfg.Sessions
-	owner := c.keyOf("", string(m.SessionToken)).Owner
 	var err error
 	switch {
 	case m.IdempotencyKey != nil:
-		err = c.submitOnce(batch, k, session.Key{Owner: owner, ID: k.key.ID}, string(m.IdempotencyKey))
+		err = c.submitOnce(batch, k, string(m.IdempotencyKey))
 	case k.key.ID == "":
-		sessions.SubmitFree(batch, owner, c.flow, &k.Call)
+		err = sessions.SubmitFree(batch, c.owner, c.flow, &k.Call)
 	default:
-		err = sessions.Submit(batch, k.key, &k.Call)
+		err = sessions.Submit(batch, k.key, c.owner, &k.Call)
 	}
 	if err != nil {
 		k.end(batch, wire.FromError(err))
@@ -148,11 +147,11 @@ func (c *conn) submit(batch *wire.Batch, k *call, f *wire.Frame, m *wire.Request
 }
 
 // submitOnce hands in a call that has an idempotency key.
-func (c *conn) submitOnce(batch *wire.Batch, k *call, key session.Key, idempotencyKey string) error {
+func (c *conn) submitOnce(batch *wire.Batch, k *call, idempotencyKey string) error {
 	if k.stream != nil {
 		return wire.Errorf(wire.CodeInvalidParams, "a stream takes no idempotency key: what it has sent cannot be sent again")
 	}
-	ticket, err := c.server.cfg.Sessions.SubmitOnce(batch, key, idempotencyKey, &k.Call)
+	ticket, err := c.server.cfg.Sessions.SubmitOnce(batch, k.key, c.owner, idempotencyKey, &k.Call)
 	c.mu.Lock()
 	k.ticket = ticket
 	c.mu.Unlock()

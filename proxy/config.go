@@ -52,6 +52,7 @@ func (s *Server) Apply(l Limits) { s.limits.Store(&l) }
 type Caller struct {
 	UID      int
 	Owner    string // whose sessions it sees
+	Payer    string // its uid, as an owner
 	Admin    bool
 	Session  string // from meta
 	Deadline time.Time

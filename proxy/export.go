@@ -21,6 +21,7 @@ func (s *Server) sessionExport(who *Caller, params []byte) (any, error) {
 		Owner   string  `msgpack:"owner"`
 		After   string  `msgpack:"after"`
 		Version *uint64 `msgpack:"version"`
+		Reveal  bool    `msgpack:"reveal"`
 	}
 	if err := wire.Unmarshal(params, &p); err != nil {
 		return nil, err
@@ -28,6 +29,9 @@ func (s *Server) sessionExport(who *Caller, params []byte) (any, error) {
 	key, err := keyOf(who, p.Session, p.Owner)
 	if err != nil {
 		return nil, err
+	}
+	if key.Owner != who.Owner && !p.Reveal {
+		return nil, wire.Errorf(wire.CodePermissionDenied, "an export shows the state of somebody else's session: say reveal")
 	}
 	page, err := s.cfg.Sessions.Export(key, p.After, exportPage)
 	if err != nil {
@@ -80,13 +84,15 @@ func (e *exported) check() error {
 	return checkLabels(e.Labels)
 }
 
-// sessionImport makes a session of an export's first page, and with append adds a further one to it.
+// sessionImport makes a session of an export's first page, and with append adds a further one to it. With more the page is not the last: the
+// session takes no calls yet.
 func (s *Server) sessionImport(batch *wire.Batch, who *Caller, params []byte, reply Reply) {
 	var p struct {
 		Session string   `msgpack:"session"`
 		Owner   string   `msgpack:"owner"`
 		Export  exported `msgpack:"export"`
 		Append  bool     `msgpack:"append"`
+		More    bool     `msgpack:"more"`
 	}
 	err := wire.Unmarshal(params, &p)
 	if err == nil {
@@ -111,11 +117,12 @@ func (s *Server) sessionImport(batch *wire.Batch, who *Caller, params []byte, re
 	}
 	done := func(b *wire.Batch, err error) { reply(b, map[string]any{"session": key.ID}, err) }
 	if p.Append {
-		u := session.Update{Set: p.Export.State, Imported: true, Deadline: who.Deadline}
+		u := session.Update{Set: p.Export.State, Imported: true, More: p.More, Deadline: who.Deadline}
 		s.cfg.Sessions.Update(batch, key, u, func(b *wire.Batch, _ uint64, err error) { done(b, err) })
 		return
 	}
 	o := session.Options{
+		Payer: who.Payer, More: p.More,
 		State: p.Export.State, Labels: p.Export.Labels, Imported: true, Started: p.Export.Started, Lost: p.Export.Lost,
 	}
 	if p.Export.TTL != nil {

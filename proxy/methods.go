@@ -34,7 +34,7 @@ func (c *conn) callOwn(batch *wire.Batch, m ownMethod, k *call, params []byte) {
 		k.end(batch, wire.Errorf(wire.CodeDeadlineExceeded, "the deadline had passed when the call came").With("ended_by", "queue"))
 		return
 	}
-	who := &Caller{UID: c.uid, Owner: c.keyOf("", "").Owner, Admin: c.server.limits.Load().administers(c.uid), Session: k.key.ID, Deadline: k.Deadline}
+	who := &Caller{UID: c.uid, Payer: c.owner, Owner: c.keyOf("", "").Owner, Admin: c.server.limits.Load().administers(c.uid), Session: k.key.ID, Deadline: k.Deadline}
 	if k.key.Owner != "" {
 		who.Owner = k.key.Owner
 	}

@@ -54,7 +54,7 @@ func (s *Server) sessionCreate(batch *wire.Batch, who *Caller, params []byte, re
 		token := random()
 		key.Owner, result["token"] = tokenOwner(token), token
 	}
-	o := session.Options{State: p.State, Labels: p.Labels}
+	o := session.Options{Payer: who.Payer, State: p.State, Labels: p.Labels}
 	if p.TTL != nil {
 		o.TTL = time.Duration(*p.TTL) * time.Millisecond
 	}

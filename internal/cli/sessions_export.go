@@ -26,6 +26,7 @@ type sessionsExportCommand struct {
 	question
 	whose
 
+	Reveal bool   `help:"Export somebody else's session, too."`
 	Output string `short:"o" placeholder:"FILE" required:"" help:"The file; - is standard output."`
 }
 
@@ -42,13 +43,17 @@ func (c *sessionsExportCommand) Run(ctx context.Context, e *Env) error {
 		return err
 	}
 	defer conn.Close()
+	params := c.params()
+	if c.Reveal {
+		params["reveal"] = true
+	}
 	if c.Output == "-" {
-		_, err := exportTo(ctx, conn, c.params(), e.Stdout)
+		_, err := exportTo(ctx, conn, params, e.Stdout)
 		return err
 	}
 	// What the file held before stays until there is something to take its place.
 	var file bytes.Buffer
-	pages, err := exportTo(ctx, conn, c.params(), &file)
+	pages, err := exportTo(ctx, conn, params, &file)
 	if err != nil {
 		return err
 	}
@@ -133,6 +138,7 @@ func (c *sessionsImportCommand) Run(ctx context.Context, e *Env) error {
 		params["session"] = result["session"]
 		delete(params, "export")
 		delete(params, "append")
+		delete(params, "more")
 		late, cancel := context.WithTimeout(context.WithoutCancel(ctx), toEnd) // the time that there was may be over
 		defer cancel()
 		_, ended := callMap(late, conn, "session.end", params)
@@ -150,24 +156,27 @@ func importFrom(ctx context.Context, conn *client.Conn, params map[string]any, i
 	if _, err := io.ReadFull(in, magic); err != nil || string(magic) != exportMagic {
 		return nil, errors.New("this is no file of sessions export, or of another version")
 	}
+	page, err := readPage(in)
 	for {
-		page, err := readPage(in)
-		switch {
-		case err != nil:
+		if err != nil {
 			return result, fmt.Errorf("the file is cut off: %w", err)
-		case len(page) == 0 && result != nil:
-			return result, nil
 		}
 		// What breaks the protocol's rules would end the connection, and leave half a session behind.
 		if wire.Scan(page) != nil || wire.CheckContent(page) != nil {
 			return result, errors.New("the file is damaged: it does not hold what was exported")
 		}
 		params["export"] = msgpack.RawMessage(page)
-		done, err := callMap(ctx, conn, "session.import", params)
-		if err != nil {
-			return result, err
+		if page, err = readPage(in); err != nil { // nothing is made of a file that is cut off there
+			continue
 		}
-		result, params["append"] = done, true
+		params["more"] = len(page) > 0
+		done, failed := callMap(ctx, conn, "session.import", params)
+		if failed != nil {
+			return result, failed
+		}
+		if result, params["append"] = done, true; len(page) == 0 {
+			return result, nil
+		}
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"crypto/sha256"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/dspex/dspex-sidecar/internal/store"
@@ -33,11 +34,15 @@ type once struct {
 	table   *Table
 	session *session
 	key     store.AnswerKey
+	payer   string // who began it
+	size    int    // of its params
 	call    pool.Call
 
 	// Guarded by Table.mu.
-	waiters []*Ticket
-	refused *wire.Error // why it must not begin
+	waiters  []*Ticket
+	refused  *wire.Error // why it must not begin
+	over     bool        // it has ended without having run
+	detached bool        // all that asked for it have gone
 }
 
 // Ticket is one client's part in a call with an idempotency key.
@@ -49,11 +54,16 @@ type Ticket struct {
 
 // SubmitOnce hands in a call that a client made with an idempotency key: it joins the one that runs, or gets the answer that was kept,
 // or begins. The handler's Settle and Finish are called as for any call; instead of canceling it in the pool its client leaves. A call
-// without a session has its owner's keys.
-func (t *Table) SubmitOnce(batch *wire.Batch, key Key, idempotencyKey string, c *pool.Call) (*Ticket, error) {
-	s, err := t.keeperOf(batch, key)
+// without a session has its payer's keys.
+func (t *Table) SubmitOnce(batch *wire.Batch, key Key, payer, idempotencyKey string, c *pool.Call) (*Ticket, error) {
+	s, err := t.keeperOf(batch, key, payer)
 	if err != nil {
 		return nil, err
+	}
+	ledger, refused := t.ledgerFor(batch, payer)
+	if refused != nil {
+		t.leave(s)
+		return nil, refused
 	}
 	ticket := &Ticket{handler: c.Handler}
 	k := store.AnswerKey{Method: string(c.Method), Key: idempotencyKey}
@@ -62,20 +72,32 @@ func (t *Table) SubmitOnce(batch *wire.Batch, key Key, idempotencyKey string, c 
 	a := s.answers[k]
 	switch {
 	case a == nil, a.running == nil && !time.Now().Before(a.expires):
-		mark := t.beginLocked(s, k, params, ticket)
+		o := &once{table: t, session: s, key: k, payer: payer, size: len(c.Params), waiters: []*Ticket{ticket}}
+		mark, refused := t.beginLocked(o, params)
 		t.mu.Unlock()
-		t.runOnce(batch, ticket.once, mark, c)
-		return ticket, nil
+		if refused == nil {
+			ticket.once = o
+			t.runOnce(batch, o, mark, ledger, c)
+			return ticket, nil
+		}
+		t.mu.Lock()
+		err = refused
 	case a.params != params:
 		err = wire.Errorf(wire.CodeInvalidParams, "the idempotency key %q was used for %s with other params", k.Key, k.Method)
+	case a.running != nil && a.running.refused != nil:
+		err = wire.Errorf(wire.CodeSessionBusy, "the call with the idempotency key %q is being stopped; ask again", k.Key)
 	case a.running != nil:
 		ticket.once = a.running
+		a.running.attachLocked()
 		a.running.waiters = append(a.running.waiters, ticket)
 		if d := c.Deadline; !d.IsZero() {
 			ticket.timer = time.AfterFunc(time.Until(d), ticket.expired)
 		}
 	}
 	t.leaveLocked(s)
+	if ledger != nil {
+		t.leaveLocked(ledger)
+	}
 	t.mu.Unlock()
 	switch {
 	case err != nil:
@@ -87,18 +109,41 @@ func (t *Table) SubmitOnce(batch *wire.Batch, key Key, idempotencyKey string, c 
 }
 
 // keeperOf is the session that keeps the answers of calls in key; it has been told of one more call.
-func (t *Table) keeperOf(batch *wire.Batch, key Key) (*session, error) {
-	if key.ID == "" {
-		return t.ledgerOf(batch, key.Owner), nil
+func (t *Table) keeperOf(batch *wire.Batch, key Key, payer string) (*session, error) {
+	if key.ID != "" {
+		return t.use(batch, key, payer)
 	}
-	return t.use(batch, key)
+	s, refused := t.ledgerOf(batch, payer)
+	if refused != nil {
+		return nil, refused
+	}
+	return s, nil
 }
 
-// beginLocked notes that a call begins. What it returns has to be in the store before the call runs.
-func (t *Table) beginLocked(s *session, k store.AnswerKey, params [32]byte, first *Ticket) *store.Change {
-	o := &once{table: t, session: s, key: k, waiters: []*Ticket{first}}
-	first.once = o
+const (
+	// maxAnswers is how many answers a session keeps at a time.
+	maxAnswers = 10_000
+	// errorReserve is the room that an answer is refused without: what an error takes is kept in any case, cut to that.
+	errorReserve = 4 << 10
+)
+
+// beginLocked notes that a call begins, or says why there is no room for its answer. What it returns has to be in the store before the
+// call runs.
+func (t *Table) beginLocked(o *once, params [32]byte) (*store.Change, *wire.Error) {
+	s, k := o.session, o.key
 	stale := t.takeStaleLocked(s, time.Now())
+	t.forgetAnswerLocked(s, k) // it has expired
+	need := answerHead + len(k.Method) + len(k.Key) + errorReserve
+	switch most := t.settings().MaxState; {
+	case s.bytes+need > most:
+		return nil, tooMuch(s, s.bytes+need, most)
+	case len(s.answers) >= maxAnswers:
+		return nil, wire.Errorf(wire.CodeSessionLimit, "%d answers to calls with idempotency keys are kept; they go after sessions.answer_ttl", maxAnswers).
+			With("limit", maxAnswers)
+	}
+	if err := t.roomLocked(need); err != nil {
+		return nil, err
+	}
 	if s.answers == nil {
 		s.answers = make(map[store.AnswerKey]*answer)
 	}
@@ -110,12 +155,13 @@ func (t *Table) beginLocked(s *session, k store.AnswerKey, params [32]byte, firs
 	return &store.Change{
 		Number: s.number, Forget: slices.DeleteFunc(stale, func(old store.AnswerKey) bool { return old == k }), // it is replaced
 		Answers: []store.Answer{{AnswerKey: k, Params: params, Left: t.settings().AnswerTTL}},
-	}
+	}, nil
 }
 
 func (t *Table) forgetAnswerLocked(s *session, k store.AnswerKey) {
 	if a := s.answers[k]; a != nil {
 		delete(s.answers, k)
+		s.given = slices.DeleteFunc(s.given, func(other store.AnswerKey) bool { return other == k })
 		s.bytes -= a.size
 		t.bytes -= a.size
 	}
@@ -125,13 +171,11 @@ func (t *Table) forgetAnswerLocked(s *session, k store.AnswerKey) {
 func (t *Table) takeStaleLocked(s *session, now time.Time) (stale []store.AnswerKey) {
 	for len(s.given) > 0 {
 		k := s.given[0]
-		if a := s.answers[k]; a != nil && now.Before(a.expires) {
+		if now.Before(s.answers[k].expires) {
 			break
-		} else if a != nil {
-			t.forgetAnswerLocked(s, k)
-			stale = append(stale, k)
 		}
-		s.given = s.given[1:]
+		t.forgetAnswerLocked(s, k)
+		stale = append(stale, k)
 	}
 	return stale
 }
@@ -154,13 +198,13 @@ func (s *session) takeInAnswers(kept []store.Answer, now time.Time) {
 }
 
 // runOnce has the store note that a call begins, and lets it come. In a session the note takes its turn right before the call.
-func (t *Table) runOnce(batch *wire.Batch, o *once, mark *store.Change, c *pool.Call) {
+func (t *Table) runOnce(batch *wire.Batch, o *once, mark *store.Change, ledger *session, c *pool.Call) {
 	s := o.session
 	o.call = pool.Call{
 		Method: bytes.Clone(c.Method), Params: bytes.Clone(c.Params), Owned: true, Meta: c.Meta, Deadline: c.Deadline, Nested: c.Nested,
 	}
 	o.call.Meta.Traceparent, o.call.Meta.App = bytes.Clone(c.Meta.Traceparent), bytes.Clone(c.Meta.App)
-	h := &call{table: t, session: s, flow: s.flow, pool: &o.call, inner: o, once: o, ledger: t.ledgerFor(batch, s.key.Owner)}
+	h := &call{table: t, session: s, flow: s.flow, pool: &o.call, inner: o, once: o, ledger: ledger}
 	o.call.Handler = h
 	if s.ledger {
 		begin := func(b *wire.Batch, err error) {
@@ -172,7 +216,7 @@ func (t *Table) runOnce(batch *wire.Batch, o *once, mark *store.Change, c *pool.
 		}
 		return
 	}
-	u := &turn{table: t, session: s, method: "session.begin", beside: true, change: *mark}
+	u := &turn{table: t, session: s, method: "session.begin", beside: true, change: *mark, once: o}
 	u.done = func(_ *wire.Batch, _ uint64, err error) { o.begun(err) }
 	u.take(batch, c.Deadline)
 	s.flow.Submit(batch, &o.call)
@@ -184,17 +228,20 @@ func (o *once) begun(err error) {
 		return
 	}
 	o.table.mu.Lock()
+	defer o.table.mu.Unlock()
+	if o.refused != nil {
+		return
+	}
 	if o.refused = wire.FromError(err); o.refused.Code == wire.CodeInternal {
 		o.refused = notStored(err)
 	}
-	o.table.mu.Unlock()
 }
 
 // replay answers with an outcome that was kept.
 func replay(batch *wire.Batch, outcome []byte, h pool.Handler) {
 	r := &pool.Result{Meta: wire.ResponseMeta{QueueUS: -1, RunUS: -1}}
 	if outcome == nil {
-		r.Err = wire.Errorf(wire.CodeWorkerLost, "a call with this idempotency key had begun when the sidecar ended; it is not run again").
+		r.Err = wire.Errorf(wire.CodeWorkerLost, "it is not known what became of a call with this idempotency key that had begun: the sidecar, or its store, ended before its answer was kept; it is not run again").
 			With("maybe_executed", true)
 	} else if err := decodeOutcome(outcome, r); err != nil {
 		r.Err = wire.FromError(err)
@@ -206,9 +253,28 @@ func replay(batch *wire.Batch, outcome []byte, h pool.Handler) {
 // encodeOutcome makes what is kept of a result: a response frame.
 func encodeOutcome(r *pool.Result) []byte {
 	if r.Err != nil {
-		return wire.AppendError(nil, 1, &r.Meta, r.Err)
+		b := wire.AppendError(nil, 1, &r.Meta, r.Err)
+		if len(b) > errorReserve {
+			b = wire.AppendError(nil, 1, &wire.ResponseMeta{Worker: r.Meta.Worker, QueueUS: -1, RunUS: -1}, shortened(r.Err))
+		}
+		return b
 	}
 	return append(wire.AppendResponse(nil, 1, &r.Meta), r.Payload...)
+}
+
+// shortened is what is kept of an error that is too long to be kept: its code and how its message begins.
+func shortened(e *wire.Error) *wire.Error {
+	const most = 1 << 10
+	short := wire.Errorf(e.Code, "%s… (this is how the error began that was kept)", strings.ToValidUTF8(e.Message[:min(most, len(e.Message))], ""))
+	short.Retryable = e.Retryable
+	for _, key := range []string{"type", "maybe_executed", "ended_by"} {
+		if v, ok := e.Details[key].(string); ok && len(v) < most {
+			short = short.With(key, v)
+		} else if v, ok := e.Details[key].(bool); ok {
+			short = short.With(key, v)
+		}
+	}
+	return short
 }
 
 func decodeOutcome(outcome []byte, r *pool.Result) error {
@@ -247,16 +313,53 @@ func (k *Ticket) Leave(batch *wire.Batch, why *wire.Error, stop bool) {
 	if at >= 0 {
 		o.waiters = slices.Delete(o.waiters, at, at+1)
 	}
-	last := len(o.waiters) == 0
+	stopped := at >= 0 && len(o.waiters) == 0 && (stop || !o.detachLocked())
+	if stopped && o.refused == nil {
+		o.refused = why // it must not begin any more, and nobody joins it
+	}
 	o.table.mu.Unlock()
 	if at < 0 {
 		return
 	}
 	k.settle(batch, &pool.Result{Err: why, Meta: wire.ResponseMeta{QueueUS: -1, RunUS: -1}})
-	if stop && last {
+	if stopped {
 		o.table.cfg.Pool.Cancel(batch, &o.call, why)
 	}
 }
+
+// What goes on for nobody is limited for each payer, in number and in bytes of its params.
+const (
+	maxDetached      = 256
+	maxDetachedBytes = 64 << 20
+)
+
+// detachLocked lets the call go on though nobody waits for it, if that may be.
+func (o *once) detachLocked() bool {
+	d := o.table.detached[o.payer]
+	if d.calls >= maxDetached || d.bytes+o.size > maxDetachedBytes {
+		return false
+	}
+	o.detached = true
+	o.table.detached[o.payer] = detached{d.calls + 1, d.bytes + o.size}
+	return true
+}
+
+// attachLocked ends that.
+func (o *once) attachLocked() {
+	if !o.detached {
+		return
+	}
+	o.detached = false
+	d := o.table.detached[o.payer]
+	if d = (detached{d.calls - 1, d.bytes - o.size}); d.calls == 0 {
+		delete(o.table.detached, o.payer)
+	} else {
+		o.table.detached[o.payer] = d
+	}
+}
+
+// detached are the calls that go on for nobody.
+type detached struct{ calls, bytes int }
 
 func (k *Ticket) expired() {
 	var batch wire.Batch
@@ -305,6 +408,7 @@ func (o *once) Settle(batch *wire.Batch, r *pool.Result) {
 	o.table.mu.Lock()
 	waiters := o.waiters
 	o.waiters = nil
+	o.attachLocked()
 	o.table.mu.Unlock()
 	for _, k := range waiters {
 		k.settle(batch, r)
@@ -318,6 +422,7 @@ func (o *once) Finish(*wire.Batch, []byte) {}
 func (o *once) keptLocked(c *store.Change, r *pool.Result, ran bool) {
 	if r.Err != nil && (!ran || r.Err.Retryable) {
 		c.Forget = append(c.Forget, o.key)
+		o.over = !ran
 		return
 	}
 	a := o.session.answers[o.key]
@@ -338,8 +443,9 @@ func (o *once) committedLocked(c *store.Change, stored bool) {
 		o.table.forgetAnswerLocked(s, o.key)
 		return
 	}
-	a.expires = time.Now().Add(o.table.cfg.AnswerTTL)
-	s.given = append(s.given, o.key)
+	a.expires = time.Now().Add(o.table.settings().AnswerTTL)
+	at, _ := slices.BinarySearchFunc(s.given, a.expires, func(k store.AnswerKey, t time.Time) int { return s.answers[k].expires.Compare(t) })
+	s.given = slices.Insert(s.given, at, o.key)
 	if stored && len(c.Answers) > 0 {
 		a.outcome = c.Answers[0].Outcome
 		a.size += len(a.outcome) // by which the session has grown with the change

@@ -21,7 +21,7 @@ func (b *rig) once(id, method, idempotencyKey string, params doc) keyed {
 	a := &asked{t: b.t, settled: make(chan pool.Result, 1), ended: make(chan struct{})}
 	a.Call = pool.Call{Method: []byte(method), Params: b.encode(orEmpty(params)), Handler: a}
 	var batch wire.Batch
-	ticket, err := b.table.SubmitOnce(&batch, key(id), idempotencyKey, &a.Call)
+	ticket, err := b.table.SubmitOnce(&batch, key(id), me, idempotencyKey, &a.Call)
 	if err != nil {
 		a.settled <- pool.Result{Err: wire.FromError(err)}
 		close(a.ended)
@@ -116,7 +116,10 @@ func TestLeaving(t *testing.T) {
 		stopped.leave(true)
 		stopped.refused(wire.CodeCancelled)
 		close(h.goOn)
-		b.once(id, "do", "l", doc{"hold": true}).refused(wire.CodeCancelled) // what it has done is not known
+		b.until("the end of the stop", func() bool { // meanwhile nobody joins it
+			r := b.once(id, "do", "l", doc{"hold": true}).result()
+			return r.Err != nil && r.Err.Code == wire.CodeCancelled // what it has done is not known
+		})
 	}
 }
 
@@ -129,7 +132,7 @@ func TestDeadlineOfOneThatJoined(t *testing.T) {
 	a := &asked{t: t, settled: make(chan pool.Result, 1), ended: make(chan struct{})}
 	a.Call = pool.Call{Method: []byte("do"), Params: b.encode(doc{"hold": true}), Handler: a, Deadline: time.Now().Add(time.Millisecond)}
 	var batch wire.Batch
-	if _, err := b.table.SubmitOnce(&batch, key("a"), "k", &a.Call); err != nil {
+	if _, err := b.table.SubmitOnce(&batch, key("a"), me, "k", &a.Call); err != nil {
 		t.Fatal(err)
 	}
 	a.refused(wire.CodeDeadlineExceeded)
@@ -235,7 +238,7 @@ func TestAnswerCommitsWithTheState(t *testing.T) {
 
 func TestAnswersAreCountedAndExpire(t *testing.T) {
 	ttl := 50 * time.Millisecond
-	b := start(t, func(_ *pool.Settings, c *session.Config) { c.AnswerTTL, c.MaxState = ttl, 2000 })
+	b := start(t, func(_ *pool.Settings, c *session.Config) { c.AnswerTTL, c.MaxState = ttl, 20_000 })
 	b.create("a", nil)
 	before, _ := b.get("a")
 	b.once("a", "do", "k", nil).ok()
@@ -245,10 +248,10 @@ func TestAnswersAreCountedAndExpire(t *testing.T) {
 	}
 	var full *wire.Error
 	for i := 0; full == nil; i++ { // more than fit
-		if i > 100 {
+		if i > 500 {
 			t.Fatal("answers are not limited")
 		}
-		r := b.once("a", "do", string(rune('A'+i)), doc{"n": i}).result()
+		r := b.once("a", "do", "x"+string(rune('A'+i)), doc{"n": i}).result()
 		full = r.Err
 	}
 	if full.Code != wire.CodeSessionLimit {
@@ -264,5 +267,132 @@ func TestAnswersAreCountedAndExpire(t *testing.T) {
 				t.Error("an answer that has expired is still stored")
 			}
 		}
+	}
+}
+
+// An error is kept whatever room there is, cut to what was set aside for it; without that room no call begins.
+func TestErrorsThatAreKeptAreBounded(t *testing.T) {
+	const most = 20_000
+	b := start(t, func(_ *pool.Settings, c *session.Config) { c.MaxState = most })
+	b.create("a", nil)
+	var full *wire.Error
+	for i := 0; full == nil; i++ {
+		if i > 100 {
+			t.Fatal("errors are not limited")
+		}
+		if e := b.once("a", "do", string(rune('A'+i)), doc{"lament": true}).result().Err; e.Code != wire.CodeProgramError {
+			full = e
+		}
+	}
+	if info, _ := b.get("a"); full.Code != wire.CodeSessionLimit || info.Bytes > most {
+		t.Errorf("%v, %d bytes", full, info.Bytes)
+	}
+	again := b.once("a", "do", "A", doc{"lament": true}).failure(wire.CodeProgramError)
+	if again.Details["type"] != "Error" || len(again.Message) > 2000 {
+		t.Errorf("kept: %+v", again)
+	}
+	b.ask("a", "do", nil).ok()
+}
+
+// A call that ended before it ran has never begun, wherever the note that it begins was.
+func TestCallThatEndedBeforeItRan(t *testing.T) {
+	b := start(t)
+	b.create("a", nil)
+	held := b.ask("a", "do", doc{"hold": true})
+	h := b.arrival()
+	waiting := b.once("a", "do", "k", nil)
+	waiting.leave(true)
+	waiting.refused(wire.CodeCancelled)
+	close(h.goOn)
+	held.ok()
+	b.read("a") // comes after the note
+	b.again()
+	b.once("a", "do", "k", nil).ok()
+}
+
+func TestCancelWhileTheBeginningIsStored(t *testing.T) {
+	for _, id := range places {
+		b := start(t)
+		b.create("a", nil)
+		b.put("a", nil)
+		b.once("", "do", "make the ledger", nil).ok()
+		ran := b.calls.Load()
+		b.shelf.slowly("note", true)
+		call := b.once(id, "do", "k", nil)
+		begin := b.storing()
+		b.shelf.slowly("note", false)
+		call.leave(true)
+		call.refused(wire.CodeCancelled)
+		begin(nil)
+		b.once(id, "do", "l", nil).ok()
+		if n := b.calls.Load() - ran; n != 1 {
+			t.Errorf("in %q: it ran for nobody", id)
+		}
+	}
+}
+
+// Answers are kept as long as was said when they were given, whatever is said later.
+func TestShorterAnswerTTL(t *testing.T) {
+	settings := func(c *session.Config) session.Settings { return c.Settings }
+	var s session.Settings
+	b := start(t, func(_ *pool.Settings, c *session.Config) { s = settings(c) })
+	b.create("a", nil)
+	b.once("a", "do", "long", nil).ok()
+	s.AnswerTTL = time.Millisecond
+	b.table.Apply(s)
+	first := b.once("a", "do", "short", nil).ok().Call
+	b.until("its end", func() bool { return b.once("a", "do", "short", nil).ok().Call != first })
+	if n := b.once("a", "do", "long", nil).ok().Call; n != 1 {
+		t.Errorf("the other call ran again: %d", n)
+	}
+}
+
+// A ledger that could not be stored is no obstacle to the next call.
+func TestLedgerThatCannotBeStored(t *testing.T) {
+	for _, slow := range []bool{false, true} {
+		b := start(t)
+		b.shelf.slowly("create", slow)
+		if !slow {
+			b.shelf.failNext("create", errDisk)
+		}
+		c := b.once("", "do", "k", nil)
+		if slow {
+			b.storing()(errDisk)
+			b.shelf.slowly("create", false)
+		}
+		c.refused(wire.CodeStorageUnavailable)
+		b.until("another ledger", func() bool { return b.once("", "do", "k", nil).result().Err == nil })
+	}
+}
+
+// What goes on for nobody is bounded: beyond that, a client that leaves has its calls stopped.
+func TestCallsThatGoOnForNobody(t *testing.T) {
+	b := start(t, func(s *pool.Settings, _ *session.Config) { s.Concurrency = 1000 })
+	var calls []keyed
+	for i := range 300 {
+		calls = append(calls, b.once("", "do", string(rune(1000+i)), doc{"hold": true}))
+	}
+	var held []*held
+	for range calls {
+		held = append(held, b.arrival())
+	}
+	for _, c := range calls {
+		c.leave(false)
+	}
+	for _, h := range held {
+		close(h.goOn)
+	}
+	kept := 0
+	for i := range calls {
+		b.until("its end", func() bool {
+			r := b.once("", "do", string(rune(1000+i)), doc{"hold": true}).result()
+			if r.Err == nil {
+				kept++
+			}
+			return r.Err == nil || r.Err.Code == wire.CodeCancelled
+		})
+	}
+	if kept < 256 || kept == len(calls) {
+		t.Errorf("%d of %d went on", kept, len(calls))
 	}
 }

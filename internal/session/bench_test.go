@@ -144,7 +144,7 @@ func BenchmarkCall(b *testing.B) {
 				call := &pool.Call{Method: method, Params: wire.Nil, Owned: true, Handler: c}
 				if kind.name == "none" {
 					flow.Submit(&batch, call)
-				} else if err := t.Submit(&batch, k, call); err != nil {
+				} else if err := t.Submit(&batch, k, me, call); err != nil {
 					b.Fatal(err)
 				}
 				batch.Flush()

@@ -21,7 +21,10 @@ func (b *rig) free(params doc) *asked {
 	a.Call = pool.Call{Method: []byte("do"), Params: b.encode(orEmpty(params)), Owned: true, Handler: a}
 	flow := b.pool.NewFlow(me, false)
 	var batch wire.Batch
-	b.table.SubmitFree(&batch, me, flow, &a.Call)
+	if err := b.table.SubmitFree(&batch, me, flow, &a.Call); err != nil {
+		a.settled <- pool.Result{Err: wire.FromError(err)}
+		close(a.ended)
+	}
 	batch.Flush()
 	return a
 }

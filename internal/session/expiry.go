@@ -52,6 +52,12 @@ func (t *Table) leaveLocked(s *session) {
 	}
 }
 
+func (t *Table) leave(s *session) {
+	t.mu.Lock()
+	t.leaveLocked(s)
+	t.mu.Unlock()
+}
+
 // keepEvery is how often the store is told what is left of time limits: what it is not told is given back by a crash.
 const keepEvery = 10 * time.Minute
 
@@ -77,6 +83,7 @@ func (t *Table) expire() {
 		case <-timer.C:
 		case <-t.wake:
 		case <-keep.C:
+			t.dropStale()
 			if err := t.keepLeft(); err != nil {
 				t.cfg.Log.Error("what is left of the sessions' time limits was not stored", "error", err.Error())
 			}
@@ -108,6 +115,29 @@ func (t *Table) takeExpired(now time.Time) (expired []*session, next time.Durati
 		expired = append(expired, s)
 	}
 	return expired, time.Hour
+}
+
+// dropStale forgets answers that have been kept for long enough.
+func (t *Table) dropStale() {
+	var changes []*store.Change
+	t.mu.Lock()
+	now := time.Now()
+	for _, s := range t.byNumber {
+		if stale := t.takeStaleLocked(s, now); len(stale) > 0 {
+			changes = append(changes, &store.Change{Number: s.number, Forget: stale})
+		}
+	}
+	t.mu.Unlock()
+	failed := func(err error) {
+		if err != nil {
+			t.cfg.Log.Warn("answers that have expired are still in the store", "error", err.Error())
+		}
+	}
+	for _, c := range changes {
+		if now, err := t.cfg.Store.Commit(c, failed); now {
+			failed(err)
+		}
+	}
 }
 
 // left is what is left of the session's time limits.

@@ -7,7 +7,7 @@ import (
 )
 
 // MaxLost is how many secrets' names an exported session may bring.
-const MaxLost = 1000
+const MaxLost = 100
 
 // Page is a part of an exported session.
 type Page struct {
@@ -19,14 +19,30 @@ type Page struct {
 }
 
 // Export returns the entries of a session's last commit that come after a key, in their order: as many as take most bytes, and one at least.
-// A session that cannot be served can be exported, as far as its state is known.
+// A session that is quarantined can be exported, one that is damaged cannot.
 func (t *Table) Export(key Key, after string, most int) (*Page, error) {
-	t.mu.Lock()
-	s := t.sessions[key]
-	if s == nil || !s.stored {
-		t.mu.Unlock()
-		return nil, notFound(key)
+	p, entries := &Page{}, map[string][]byte{}
+	var damaged *wire.Error
+	info, err := t.look(key, func(s *session) {
+		damaged = s.damaged
+		p.takeLocked(s, after, most, entries)
+	})
+	switch {
+	case err != nil:
+		return nil, err
+	case damaged != nil:
+		return nil, damaged
 	}
+	p.Info, p.State = info, wire.AppendMap(nil, entries)
+	return p, nil
+}
+
+func (p *Page) takeLocked(s *session, after string, most int, entries map[string][]byte) {
+	p.Started, p.Lost = s.started, slices.Clone(s.lost)
+	for k := range s.secrets {
+		p.Lost = append(p.Lost, k)
+	}
+	slices.Sort(p.Lost)
 	keys := make([]string, 0, len(s.state))
 	for k := range s.state {
 		if k > after {
@@ -34,24 +50,14 @@ func (t *Table) Export(key Key, after string, most int) (*Page, error) {
 		}
 	}
 	slices.Sort(keys)
-	p := &Page{Started: s.started, Lost: slices.Clone(s.lost)}
-	for k := range s.secrets {
-		p.Lost = append(p.Lost, k)
-	}
-	entries, size := map[string][]byte{}, 0
+	size := 0
 	for _, k := range keys {
 		n := len(k) + len(s.state[k])
 		if size > 0 && size+n > most {
-			break
+			return
 		}
 		entries[k], p.Next = s.state[k], k
 		size += n
 	}
-	if len(entries) == len(keys) {
-		p.Next = ""
-	}
-	t.mu.Unlock()
-	slices.Sort(p.Lost)
-	p.Info, p.State = t.info(s), wire.AppendMap(nil, entries)
-	return p, nil
+	p.Next = ""
 }

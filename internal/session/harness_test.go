@@ -133,7 +133,7 @@ func (b *rig) ask(id, method string, params doc) *asked {
 	a := &asked{t: b.t, settled: make(chan pool.Result, 1), ended: make(chan struct{})}
 	a.Call = pool.Call{Method: []byte(method), Params: payload, Owned: true, Handler: a}
 	var batch wire.Batch
-	if err := b.table.Submit(&batch, key(id), &a.Call); err != nil {
+	if err := b.table.Submit(&batch, key(id), me, &a.Call); err != nil {
 		a.settled <- pool.Result{Err: wire.FromError(err)}
 		close(a.ended)
 	}

@@ -10,53 +10,63 @@ import (
 // ledgerTTL is how long a ledger is kept that nothing needs: longer than a day, whose budgets it counts.
 const ledgerTTL = 25 * time.Hour
 
-// ledgerOf is the session that keeps what an owner's calls without a session leave behind, and what the owner spends; it has been told of
+// ledgerOf is the session that keeps what the calls of a payer leave behind that are in no session, and what all its calls spend; it has been told of
 // one more call.
-func (t *Table) ledgerOf(batch *wire.Batch, owner string) *session {
+func (t *Table) ledgerOf(batch *wire.Batch, payer string) (*session, *wire.Error) {
 	t.mu.Lock()
-	if s := t.ledgers[owner]; s != nil {
+	if s := t.ledgers[payer]; s != nil {
 		s.active++
 		t.mu.Unlock()
-		return s
+		return s, nil
 	}
 	t.mu.Unlock()
-	s := t.blank(Key{Owner: owner})
+	s := t.blank(Key{Owner: payer})
+	s.payer = payer
 	s.ledger, s.stored, s.ttl, s.active = true, true, max(ledgerTTL, t.settings().AnswerTTL), 1
 	s.flow = t.newFlow(s)
-	if first := t.enterLedger(s); first != s {
+	in, err := t.enterLedger(s)
+	if in != s {
 		s.flow.Close(batch, notFound(s.key)) // it was never used
-		return first
 	}
-	return s
+	return in, err
 }
 
 // enterLedger puts a new ledger into the table and the store, and returns the one that is there: another call may have been first.
-func (t *Table) enterLedger(s *session) *session {
+func (t *Table) enterLedger(s *session) (*session, *wire.Error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	owner := s.key.Owner
-	if other := t.ledgers[owner]; other != nil {
+	if other := t.ledgers[s.payer]; other != nil {
 		other.active++
-		return other
+		return other, nil
 	}
 	t.lastNumber++
 	s.number = t.lastNumber
+	// Under the lock, so that nothing is committed to it before.
+	if now, err := t.cfg.Store.Create(s.record(), func(err error) { t.ledgerStored(s, err) }); now && err != nil {
+		return nil, notStored(err)
+	}
 	t.addLocked(s)
-	failed := func(err error) {
-		if err != nil {
-			t.cfg.Log.Error("an owner's ledger was not stored", "owner", owner, "error", err.Error())
-		}
-	}
-	// Under the lock, so that nothing is committed to it before. What is fails then, too.
-	if now, err := t.cfg.Store.Create(s.record(), failed); now {
-		failed(err)
-	}
-	return s
+	return s, nil
 }
 
-// newFlow is the flow of a session's calls.
+// ledgerStored takes a ledger out again that could not be stored: what is committed to it fails, and the next call makes another.
+func (t *Table) ledgerStored(s *session, err error) {
+	if err == nil {
+		return
+	}
+	t.mu.Lock()
+	if !s.ended {
+		t.removeLocked(s)
+	}
+	t.mu.Unlock()
+	var batch wire.Batch
+	s.flow.Close(&batch, notStored(err))
+	batch.Flush()
+}
+
+// newFlow is the flow of a session's calls. Turns are shared between payers first: an owner may be a token, which anybody can make up.
 func (t *Table) newFlow(s *session) *pool.Flow {
-	f := t.cfg.Pool.NewFlow(s.key.Owner, !s.ledger)
+	f := t.cfg.Pool.NewFlow(s.payer, !s.ledger)
 	if w := t.settings().weightOf(s.labels); w > 1 {
 		f.SetWeight(w)
 	}
@@ -64,18 +74,22 @@ func (t *Table) newFlow(s *session) *pool.Flow {
 }
 
 // SubmitFree hands in a call without a session, in a flow of the caller's.
-func (t *Table) SubmitFree(batch *wire.Batch, owner string, flow *pool.Flow, c *pool.Call) {
+func (t *Table) SubmitFree(batch *wire.Batch, payer string, flow *pool.Flow, c *pool.Call) error {
 	if t.settings().Budgets.ofOwners() {
-		l := t.ledgerOf(batch, owner)
+		l, err := t.ledgerOf(batch, payer)
+		if err != nil {
+			return err
+		}
 		c.Handler = &call{table: t, session: l, ledger: l, flow: flow, pool: c, inner: c.Handler}
 	}
 	flow.Submit(batch, c)
+	return nil
 }
 
-// ledgerFor is the ledger that a call in a session is counted in; nil where owners have no budget.
-func (t *Table) ledgerFor(batch *wire.Batch, owner string) *session {
+// ledgerFor is the ledger that a call in a session is counted in; nil where payers have no budget.
+func (t *Table) ledgerFor(batch *wire.Batch, payer string) (*session, *wire.Error) {
 	if !t.settings().Budgets.ofOwners() {
-		return nil
+		return nil, nil
 	}
-	return t.ledgerOf(batch, owner)
+	return t.ledgerOf(batch, payer)
 }

@@ -2,6 +2,7 @@ package session
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/dspex/dspex-sidecar/internal/store"
@@ -14,7 +15,13 @@ func (t *Table) load() error {
 	now := time.Now()
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	var half []uint64
 	damaged, err := t.cfg.Store.Load(func(r *store.Record) error {
+		if r.State[importing] != nil { // the sidecar ended before the last page had come
+			half = append(half, r.Number)
+			t.lastNumber, t.lastVersion = max(t.lastNumber, r.Number), max(t.lastVersion, r.Version)
+			return nil
+		}
 		t.takeInLocked(r, now)
 		return nil
 	})
@@ -29,8 +36,22 @@ func (t *Table) load() error {
 			t.takeInDamagedLocked(&d)
 		}
 	}
+	for _, number := range half {
+		t.cfg.Log.Warn("a session whose import was cut off is deleted", "number", number)
+		gone := func(err error) {
+			if err != nil {
+				t.cfg.Log.Error("it was not deleted from the store", "number", number, "error", err.Error())
+			}
+		}
+		if now, err := t.cfg.Store.Delete(number, gone); now {
+			gone(err)
+		}
+	}
 	return nil
 }
+
+// tokenPrefix begins the owner of a session that has a token.
+const tokenPrefix = "token:"
 
 func (t *Table) takeInLocked(r *store.Record, now time.Time) {
 	key := Key{Owner: r.Owner, ID: r.ID}
@@ -46,6 +67,10 @@ func (t *Table) takeInLocked(r *store.Record, now time.Time) {
 	s.bytes = s.stateBytes()
 	s.takeInAnswers(r.Answers, now)
 	s.resume(r.Left, now)
+	s.extra = extraOf(r.Labels, r.Lost)
+	if s.payer = r.Owner; strings.HasPrefix(r.Owner, tokenPrefix) { // who made it is not known any more
+		s.payer = tokenPrefix
+	}
 	s.flow = t.newFlow(s)
 	t.lastNumber, t.lastVersion = max(t.lastNumber, r.Number), max(t.lastVersion, r.Version)
 	t.addLocked(s)

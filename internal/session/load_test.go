@@ -113,6 +113,9 @@ func TestDamagedSession(t *testing.T) {
 	if len(list) != 2 || list[0].Failed == nil || list[1].Failed != nil {
 		t.Errorf("%+v", list)
 	}
+	if _, err := b.table.Export(key("bad"), "", 1000); code(err) != wire.CodeSessionLost {
+		t.Errorf("a damaged session is exported: %v", err)
+	}
 	b.read("good")
 	b.end("bad")
 	b.create("bad", nil)
@@ -151,7 +154,7 @@ func TestReset(t *testing.T) {
 }
 
 func TestLimitOfAllSessions(t *testing.T) {
-	b := start(t, func(_ *pool.Settings, c *session.Config) { c.MaxTotal = 1000 })
+	b := start(t, func(_ *pool.Settings, c *session.Config) { c.MaxTotal = 3200 })
 	large := make([]byte, 600)
 	b.create("a", doc{"x": large})
 	if err := b.await(b.creating("b", session.Options{State: b.encode(doc{"x": large})})); code(err) != wire.CodeSessionLimit {
@@ -202,5 +205,109 @@ func TestExport(t *testing.T) {
 	same(t, "the copy", s.State, whole)
 	if s.Start || len(s.Lost) != 1 {
 		t.Errorf("%+v", s)
+	}
+}
+
+// A session that is too old takes no new call, however busy it is.
+func TestOldSessionTakesNoCall(t *testing.T) {
+	b := start(t)
+	if err := b.await(b.creating("a", session.Options{MaxAge: 50 * time.Millisecond})); err != nil {
+		t.Fatal(err)
+	}
+	inside := b.ask("a", "do", doc{"hold": true})
+	h := b.arrival()
+	b.until("its end", func() bool {
+		r := b.ask("a", "read", nil)
+		return !r.pending() && r.result().Err != nil
+	})
+	close(h.goOn)
+	inside.ok()
+	b.until("its end", func() bool { return b.table.Len() == 0 })
+}
+
+// Calls come when the last page has, and half a session does not outlive the sidecar.
+func TestImportInPages(t *testing.T) {
+	b := start(t)
+	page := func(set doc, more bool) <-chan error {
+		u := session.Update{Set: b.encode(set), Imported: true, More: more}
+		return b.outcome(func(batch *wire.Batch, done session.Done) {
+			b.table.Update(batch, key("a"), u, func(b *wire.Batch, _ uint64, err error) { done(b, err) })
+		})
+	}
+	first := session.Options{State: b.encode(doc{"a": 1}), Imported: true, More: true}
+	for _, cut := range []bool{true, false} {
+		if err := b.await(b.creating("a", first)); err != nil {
+			t.Fatal(err)
+		}
+		b.ask("a", "read", nil).refused(wire.CodeSessionBusy)
+		if err := b.await(b.updating("a", doc{"x": 1})); code(err) != wire.CodeSessionBusy {
+			t.Error(err)
+		}
+		if err := b.await(page(doc{"dspex.programs": 1}, true)); err != nil {
+			t.Fatal(err)
+		}
+		b.ask("a", "read", nil).refused(wire.CodeSessionBusy)
+		if cut {
+			b.again()
+			b.ask("a", "read", nil).refused(wire.CodeSessionNotFound)
+			if kept, _ := b.shelf.counts(); kept != 0 {
+				t.Errorf("%d sessions are kept", kept)
+			}
+		}
+	}
+	if err := b.await(page(doc{"c": 3}, false)); err != nil {
+		t.Fatal(err)
+	}
+	same(t, "state", b.read("a").State, doc{"a": 1, "c": 3, "dspex.programs": 1})
+	if err := b.await(page(doc{"d": 4}, false)); code(err) != wire.CodeInvalidParams {
+		t.Errorf("a page after the last one: %v", err)
+	}
+}
+
+// State and version are of one commit.
+func TestLooksAreWhole(t *testing.T) {
+	b := start(t)
+	b.create("a", doc{"n": 0})
+	first, _ := b.get("a")
+	stop, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		for i := 1; ; i++ {
+			select {
+			case <-stop:
+				return
+			default:
+				b.update("a", doc{"n": i})
+			}
+		}
+	}()
+	for range 2000 {
+		p, err := b.table.Export(key("a"), "", 1000)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var state map[string]uint64
+		if err := wire.Unmarshal(p.State, &state); err != nil || state["n"] != p.Info.Version-first.Version {
+			t.Fatalf("%v: state %v of version %d, which began at %d", err, state, p.Info.Version, first.Version)
+		}
+	}
+	close(stop)
+	<-ended
+}
+
+// What a session takes beside its state counts among all of them.
+func TestHeadsAreCounted(t *testing.T) {
+	b := start(t, func(_ *pool.Settings, c *session.Config) { c.MaxTotal = 20_000 })
+	long := map[string]string{"label": strings.Repeat("x", 5000)}
+	made := 0
+	for err := error(nil); err == nil; made++ {
+		if made > 10 {
+			t.Fatal("labels take no room")
+		}
+		err = b.await(b.creating(string(rune('a'+made)), session.Options{Labels: long}))
+	}
+	b.end("a")
+	if err := b.await(b.creating("a", session.Options{Labels: long})); err != nil {
+		t.Errorf("the room was not given back: %v", err)
 	}
 }

@@ -25,10 +25,12 @@ type session struct {
 	id      []byte // key.ID
 	number  uint64
 	flow    *pool.Flow
+	payer   string // "uid:1000": who made it
 	labels  map[string]string
 	created time.Time
 	ttl     time.Duration
 	maxAge  time.Duration // 0: none
+	extra   int           // bytes of its labels, and of the names of lost secrets that it came with
 	ledger  bool          // it holds what an owner's calls without a session have to keep, and no state
 	damaged *wire.Error   // the store holds something else than was written: it is not served
 
@@ -63,6 +65,41 @@ func (s *session) record() *store.Record {
 		Number: s.number, Owner: s.key.Owner, ID: s.key.ID, Labels: s.labels, TTL: s.ttl, MaxAge: s.maxAge,
 		Started: s.started, Version: s.version, State: s.state, Secrets: s.secrets, Lost: s.lost, Left: s.left(time.Now()),
 	}
+}
+
+// importing is the key of a session whose pages are coming in.
+const importing = reserved + "importing"
+
+var trueValue = []byte{0xc3} //nolint:gochecknoglobals // a constant
+
+// headBytes is about what a session takes beside what is in it.
+const headBytes = 1024
+
+// head is what the session takes beside its state and its answers.
+func (s *session) head() int { return headBytes + len(s.key.Owner) + len(s.key.ID) + s.extra }
+
+// extraOf is what labels and names take.
+func extraOf(labels map[string]string, names []string) (n int) {
+	for k, v := range labels {
+		n += len(k) + len(v)
+	}
+	for _, name := range names {
+		n += len(name)
+	}
+	return n
+}
+
+// unusable says why the session takes no call; nil: it does.
+func (s *session) unusable() error {
+	switch {
+	case s.damaged != nil:
+		return s.damaged
+	case s.state[importing] != nil:
+		return wire.Errorf(wire.CodeSessionBusy, "session %q is being imported", s.key.ID)
+	case s.maxAge > 0 && time.Since(s.created) >= s.maxAge: // it ends with the calls that are in it
+		return notFound(s.key)
+	}
+	return nil
 }
 
 // size is what a key takes of the state.

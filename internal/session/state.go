@@ -30,34 +30,63 @@ type Info struct {
 
 // Get returns the last commit: what is known of the session, and its state without the reserved keys, encoded.
 func (t *Table) Get(key Key) (Info, []byte, error) {
+	state := map[string][]byte{}
+	i, err := t.look(key, func(s *session) {
+		for k, v := range s.state {
+			if !strings.HasPrefix(k, reserved) {
+				state[k] = v
+			}
+		}
+	})
+	return i, wire.AppendMap(nil, state), err
+}
+
+// look gives what is known of a session, and has more be taken of the same commit, under the lock.
+func (t *Table) look(key Key, more func(*session)) (Info, error) {
 	t.mu.Lock()
 	s := t.sessions[key]
-	if s == nil || !s.stored {
-		t.mu.Unlock()
-		return Info{}, nil, notFound(key)
-	}
-	state := make(map[string][]byte, len(s.state))
-	for k, v := range s.state {
-		if !strings.HasPrefix(k, reserved) {
-			state[k] = v
-		}
-	}
 	t.mu.Unlock()
-	return t.info(s), wire.AppendMap(nil, state), nil
+	if s == nil {
+		return Info{}, notFound(key)
+	}
+	flow := askFlow(s)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if s.ended || !s.stored {
+		return Info{}, notFound(key)
+	}
+	more(s)
+	return s.infoLocked(&flow), nil
+}
+
+// flowInfo is what the pool knows of a session.
+type flowInfo struct {
+	worker  string
+	waiting int
+	lost    *wire.Error
+}
+
+func askFlow(s *session) (f flowInfo) {
+	f.worker = s.flow.Worker()
+	f.waiting, _ = s.flow.Waiting()
+	f.lost = s.flow.Lost()
+	return f
 }
 
 func (t *Table) info(s *session) Info {
-	worker := s.flow.Worker()
-	waiting, _ := s.flow.Waiting()
-	lost := s.flow.Lost()
+	flow := askFlow(s)
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	return s.infoLocked(&flow)
+}
+
+func (s *session) infoLocked(flow *flowInfo) Info {
 	i := Info{
-		Key: s.key, Worker: worker, Labels: s.labels, Version: s.version, Bytes: s.bytes, Age: time.Since(s.created),
-		TTL: s.ttl, MaxAge: s.maxAge, Calls: s.calls, Waiting: waiting, Spent: s.spent, Lost: slices.Clone(s.lost), Failed: s.damaged,
+		Key: s.key, Worker: flow.worker, Labels: s.labels, Version: s.version, Bytes: s.bytes, Age: time.Since(s.created),
+		TTL: s.ttl, MaxAge: s.maxAge, Calls: s.calls, Waiting: flow.waiting, Spent: s.spent, Lost: slices.Clone(s.lost), Failed: s.damaged,
 	}
-	if lost != nil {
-		i.Failed = lost
+	if flow.lost != nil {
+		i.Failed = flow.lost
 	}
 	roll(&i.Spent, time.Now())
 	if s.active == 0 {
@@ -71,12 +100,18 @@ type Update struct {
 	Set      []byte // an encoded map, borrowed
 	Delete   []string
 	Deadline time.Time
-	Imported bool // Set may hold reserved keys
+
+	// A further page of a session that is being imported, whose Set may hold reserved keys.
+	Imported bool
+	More     bool // it is not the last
 }
 
 // Update submits u; done is called once, with the version of the state that came of it.
 func (t *Table) Update(batch *wire.Batch, key Key, u Update, done func(*wire.Batch, uint64, error)) {
 	s, err := t.find(key)
+	if u.Imported { // which find refuses
+		s, err = t.findImporting(key)
+	}
 	if err != nil {
 		done(batch, 0, err)
 		return
@@ -109,6 +144,9 @@ func (t *Table) update(batch *wire.Batch, s *session, u Update, done func(*wire.
 	}
 	n := &turn{table: t, session: s, method: "session.update", done: done}
 	add(&n.change, set, nil, u.Delete)
+	if n.imports = u.Imported; n.imports && !u.More {
+		add(&n.change, nil, nil, []string{importing})
+	}
 	n.take(batch, u.Deadline)
 }
 
@@ -122,6 +160,24 @@ func (t *Table) Reset(batch *wire.Batch, key Key, deadline time.Time, done Done)
 	n := &turn{table: t, session: s, method: "session.reset", done: func(b *wire.Batch, _ uint64, err error) { done(b, err) }}
 	n.change.Reset = true
 	n.take(batch, deadline)
+}
+
+// findImporting is the session of that key, if its pages are coming in.
+func (t *Table) findImporting(key Key) (*session, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	s := t.sessions[key]
+	switch {
+	case s == nil:
+		return nil, notFound(key)
+	case s.state[importing] == nil:
+		return nil, notImporting(key)
+	}
+	return s, nil
+}
+
+func notImporting(key Key) *wire.Error {
+	return wire.Errorf(wire.CodeInvalidParams, "session %q is not being imported: a page is added only until the last one has come", key.ID)
 }
 
 // Move has a session go on at another worker: that of the id, or, where it is empty, the least loaded other one. Where a call runs, it moves after
@@ -163,11 +219,11 @@ func (t *Table) find(key Key) (*session, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	s := t.sessions[key]
-	switch {
-	case s == nil:
+	if s == nil {
 		return nil, notFound(key)
-	case s.damaged != nil:
-		return nil, s.damaged
+	}
+	if err := s.unusable(); err != nil {
+		return nil, err
 	}
 	return s, nil
 }

@@ -38,7 +38,8 @@ type Table struct {
 	sessions    map[Key]*session
 	ledgers     map[string]*session // by owner
 	byNumber    map[uint64]*session
-	bytes       int // of all sessions
+	detached    map[string]detached // by payer
+	bytes       int                 // of all sessions
 	index       index
 	expiries    heap.Heap[*session]
 	lastNumber  uint64
@@ -56,7 +57,7 @@ func New(cfg Config) (*Table, error) {
 	}
 	t := &Table{
 		cfg: cfg, wake: make(chan struct{}, 1), stopped: make(chan struct{}), sessions: make(map[Key]*session),
-		ledgers: make(map[string]*session), byNumber: make(map[uint64]*session), expiries: newExpiries(),
+		ledgers: make(map[string]*session), detached: make(map[string]detached), byNumber: make(map[uint64]*session), expiries: newExpiries(),
 	}
 	t.now.Store(&cfg.Settings)
 	if err := t.load(); err != nil {
@@ -75,6 +76,7 @@ func (t *Table) Close() error {
 
 // Options are what a client may say when it makes a session.
 type Options struct {
+	Payer  string        // "uid:1000": who makes it, and has turns and a budget for it
 	State  []byte        // an encoded map, borrowed; nil: empty
 	TTL    time.Duration // 0: Config.TTL
 	MaxAge time.Duration // 0: Config.MaxAge
@@ -84,6 +86,7 @@ type Options struct {
 	Imported bool // State may hold reserved keys
 	Started  bool
 	Lost     []string // the names of its secrets
+	More     bool     // further pages follow: until the last of them it takes no calls
 }
 
 // Create makes a session; done is called once, when it is durable.
@@ -115,9 +118,13 @@ func (t *Table) newSession(key Key, o Options) (*session, error) {
 		return nil, err
 	}
 	s := t.blank(key)
-	s.state, s.labels = state, o.Labels
+	s.state, s.labels, s.payer = state, o.Labels, o.Payer
 	s.ttl, s.maxAge = cmp.Or(o.TTL, t.settings().TTL), cmp.Or(o.MaxAge, t.settings().MaxAge)
 	s.started, s.lost, s.active = o.Started, o.Lost, 1
+	s.extra = extraOf(o.Labels, o.Lost)
+	if o.More {
+		s.state[importing] = trueValue
+	}
 	s.bytes = s.stateBytes()
 	if s.bytes > t.settings().MaxState {
 		return nil, tooMuch(s, s.bytes, t.settings().MaxState)
@@ -143,7 +150,7 @@ func (t *Table) enterLocked(s *session) *wire.Error {
 		return wire.Errorf(wire.CodeSessionLimit, "there are %d sessions already; end some, or raise sessions.max", len(t.sessions)).
 			With("limit", t.settings().Max)
 	}
-	if err := t.roomLocked(s.bytes); err != nil {
+	if err := t.roomLocked(s.bytes + s.head()); err != nil {
 		return err
 	}
 	t.lastNumber++
@@ -158,9 +165,9 @@ func (t *Table) enterLocked(s *session) *wire.Error {
 
 func (t *Table) addLocked(s *session) {
 	t.byNumber[s.number] = s
-	t.bytes += s.bytes
+	t.bytes += s.bytes + s.head()
 	if s.ledger {
-		t.ledgers[s.key.Owner] = s
+		t.ledgers[s.payer] = s
 	} else {
 		t.sessions[s.key] = s
 		t.index.add(s)
@@ -180,10 +187,10 @@ func (t *Table) roomLocked(n int) *wire.Error {
 func (t *Table) removeLocked(s *session) {
 	s.ended = true
 	delete(t.byNumber, s.number)
-	t.bytes -= s.bytes
+	t.bytes -= s.bytes + s.head()
 	switch {
 	case s.ledger:
-		delete(t.ledgers, s.key.Owner)
+		delete(t.ledgers, s.payer)
 	case t.sessions[s.key] == s:
 		delete(t.sessions, s.key)
 		t.index.remove(s)
@@ -191,25 +198,31 @@ func (t *Table) removeLocked(s *session) {
 	t.expiries.Remove(s)
 }
 
-// Submit hands a call in the session to the pool.
-func (t *Table) Submit(batch *wire.Batch, key Key, c *pool.Call) error {
-	s, err := t.use(batch, key)
+// Submit hands a call in the session to the pool; payer, such as "uid:1000", is who makes it.
+func (t *Table) Submit(batch *wire.Batch, key Key, payer string, c *pool.Call) error {
+	s, err := t.use(batch, key, payer)
 	if err != nil {
 		return err
 	}
-	c.Handler = &call{table: t, session: s, flow: s.flow, pool: c, inner: c.Handler, ledger: t.ledgerFor(batch, key.Owner)}
+	ledger, refused := t.ledgerFor(batch, payer)
+	if refused != nil {
+		t.leave(s)
+		return refused
+	}
+	c.Handler = &call{table: t, session: s, flow: s.flow, pool: c, inner: c.Handler, ledger: ledger}
 	s.flow.Submit(batch, c)
 	return nil
 }
 
 // use finds the session for one more call.
-func (t *Table) use(batch *wire.Batch, key Key) (*session, error) {
+func (t *Table) use(batch *wire.Batch, key Key, payer string) (*session, error) {
 	for {
 		t.mu.Lock()
-		if s := t.sessions[key]; s != nil && s.damaged != nil {
-			t.mu.Unlock()
-			return nil, s.damaged
-		} else if s != nil {
+		if s := t.sessions[key]; s != nil {
+			if err := s.unusable(); err != nil {
+				t.mu.Unlock()
+				return nil, err
+			}
 			alone := s.joinedLocked()
 			t.mu.Unlock()
 			if alone {
@@ -221,7 +234,7 @@ func (t *Table) use(batch *wire.Batch, key Key) (*session, error) {
 		if !t.settings().AutoCreate {
 			return nil, notFound(key)
 		}
-		s, err := t.newSession(key, Options{})
+		s, err := t.newSession(key, Options{Payer: payer})
 		if err != nil {
 			return nil, err
 		}
@@ -288,6 +301,10 @@ func (t *Table) admitLocked(s *session, c *store.Change) *wire.Error {
 		return notFound(s.key)
 	}
 	n := s.grown(c)
+	if n > t.settings().MaxState && n > s.bytes {
+		c.Forget = append(c.Forget, t.takeStaleLocked(s, time.Now())...)
+		n = s.grown(c)
+	}
 	if n > t.settings().MaxState && n > s.bytes {
 		return tooMuch(s, n, t.settings().MaxState)
 	}

@@ -16,7 +16,9 @@ type turn struct {
 	call    pool.Call
 	method  string
 	create  bool
-	beside  bool // the change is not one of the state
+	beside  bool  // the change is not one of the state
+	imports bool  // it is a page of a session that is being imported
+	once    *once // the change notes that this call begins; nil: it does not
 	change  store.Change
 	done    func(batch *wire.Batch, version uint64, err error)
 	refused *wire.Error // why the session could not be entered
@@ -45,11 +47,13 @@ func (u *turn) run(batch *wire.Batch) {
 	t, s := u.table, u.session
 	t.mu.Lock()
 	u.change.Number = s.number
-	nothing := !u.beside && s.holdsAlready(&u.change)
+	nothing := !u.beside && s.holdsAlready(&u.change) || u.once != nil && u.once.over
 	var refused *wire.Error
 	switch {
 	case s.ended:
 		refused = notFound(s.key)
+	case u.imports && s.state[importing] == nil:
+		refused = notImporting(s.key)
 	case nothing:
 		u.change.Version = s.version
 	default:

@@ -3,6 +3,7 @@ package session_test
 import (
 	"fmt"
 	"maps"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -58,7 +59,7 @@ func newWorkers(t testing.TB) *workers {
 	t.Helper()
 	return &workers{
 		t: t, copies: map[string]map[uint64]*copyOf{}, restores: map[uint64]*restoring{}, nexts: map[uint64]bool{},
-		arrived: make(chan *held, 64), stuck: make(chan *pooltest.Worker, 64),
+		arrived: make(chan *held, 512), stuck: make(chan *pooltest.Worker, 64),
 	}
 }
 
@@ -142,6 +143,10 @@ func (ws *workers) call(w *pooltest.Worker, m wiretest.Message, params map[strin
 			return
 		case params["fail"] == true:
 			w.Send(wire.KindResponse, m.ID, meta, wire.Errorf(wire.CodeProgramError, "as asked"), nil)
+			return
+		case params["lament"] == true:
+			long := wire.Errorf(wire.CodeProgramError, "%s", strings.Repeat("alas ", 8000)).With("type", "Error")
+			w.Send(wire.KindResponse, m.ID, meta, long, nil)
 			return
 		case params["busy"] == true:
 			w.Refuse(m, &wire.Error{Code: wire.CodeLMError, Message: "later", Retryable: true})
