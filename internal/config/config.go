@@ -155,7 +155,7 @@ type Budget struct {
 type Budgets struct {
 	Session    Budget // of one session, as long as it lives
 	SessionDay Budget // of one session in a day
-	OwnerDay   Budget // of one uid, or one token, in a day
+	OwnerDay   Budget // of one uid in a day
 }
 
 // Model is a [models.NAME] table: one language model that programs may use by that name.

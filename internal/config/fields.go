@@ -216,7 +216,7 @@ func budgetFields() []field {
 	}{
 		{"session", "one session, as long as it lives", func(c *Config) *Budget { return &c.Budgets.Session }},
 		{"session_day", "one session in a day, of UTC", func(c *Config) *Budget { return &c.Budgets.SessionDay }},
-		{"owner_day", "one uid, or the holders of one token, in a day", func(c *Config) *Budget { return &c.Budgets.OwnerDay }},
+		{"owner_day", "one uid in a day, whatever tokens it uses", func(c *Config) *Budget { return &c.Budgets.OwnerDay }},
 	} {
 		out = append(out,
 			setting("budgets."+b.name+".calls", "0", "", Live, "Calls of "+b.whose+"; more are answered budget_exceeded. 0: no limit.",

@@ -84,13 +84,25 @@ func (t *Table) keepSpentLocked(c *call) {
 	if c.ledger == nil || c.ledger == c.session {
 		return
 	}
-	spent := c.ledger.spent
+	t.commitSpentLocked(c.ledger)
+}
+
+// keepLateLocked has the store note what a call took that had its outcome before.
+func (t *Table) keepLateLocked(c *call) {
+	if t.spentLocked(c) != nil && !c.session.ended {
+		t.commitSpentLocked(c.session)
+	}
+}
+
+// commitSpentLocked begins a commit that nothing waits for.
+func (t *Table) commitSpentLocked(s *session) {
+	spent := s.spent
 	failed := func(err error) {
 		if err != nil {
-			t.cfg.Log.Error("what an owner has spent was not stored", "error", err.Error())
+			t.cfg.Log.Error("what calls have spent was not stored", "owner", s.key.Owner, "error", err.Error())
 		}
 	}
-	if now, err := t.cfg.Store.Commit(&store.Change{Number: c.ledger.number, Spent: &spent}, failed); now {
+	if now, err := t.cfg.Store.Commit(&store.Change{Number: s.number, Spent: &spent}, failed); now {
 		failed(err)
 	}
 }

@@ -103,3 +103,29 @@ func TestBudgetIsCheckedAtTheDispatch(t *testing.T) {
 		w.refused(wire.CodeBudgetExceeded)
 	}
 }
+
+// What a call used is counted when its worker tells it, though its client had its answer before: at its deadline, say, or when the session ended.
+func TestLateUsageCounts(t *testing.T) {
+	for _, ends := range []bool{false, true} {
+		b := start(t, budgets(session.Budgets{SessionDay: store.Amounts{Tokens: 100}, OwnerDay: store.Amounts{Tokens: 100}}),
+			func(s *pool.Settings, _ *session.Config) { s.StopReport = time.Nanosecond })
+		b.create("a", nil)
+		c := b.ask("a", "do", doc{"hold": true, "usage": doc{"total_tokens": 100}})
+		h := b.arrival()
+		if ends {
+			b.end("a")
+			c.refused(wire.CodeSessionNotFound)
+		} else {
+			var batch wire.Batch
+			b.pool.Cancel(&batch, &c.Call, wire.Errorf(wire.CodeCancelled, "enough"))
+			batch.Flush()
+			c.refused(wire.CodeCancelled)
+		}
+		close(h.goOn)
+		<-c.ended
+		b.create("b", nil)
+		b.ask("b", "do", nil).refused(wire.CodeBudgetExceeded)
+		b.again()
+		b.ask("b", "do", nil).refused(wire.CodeBudgetExceeded)
+	}
+}

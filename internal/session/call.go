@@ -249,10 +249,15 @@ func (c *call) committed(batch *wire.Batch, r *pool.Result, err error) {
 	}
 }
 
-// Finish ends the call's turn, unless its commit is still under way.
-func (c *call) Finish(batch *wire.Batch, _ []byte) {
+// Finish ends the call's turn, unless its commit is still under way. What the call has used beyond what its outcome told counts, too.
+func (c *call) Finish(batch *wire.Batch, usage []byte) {
 	c.table.mu.Lock()
 	c.finished = true
+	if usage != nil && c.ran {
+		c.table.countLocked(c, usageOf(usage))
+		c.table.keepSpentLocked(c)
+		c.table.keepLateLocked(c)
+	}
 	committing := c.committing
 	c.table.mu.Unlock()
 	if !committing {
