@@ -241,7 +241,7 @@ func (s *Server) Close(ctx context.Context) {
 	close(s.done)
 	var batch wire.Batch
 	for _, c := range conns {
-		c.dismiss(&batch)
+		c.dismiss(&batch) //nolint:contextcheck,nolintlint // found or not by how much is checked at once: what a cancel leads to, a worker started say, does not end with ctx
 	}
 	batch.Flush()
 	stop := context.AfterFunc(ctx, func() {
