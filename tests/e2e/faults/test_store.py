@@ -239,6 +239,52 @@ def test_started_without_space(tmp_path: Path) -> None:
             assert session.call("look")["log"] == [1, 3]
 
 
+@contextmanager
+def failing_syncs(pid: int) -> Iterator[None]:
+    """While it lasts no sync of the process succeeds."""
+    command = ["strace", "-f", "-p", str(pid), "-e", "trace=fdatasync", "-e", "inject=fdatasync:error=EIO"]
+    try:
+        tracer = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    except FileNotFoundError:
+        pytest.skip("there is no strace here to make syncs fail; internal/store has the same with a file of its own")
+    assert tracer.stderr is not None
+    try:
+        if "attached" not in (said := tracer.stderr.readline()):
+            pytest.skip(f"strace may not look at the sidecar here: {said.strip()}")
+        yield
+    finally:
+        tracer.send_signal(signal.SIGINT)
+        tracer.communicate(timeout=30)
+
+
+def test_syncs_that_fail(tmp_path: Path) -> None:
+    """What may not be on disk is not answered as done, nor seen later; in another file it goes on."""
+    with Server("sidecar", tables(tmp_path)) as server:
+        client = server.client()
+        session = client.create_session("s")
+        before = session.call("add", {"id": 1})
+        with failing_syncs(server.pid):
+            for id in range(2, 6):
+                with pytest.raises(StorageUnavailable):
+                    session.call("add", {"id": id})
+                with pytest.raises(StorageUnavailable):
+                    client.create_session(f"new {id}")
+            assert session.call("look") == before
+
+        def added() -> dict[str, Any] | None:
+            try:
+                answer: dict[str, Any] = session.call("add", {"id": 6})
+            except StorageUnavailable:
+                return None
+            return answer
+
+        assert until(added, "it goes on by itself")["log"] == [1, 6]
+    with Server("sidecar", tables(tmp_path)) as server:
+        client = server.client()
+        assert client.session("s").call("look")["log"] == [1, 6]
+        assert [one["session"] for one in client.call("session.list")["sessions"]] == ["s"]
+
+
 def flip(folder: Path, text: bytes) -> None:
     """Change one bit of the first record that holds the text."""
     for path in sorted(folder.glob("*.journal")):
