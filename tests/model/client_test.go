@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/vmihailenco/msgpack/v5"
+
+	"github.com/dspex/dspex-sidecar/wire"
 )
 
 // client has one session, and works off its orders again and again.
@@ -18,6 +20,7 @@ type client struct {
 	possible []*state
 	last     int        // id that was given out
 	keyed    []*request // all with an idempotency key, since the session was made
+	lost     bool       // quarantined: two of the kills have met a restore of it, as if that had been the reason
 	link     *link
 	dials    int
 }
@@ -75,11 +78,18 @@ func (c *client) round(orders []order) error {
 	return nil
 }
 
-// exists makes the session where there is none.
+// exists makes the session where there is none, and mends it where it is quarantined.
 func (c *client) exists() error {
 	for {
 		if err := c.connected(); err != nil {
 			return err
+		}
+		if c.lost {
+			c.lost = false
+			r := c.request(order{Kind: "session.update"})
+			if err := c.take(r, <-c.start(r)); err != nil {
+				return err
+			}
 		}
 		alive := func(s *state) bool { return s.alive }
 		if !slices.ContainsFunc(c.possible, func(s *state) bool { return !alive(s) }) {
@@ -101,13 +111,11 @@ func (c *client) exists() error {
 
 func (c *client) connected() (err error) {
 	if c.link != nil {
-		select {
-		case <-c.link.done:
-			c.link.close()
-			c.link = nil
-		default:
+		if !c.link.lost() {
 			return nil
 		}
+		c.link.close()
+		c.link = nil
 	}
 	c.dials++
 	c.link, err = c.run.sidecar.connect(fmt.Sprintf("%s, %d", c.session, c.dials))
@@ -171,7 +179,7 @@ func (c *client) settle() error {
 	todo := append([]*request{{kind: "look", meta: map[string]any{"session": c.session}}}, c.keyed...)
 	todo = append(todo, &request{kind: "session.get", meta: map[string]any{"session": c.session}})
 	for _, r := range todo {
-		for tries := 0; ; tries++ {
+		for tries := 0; ; {
 			if err := c.exists(); err != nil {
 				return err
 			}
@@ -180,10 +188,13 @@ func (c *client) settle() error {
 				return err
 			}
 			// A look that met a dying worker has told nothing; a call with a key has.
-			if !o.lost && (o.err == nil || r.key != "") {
+			if !o.lost && !c.lost && (o.err == nil || r.key != "") {
 				break
 			}
-			if tries > 100 {
+			if o.lost {
+				continue // there are only so many sidecars to be killed
+			}
+			if tries++; tries > 100 {
 				return fmt.Errorf("%v: no outcome in a hundred tries: %v", r, o)
 			}
 		}
@@ -199,7 +210,8 @@ func (c *client) start(r *request) <-chan outcome {
 }
 
 func (c *client) take(r *request, o outcome) (err error) {
-	c.run.count(r, o)
+	c.run.count(o)
+	c.lost = c.lost || o.failed(wire.CodeSessionLost)
 	if c.possible, err = step(c.possible, r, o); err != nil {
 		return fmt.Errorf("%s: %w", c.session, err)
 	}

@@ -70,6 +70,13 @@ func (l *link) close() {
 	<-l.done
 }
 
+// lost says whether the connection has ended.
+func (l *link) lost() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.ended
+}
+
 // start sends a call. Its outcome comes in any case.
 func (l *link) start(method string, meta map[string]any, params msgpack.RawMessage) <-chan outcome {
 	out := make(chan outcome, 1)

@@ -56,20 +56,23 @@ func TestSessions(t *testing.T) {
 		}
 		r.sidecar.end()
 	})
-	t.Logf("%d requests answered, %d lost with their connection, %d worker_lost; %d workers and %d sidecars killed",
-		all.answered.Load(), all.lost.Load(), all.workerLost.Load(), all.workers.Load(), all.sidecars.Load())
+	t.Logf("%d requests answered, %d lost with their connection, %d worker_lost, %d session_lost; %d workers and %d sidecars killed",
+		all.answered.Load(), all.lost.Load(), all.workerLost.Load(), all.quarantined.Load(), all.workers.Load(), all.sidecars.Load())
 	if t.Failed() {
 		return
 	}
 	if w, s := int(all.workers.Load()), int(all.sidecars.Load()); w != checks*kills["kill worker"] || s < checks*kills["kill sidecar"] {
 		t.Errorf("%d workers and %d sidecars killed", w, s)
 	}
+	if n := all.quarantined.Load(); n > 4+all.workers.Load()/20 { // with the calls that waited
+		t.Errorf("%d calls were refused since their session was quarantined", n)
+	}
 	if all.answered.Load() < int64(checks*100) || all.lost.Load() == 0 || all.workerLost.Load() == 0 {
 		t.Errorf("too little happened to prove anything")
 	}
 }
 
-type counts struct{ answered, lost, workerLost, workers, sidecars atomic.Int64 }
+type counts struct{ answered, lost, workerLost, quarantined, workers, sidecars atomic.Int64 }
 
 // run is one sidecar, as often as it begins anew, and its clients.
 type run struct {
@@ -79,8 +82,10 @@ type run struct {
 	settled atomic.Int64
 }
 
-func (r *run) count(_ *request, o outcome) {
+func (r *run) count(o outcome) {
 	switch {
+	case o.failed(wire.CodeSessionLost):
+		r.quarantined.Add(1)
 	case o.lost:
 		r.lost.Add(1)
 	case o.failed(wire.CodeWorkerLost):
@@ -223,15 +228,13 @@ func (r *run) ask(will func(*link) bool) error {
 	}
 	defer func() { l.close() }()
 	return await("an answer", func() bool {
-		select {
-		case <-l.done:
-			l.close()
-			if again, err := dial(r.sidecar.t, r.sidecar.socket, "faults"); err == nil {
-				l = again
-			}
-			return false
-		default:
+		if !l.lost() {
 			return will(l)
 		}
+		l.close()
+		if again, err := dial(r.sidecar.t, r.sidecar.socket, "faults"); err == nil {
+			l = again
+		}
+		return false
 	})
 }

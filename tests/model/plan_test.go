@@ -52,7 +52,7 @@ func (r *request) String() string { return fmt.Sprint(r.kind, " ", r.params, " "
 // mayFail says whether this request may end with that error, where its session is there. An error changes nothing.
 func (r *request) mayFail(e *wire.Error) bool {
 	switch e.Code {
-	case wire.CodeWorkerLost:
+	case wire.CodeWorkerLost, wire.CodeSessionLost:
 		return !strings.HasPrefix(r.kind, "session.")
 	case wire.CodeProgramError:
 		return r.fails

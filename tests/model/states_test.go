@@ -114,6 +114,8 @@ func (s *state) afterKeyed(r *request, o outcome) []*state {
 		return []*state{s, dies, with(s, string(wire.CodeProgramError))}
 	case o.lost:
 		return []*state{s, dies, with(done, done.seen())}
+	case o.failed(wire.CodeSessionLost): // it has not run
+		return []*state{s}
 	case o.err != nil:
 		return only(with(s, text), r.mayFail(o.err))
 	}
