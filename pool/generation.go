@@ -219,9 +219,12 @@ func (p *Pool) dropLocked(w *Worker) {
 	if w.state != workerPrepared {
 		return
 	}
-	grace := p.cfg.Settings.CancelGrace
+	grace := min(p.cfg.Settings.CancelGrace, dropGrace)
 	p.tasks.Go(func() { p.letGo(w, grace) })
 }
+
+// dropGrace is how long a worker that was never used may take to end by itself.
+const dropGrace = time.Second
 
 var errReplaced = errors.New("it is not needed any more: its generation has been replaced, or given up")
 
@@ -251,13 +254,19 @@ func (p *Pool) removeWithheldLocked(w *Worker) {
 
 // endedWithheld notes why such a worker ended.
 func (p *Pool) endedWithheld(w *Worker, proc Process, cause error, reason string) {
-	w.log.Info("worker of no generation in force ended", "generation", w.gen.number, "reason", reason)
+	w.log.Debug("worker of no generation in force ended", "generation", w.gen.number, "reason", reason)
+	end := endPlanned
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	if w.gen == p.next && w.gen.failure == nil && !lostWithOthers(proc) {
-		w.gen.failure = p.startError(w, lastOutput(proc, cause), reason)
+	if w.gen == p.next && !p.closing && !lostWithOthers(proc) {
+		end = endFailedStart
+		if w.gen.failure == nil {
+			w.gen.failure = p.startError(w, lastOutput(proc, cause), reason)
+		}
 	}
 	p.changedLocked()
+	p.mu.Unlock()
+	p.cfg.Metrics.WorkerEnded(p.cfg.Name, string(end))
+	p.cfg.Metrics.App.Forget(w.id)
 }
 
 // left notes that nothing is left of a worker.

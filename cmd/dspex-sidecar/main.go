@@ -34,8 +34,10 @@ func run() int {
 	return cli.Run(ctx, os.Args[1:], cli.Env{
 		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Environ: environ, Version: version,
 		Serve: func(ctx context.Context, o cli.ServeOptions) error {
+			reload := make(chan os.Signal, 1) // others end by SIGHUP, as a command in a terminal that is closed does
+			signal.Notify(reload, syscall.SIGHUP)
 			return app.Run(ctx, app.Options{
-				ConfigPath: o.ConfigPath, Profile: o.Profile, Version: version, Environ: environ, Stderr: os.Stderr, Force: force,
+				ConfigPath: o.ConfigPath, Profile: o.Profile, Dev: o.Dev, Version: version, Environ: environ, Stderr: os.Stderr, Force: force, Reload: reload,
 			})
 		},
 		Keeper: keeper.Main,

@@ -15,13 +15,13 @@ import (
 
 // Config is what New takes.
 type Config struct {
-	Pool       *pool.Pool
-	Server     *proxy.Server
-	Sessions   *session.Table
-	Models     func() []string // what is wrong with model servers
-	Metrics    *metrics.Metrics
-	Version    string
-	Generation int
+	Pool     *pool.Pool
+	Server   *proxy.Server
+	Sessions *session.Table
+	Models   func() []string // what is wrong with model servers
+	Reloads  func() (done, failed uint64, failure string)
+	Metrics  *metrics.Metrics
+	Version  string
 }
 
 // Admin answers the sidecar.* methods.
@@ -56,6 +56,7 @@ func (a *Admin) Register(s *proxy.Server) {
 
 func (a *Admin) stats(*proxy.Caller) (any, error) {
 	s := a.cfg.Pool.Snapshot()
+	reloads, failures, _ := a.cfg.Reloads()
 	utilization := 0.0
 	if slots := s.Slots(); slots > 0 {
 		utilization = math.Round(1e4*float64(s.InFlight)/float64(slots)) / 1e4
@@ -64,7 +65,7 @@ func (a *Admin) stats(*proxy.Caller) (any, error) {
 		"active_sessions": a.cfg.Sessions.Len(), "pool_size": s.Size, "healthy_workers": s.Ready(), "total_commands": s.Commands,
 		"total_errors": s.Errors, "utilization": utilization, "queued": s.Waiting, "in_flight": s.InFlight,
 		"uptime_ms": time.Since(a.started).Milliseconds(), "clients": len(a.cfg.Server.Clients()), "version": a.cfg.Version,
-		"worker_restarts": s.Restarts,
+		"worker_restarts": s.Restarts, "generation": s.Generation, "reloads": reloads, "reload_failures": failures,
 	}
 	addFailure(result, &s)
 	return result, nil
@@ -76,7 +77,7 @@ func (a *Admin) workers(*proxy.Caller) (any, error) {
 	for i := range s.Workers {
 		w := &s.Workers[i]
 		list = append(list, map[string]any{
-			"worker": w.ID, "pool": s.Name, "generation": a.cfg.Generation, "state": w.State, "pid": w.PID, "in_flight": w.InFlight,
+			"worker": w.ID, "pool": s.Name, "generation": w.Generation, "state": w.State, "pid": w.PID, "in_flight": w.InFlight,
 			"slots": w.Slots, "sessions": w.Pins, "calls": w.Calls, "errors": w.Errors, "age_ms": w.Age.Milliseconds(),
 			"overflow": w.Overflow, "last_failure": orNil(w.Why), "versions": w.Versions,
 		})

@@ -55,6 +55,9 @@ func (a *Admin) judge(s *pool.Snapshot) (status string, reasons []string) {
 	if n := a.cfg.Sessions.Damages(); n > 0 {
 		worse(degraded, fmt.Sprintf("%d stored sessions are damaged: the log names them; session.end forgets one", n))
 	}
+	if _, _, failure := a.cfg.Reloads(); failure != "" {
+		worse(degraded, "the configuration in force is the last good one, since the last reload failed: "+failure)
+	}
 	for _, why := range a.cfg.Models() {
 		worse(degraded, why)
 	}

@@ -19,7 +19,7 @@ const httpTimeout = 10 * time.Second
 
 // serveHTTP serves what [http] says, until the end; nothing where it says nothing.
 func (s *sidecar) serveHTTP(a *admin.Admin) error {
-	h := &s.cfg.HTTP
+	h := &s.cfg.Load().HTTP
 	if h.Listen == "" {
 		return nil
 	}
@@ -48,12 +48,12 @@ func (s *sidecar) serveHTTP(a *admin.Admin) error {
 }
 
 func (s *sidecar) listenHTTP() (net.Listener, error) {
-	path, unix := s.cfg.HTTP.Unix()
+	path, unix := s.cfg.Load().HTTP.Unix()
 	if !unix {
 		var config net.ListenConfig
-		return config.Listen(context.Background(), "tcp", s.cfg.HTTP.Listen)
+		return config.Listen(context.Background(), "tcp", s.cfg.Load().HTTP.Listen)
 	}
-	socket, err := proxy.Bind(path, s.cfg.Listen.Mode)
+	socket, err := proxy.Bind(path, s.cfg.Load().Listen.Mode)
 	if err != nil {
 		return nil, err
 	}

@@ -49,7 +49,9 @@ func beSidecar(config string) int {
 		<-signals
 		close(force)
 	}()
-	err := Run(ctx, Options{ConfigPath: config, Version: "test", Environ: os.Environ(), Stderr: os.Stderr, Force: force})
+	reload := make(chan os.Signal, 1)
+	signal.Notify(reload, syscall.SIGHUP)
+	err := Run(ctx, Options{ConfigPath: config, Version: "test", Environ: os.Environ(), Stderr: os.Stderr, Force: force, Reload: reload})
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1

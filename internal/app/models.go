@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/dspex/dspex-sidecar/internal/config"
@@ -19,19 +20,16 @@ import (
 	"github.com/dspex/dspex-sidecar/internal/launch"
 )
 
-// models holds the settings of [models.*] for the workers, and keeps the model servers that have a command: one process each for
-// all workers, at an address and with a key that only the sidecar and its workers know.
+// models are the model servers of a generation that have a command: one process each for all workers, at an address and with a key that only the
+// sidecar and its workers know.
 type models struct {
-	cfg     *config.Config
 	environ []string
-	tasks   sync.WaitGroup
-	end     context.CancelFunc
 	servers map[string]*modelServer
 }
 
-func newModels(cfg *config.Config, environ []string, p *launch.Processes, log *slog.Logger) (*models, error) {
-	ctx, end := context.WithCancel(context.Background())
-	m := &models{cfg: cfg, environ: environ, end: end, servers: make(map[string]*modelServer)}
+// newModels starts them. Those of the generation before that would be started alike are shared with it.
+func newModels(cfg *config.Config, environ []string, p *launch.Processes, log *slog.Logger, before *models) (*models, error) {
+	m := &models{environ: environ, servers: make(map[string]*modelServer)}
 	for _, name := range slices.Sorted(maps.Keys(cfg.Models)) {
 		model := cfg.Models[name]
 		if len(model.Command) == 0 {
@@ -42,17 +40,53 @@ func newModels(cfg *config.Config, environ []string, p *launch.Processes, log *s
 			m.close()
 			return nil, err
 		}
+		if before != nil && before.servers[name] != nil && before.servers[name].alike(s) {
+			s = before.servers[name]
+		}
+		if s.users.Add(1) > 1 {
+			m.servers[name] = s
+			continue
+		}
+		if err := s.begin(); err != nil {
+			m.close()
+			return nil, err
+		}
 		m.servers[name] = s
-		m.tasks.Go(func() { s.keep(ctx) })
 	}
 	return m, nil
 }
 
+// close ends the servers that no other generation uses.
 func (m *models) close() {
-	m.end()
-	m.tasks.Wait()
 	for _, s := range m.servers {
-		s.port.close()
+		if s.users.Add(-1) == 0 {
+			s.close()
+		}
+	}
+}
+
+// ready waits until each server has answered once, or has failed.
+func (m *models) ready(ctx context.Context) error {
+	for _, name := range slices.Sorted(maps.Keys(m.servers)) {
+		s := m.servers[name]
+		select {
+		case <-s.known:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+		if why := s.failing(); why != "" {
+			return errors.New("model " + name + ": " + why)
+		}
+	}
+	return nil
+}
+
+// apply puts settings of a configuration in force that do not need another process.
+func (m *models) apply(cfg *config.Config) {
+	for name, s := range m.servers {
+		if model := cfg.Models[name]; model != nil {
+			s.startTimeout.Store(int64(model.StartTimeout))
+		}
 	}
 }
 
@@ -68,12 +102,12 @@ func (m *models) failures() []string {
 }
 
 // settings are what workers are told of the models. Keys are resolved anew each time.
-func (m *models) settings() (map[string]any, error) {
-	out := make(map[string]any, len(m.cfg.Models))
-	for name, model := range m.cfg.Models {
+func (m *models) settings(cfg *config.Config) (map[string]any, error) {
+	out := make(map[string]any, len(cfg.Models))
+	for name, model := range cfg.Models {
 		s := map[string]any{
 			"model": model.Model, "adapter": model.Adapter, "response_schema": model.ResponseSchema, "num_retries": model.NumRetries,
-			"default": name == m.cfg.DefaultModel(),
+			"default": name == cfg.DefaultModel(),
 		}
 		key, err := model.APIKey.Resolve(m.environ)
 		if err != nil {
@@ -104,18 +138,26 @@ func (m *models) settings() (map[string]any, error) {
 
 // modelServer is one process that serves a model over HTTP on a loopback port.
 type modelServer struct {
-	name      string
-	model     *config.Model
-	argv      []string
-	env       []string
-	dir       string
-	port      *port
-	key       string
-	processes *launch.Processes
-	log       *slog.Logger
+	name         string
+	argv         []string
+	base         []string // its environment, but for what says where to listen
+	dir          string
+	startTimeout atomic.Int64
+	processes    *launch.Processes
+	log          *slog.Logger
+	users        atomic.Int32 // generations
 
-	mu      sync.Mutex // guards failure
+	// Set by begin.
+	env   []string
+	port  *port
+	key   string
+	end   context.CancelFunc
+	tasks sync.WaitGroup
+	known chan struct{} // closed when it has answered, or failed
+
+	mu      sync.Mutex // guards what follows
 	failure string
+	asked   bool // known is closed
 }
 
 func newModelServer(name string, model *config.Model, cfg *config.Config, environ []string, p *launch.Processes, log *slog.Logger) (*modelServer, error) {
@@ -123,21 +165,41 @@ func newModelServer(name string, model *config.Model, cfg *config.Config, enviro
 	if err != nil {
 		return nil, err
 	}
-	at, err := reservePort()
-	if err != nil {
-		return nil, fmt.Errorf("models.%s: %w", name, err)
-	}
-	var secret [16]byte
-	_, _ = rand.Read(secret[:]) // never fails
 	s := &modelServer{
-		name: name, model: model, dir: cfg.Dir, port: at, key: hex.EncodeToString(secret[:]), processes: p,
-		log: log.With("model", name), failure: "it is starting",
+		name: name, base: env, dir: cfg.Dir, processes: p, log: log.With("model", name), failure: "it is starting", known: make(chan struct{}),
 	}
-	s.env = append(env, "DSPEX_MODEL_LISTEN="+s.port.address(), "DSPEX_MODEL_KEY="+s.key, "PYTHONUNBUFFERED=1")
+	s.startTimeout.Store(int64(model.StartTimeout))
 	for _, a := range model.Command {
 		s.argv = append(s.argv, strings.ReplaceAll(a, "{python}", cfg.Pool.Python))
 	}
 	return s, nil
+}
+
+// alike says whether another one would be started as this one was.
+func (s *modelServer) alike(other *modelServer) bool {
+	return slices.Equal(s.argv, other.argv) && slices.Equal(s.base, other.base) && s.dir == other.dir
+}
+
+// begin starts the server, and keeps it until close.
+func (s *modelServer) begin() error {
+	at, err := reservePort()
+	if err != nil {
+		return fmt.Errorf("models.%s: %w", s.name, err)
+	}
+	var secret [16]byte
+	_, _ = rand.Read(secret[:]) // never fails
+	s.port, s.key = at, hex.EncodeToString(secret[:])
+	s.env = append(slices.Clip(s.base), "DSPEX_MODEL_LISTEN="+at.address(), "DSPEX_MODEL_KEY="+s.key, "PYTHONUNBUFFERED=1")
+	ctx, end := context.WithCancel(context.Background())
+	s.end = end
+	s.tasks.Go(func() { s.keep(ctx) })
+	return nil
+}
+
+func (s *modelServer) close() {
+	s.end()
+	s.tasks.Wait()
+	s.port.close()
 }
 
 func (s *modelServer) failing() string {
@@ -150,6 +212,10 @@ func (s *modelServer) fail(why string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.failure = why
+	if !s.asked {
+		s.asked = true
+		close(s.known)
+	}
 }
 
 // keep runs the server and starts it again when it ends, until ctx is done.
@@ -187,9 +253,10 @@ func (s *modelServer) runOnce(ctx context.Context) string {
 		<-process.Done()
 		out.Close()
 	}()
-	ready, stop := context.WithTimeout(ctx, s.model.StartTimeout)
+	limit := time.Duration(s.startTimeout.Load())
+	ready, stop := context.WithTimeout(ctx, limit)
 	defer stop()
-	if err := s.awaitReady(ready, process); err != nil {
+	if err := s.awaitReady(ready, process, limit); err != nil {
 		return err.Error() + last(out)
 	}
 	s.fail("")
@@ -210,7 +277,7 @@ func last(out *launch.Output) string {
 }
 
 // awaitReady polls the server's /health until it answers 200, and makes sure that it is this server that does.
-func (s *modelServer) awaitReady(ctx context.Context, process *keeper.Process) error {
+func (s *modelServer) awaitReady(ctx context.Context, process *keeper.Process, limit time.Duration) error {
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	why := ""
@@ -235,7 +302,7 @@ func (s *modelServer) awaitReady(ctx context.Context, process *keeper.Process) e
 		case <-process.Done():
 			return errors.New("it ended before it was ready" + why)
 		case <-ctx.Done():
-			return fmt.Errorf("it was not ready within %s (start_timeout)%s", s.model.StartTimeout, why)
+			return fmt.Errorf("it was not ready within %s (start_timeout)%s", limit, why)
 		}
 	}
 }

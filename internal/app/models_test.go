@@ -17,7 +17,7 @@ import (
 )
 
 // newServer makes the models of a configuration with one server, which is the test binary.
-func newServer(t *testing.T, more string) (*models, *modelServer) {
+func newServer(t *testing.T, more string) (*models, *modelServer, *config.Config) {
 	t.Helper()
 	p := newPlace(t, self(t), fmt.Sprintf("%s\n[models.m]\nmodel = 'openai/x'\ncommand = ['{python}', 'model']\n", more))
 	cfg, err := config.Load(config.Options{Path: p.config, Environ: os.Environ()})
@@ -30,19 +30,19 @@ func newServer(t *testing.T, more string) (*models, *modelServer) {
 		t.Fatal(err)
 	}
 	t.Cleanup(processes.Close)
-	m, err := newModels(cfg, os.Environ(), processes, log)
+	m, err := newModels(cfg, os.Environ(), processes, log, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(m.close)
-	return m, m.servers["m"]
+	return m, m.servers["m"], cfg
 }
 
 func TestModelServerIsKept(t *testing.T) {
-	m, s := newServer(t, "")
+	m, s, cfg := newServer(t, "")
 	ready := func() bool { return len(m.failures()) == 0 }
 	await(t, "a model server", ready)
-	settings, err := m.settings()
+	settings, err := m.settings(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -81,7 +81,7 @@ func TestModelServerIsKept(t *testing.T) {
 
 // The system gives the port to nobody else, and a process that took it nevertheless is no server of the sidecar's.
 func TestModelServersPort(t *testing.T) {
-	m, s := newServer(t, "env.DSPEX_TEST_MODEL = 'deaf'")
+	m, s, _ := newServer(t, "env.DSPEX_TEST_MODEL = 'deaf'")
 	l, err := net.Listen("tcp", s.port.address()) // with SO_REUSEADDR, as Go's listeners do
 	if err != nil {
 		t.Fatal(err)

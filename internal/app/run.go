@@ -8,6 +8,8 @@ import (
 	"os"
 	"runtime"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/dspex/dspex-sidecar/internal/admin"
@@ -16,6 +18,7 @@ import (
 	"github.com/dspex/dspex-sidecar/internal/launch"
 	"github.com/dspex/dspex-sidecar/internal/metrics"
 	"github.com/dspex/dspex-sidecar/internal/session"
+	"github.com/dspex/dspex-sidecar/internal/store"
 	"github.com/dspex/dspex-sidecar/pool"
 	"github.com/dspex/dspex-sidecar/proxy"
 	"github.com/dspex/dspex-sidecar/wire"
@@ -27,8 +30,15 @@ type Options struct {
 	Profile    string
 	Version    string
 	Environ    []string
+	Dev        bool            // while an application is written: a new generation when its files change, tracebacks, a log for people
 	Stderr     io.Writer       // the log
 	Force      <-chan struct{} // closed: end at once
+	Reload     <-chan os.Signal
+}
+
+// load reads the configuration.
+func (o *Options) load() (*config.Config, error) {
+	return config.Load(config.Options{Path: o.ConfigPath, Profile: o.Profile, Environ: o.Environ, Dev: o.Dev})
 }
 
 // ballastSize is heap that is never touched, and so takes no memory. The collector runs when the heap has doubled, and the sidecar's own
@@ -38,13 +48,14 @@ const ballastSize = 8 << 20
 // Run serves until ctx is cancelled, then drains and ends within the configured time. Errors: config.Errors, or what kept the
 // sidecar from starting.
 func Run(ctx context.Context, o Options) error {
-	cfg, err := config.Load(config.Options{Path: o.ConfigPath, Profile: o.Profile, Environ: o.Environ})
+	known := o.digests() // before it is read: what changes meanwhile shows as a change
+	cfg, err := o.load()
 	if err != nil {
 		return err
 	}
 	ballast := make([]byte, ballastSize)
 	defer runtime.KeepAlive(ballast)
-	s := &sidecar{cfg: cfg, options: o, log: newLog(cfg, o.Stderr), metrics: metrics.New(wire.Codes()...)}
+	s := newSidecar(o, cfg, known)
 	if err := s.start(); err != nil {
 		soon, cancel := context.WithTimeout(context.Background(), lastWait)
 		defer cancel()
@@ -52,6 +63,7 @@ func Run(ctx context.Context, o Options) error {
 		return err
 	}
 	s.log.Info("listening", "socket", cfg.Listen.Socket, "version", o.Version, "pid", os.Getpid())
+	s.watch()
 	select {
 	case <-ctx.Done():
 	case <-o.Force:
@@ -64,8 +76,8 @@ func Run(ctx context.Context, o Options) error {
 // hooks.
 const lastWait = time.Second
 
-func newLog(cfg *config.Config, w io.Writer) *slog.Logger {
-	options := &slog.HandlerOptions{Level: cfg.Log.Level}
+func newLog(cfg *config.Config, level slog.Leveler, w io.Writer) *slog.Logger {
+	options := &slog.HandlerOptions{Level: level}
 	if cfg.Log.Format == "text" {
 		return slog.New(slog.NewTextHandler(w, options))
 	}
@@ -74,13 +86,28 @@ func newLog(cfg *config.Config, w io.Writer) *slog.Logger {
 
 // sidecar is what runs. Its parts are ended in the reverse order of ends.
 type sidecar struct {
-	cfg     *config.Config
-	options Options
-	log     *slog.Logger
-	metrics *metrics.Metrics
-	server  *proxy.Server
-	pool    *pool.Pool
-	ends    []func(context.Context)
+	options    Options
+	log        *slog.Logger
+	level      slog.LevelVar
+	cfg        atomic.Pointer[config.Config] // in force; reloads replace it, and the generation
+	generation atomic.Pointer[generation]
+	maker      maker
+	metrics    *metrics.Metrics
+	server     *proxy.Server
+	pool       *pool.Pool
+	sessions   *session.Table
+	reloads    *reloads
+	tasks      sync.WaitGroup // what watches, and the ends of generations that were replaced
+	ends       []func(context.Context)
+}
+
+func newSidecar(o Options, cfg *config.Config, known digests) *sidecar {
+	s := &sidecar{options: o, metrics: metrics.New(wire.Codes()...)}
+	s.level.Set(cfg.Log.Level)
+	s.log = newLog(cfg, &s.level, o.Stderr)
+	s.cfg.Store(cfg)
+	s.reloads = newReloads(s, known)
+	return s
 }
 
 // atEnd adds what has to be ended; the last is ended first.
@@ -96,7 +123,8 @@ func (s *sidecar) stop(ctx context.Context) {
 // start starts the parts. The socket comes first: where it cannot be had, nothing has been started for nothing. Clients that
 // connect meanwhile wait in it.
 func (s *sidecar) start() error {
-	socket, err := proxy.Bind(s.cfg.Listen.Socket, s.cfg.Listen.Mode)
+	cfg := s.cfg.Load()
+	socket, err := proxy.Bind(cfg.Listen.Socket, cfg.Listen.Mode)
 	if err != nil {
 		return err
 	}
@@ -108,64 +136,75 @@ func (s *sidecar) start() error {
 	}
 	s.atEnd(func(context.Context) { processes.Close() })
 
-	workers, err := newWorkers(s.cfg, s.options.Environ, processes, s.log)
+	s.maker = maker{options: s.options, processes: processes, log: s.log}
+	first, err := s.maker.make(cfg, nil)
 	if err != nil {
 		return err
 	}
-	s.atEnd(func(context.Context) { workers.Close() })
-
-	models, err := newModels(s.cfg, s.options.Environ, processes, s.log)
-	if err != nil {
-		return err
-	}
-	s.atEnd(func(context.Context) { models.close() })
-
-	kept, err := openStore(s.cfg, s.log)
-	if err != nil {
-		return err
-	}
-	var sessions *session.Table
-	made := make(chan struct{}) // closed when sessions is set: the pool's workers may be quicker
-	s.pool, err = pool.New(pool.Config{
-		Name:     "default",
-		Settings: poolSettings(s.cfg),
-		Starter:  workers,
-		Hello:    func(id string) ([]byte, error) { return s.hello(id, models) },
-		Background: func(method, params []byte, answer func(*wire.Batch, []byte, error)) {
-			<-made
-			background(sessions, method, params, answer)
-		},
-		Notified: func(worker string, method, params []byte) error { return notified(s.metrics, worker, method, params) },
-		Metrics:  s.metrics, Log: s.log.With("pool", "default"),
+	s.generation.Store(first)
+	s.atEnd(func(context.Context) {
+		s.generation.Load().close()
+		s.tasks.Wait()
 	})
+
+	kept, err := openStore(cfg, s.log)
 	if err != nil {
-		return errors.Join(err, kept.Close())
+		return err
 	}
-	sessions, err = session.New(session.Config{Pool: s.pool, Store: kept, Settings: sessionSettings(s.cfg), Metrics: s.metrics, Log: s.log})
-	close(made)
-	if err != nil {
-		s.atEnd(s.pool.Close)
+	if err := s.startPool(cfg, kept); err != nil {
 		return errors.Join(err, kept.Close())
 	}
 	s.atEnd(func(context.Context) {
-		if err := sessions.Close(); err != nil {
+		if err := s.sessions.Close(); err != nil {
 			s.log.Error("session store not closed", "error", err.Error())
 		}
 	})
 	s.server = proxy.New(proxy.Config{
-		Socket: socket, Limits: limits(s.cfg), Version: s.options.Version, Pool: s.pool, Sessions: sessions, Metrics: s.metrics, Log: s.log,
+		Socket: socket, Limits: limits(cfg), Version: s.options.Version, Pool: s.pool, Sessions: s.sessions, Metrics: s.metrics, Log: s.log,
 	})
 	s.atEnd(s.server.Close)
 	s.atEnd(s.pool.Close) // before the connections: what is cut off is answered
 	a := admin.New(admin.Config{
-		Pool: s.pool, Server: s.server, Sessions: sessions, Models: models.failures, Metrics: s.metrics, Version: s.options.Version, Generation: 1,
+		Pool: s.pool, Server: s.server, Sessions: s.sessions, Metrics: s.metrics, Version: s.options.Version,
+		Models: func() []string { return s.generation.Load().models.failures() }, Reloads: s.reloads.status,
 	})
 	a.Register(s.server)
 	if err := s.serveHTTP(a); err != nil {
 		return err
 	}
+	s.reloads.begin()
+	s.atEnd(func(context.Context) { s.reloads.close() })
+	s.handle()
 	s.server.Serve()
 	return nil
+}
+
+// startPool starts the pool, and the table of sessions over it.
+func (s *sidecar) startPool(cfg *config.Config, kept store.Store) error {
+	made := make(chan struct{}) // closed when the table is made: the pool's workers may be quicker
+	defer close(made)
+	first := s.generation.Load()
+	var err error
+	s.pool, err = pool.New(pool.Config{
+		Name:     "default",
+		Settings: poolSettings(cfg),
+		Starter:  first.workers,
+		Hello:    first.hello,
+		Background: func(method, params []byte, answer func(*wire.Batch, []byte, error)) {
+			<-made
+			background(s.sessions, method, params, answer)
+		},
+		Notified: func(worker string, method, params []byte) error { return notified(s.metrics, worker, method, params) },
+		Metrics:  s.metrics, Log: s.log.With("pool", "default"),
+	})
+	if err != nil {
+		return err
+	}
+	s.sessions, err = session.New(session.Config{Pool: s.pool, Store: kept, Settings: sessionSettings(cfg), Metrics: s.metrics, Log: s.log})
+	if err != nil {
+		s.atEnd(s.pool.Close)
+	}
+	return err
 }
 
 // reapOrphans reaps, until the end, what comes to the sidecar as process 1 of a container or as a sub-reaper and nobody waits
@@ -188,7 +227,8 @@ func (s *sidecar) reapOrphans() {
 // drain ends the sidecar: clients are told, calls in flight finish within shutdown_timeout, then all is stopped. Force makes
 // whatever is left end at once.
 func (s *sidecar) drain(force <-chan struct{}) {
-	limit := s.cfg.Pool.ShutdownTimeout
+	s.reloads.halt()
+	limit := s.cfg.Load().Pool.ShutdownTimeout
 	forced, cancel := untilClosed(force)
 	defer cancel()
 	ctx, done := context.WithTimeout(forced, limit)
@@ -217,20 +257,6 @@ func untilClosed(closed <-chan struct{}) (context.Context, context.CancelFunc) {
 		}
 	}()
 	return ctx, cancel
-}
-
-// hello is what a worker is told first.
-func (s *sidecar) hello(worker string, models *models) ([]byte, error) {
-	settings, err := models.settings()
-	if err != nil {
-		return nil, err
-	}
-	return wire.Marshal(map[string]any{
-		"protocols": []int{wire.Protocol}, "features": []string{}, "server": map[string]any{"name": "dspex-sidecar", "version": s.options.Version},
-		"worker": worker, "pool": "default", "generation": 1, "max_frame": s.cfg.Listen.MaxFrame + wire.MaxHead,
-		"concurrency": s.cfg.Pool.Concurrency, "cancel_grace_ms": s.cfg.Pool.CancelGrace.Milliseconds(),
-		"tracebacks": s.cfg.Pool.Tracebacks, "models": settings,
-	})
 }
 
 // notified handles what a worker tells the sidecar.

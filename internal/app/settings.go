@@ -1,30 +1,17 @@
 package app
 
 import (
-	"log/slog"
 	"os"
 
 	"github.com/vmihailenco/msgpack/v5"
 
 	"github.com/dspex/dspex-sidecar/internal/config"
-	"github.com/dspex/dspex-sidecar/internal/launch"
 	"github.com/dspex/dspex-sidecar/pool"
 	"github.com/dspex/dspex-sidecar/proxy"
 	"github.com/dspex/dspex-sidecar/wire"
 )
 
 type rawMessage = msgpack.RawMessage
-
-func newWorkers(cfg *config.Config, environ []string, p *launch.Processes, log *slog.Logger) (*launch.Workers, error) {
-	env, err := cfg.Pool.Environ(environ)
-	if err != nil {
-		return nil, err
-	}
-	return launch.NewWorkers(launch.WorkersConfig{
-		Python: cfg.Pool.Python, App: cfg.Pool.App, Dir: cfg.Dir, Env: env, Zygote: cfg.Pool.Start == "zygote",
-		StartTimeout: cfg.Pool.StartTimeout, Log: log,
-	}, p), nil
-}
 
 func poolSettings(cfg *config.Config) pool.Settings {
 	p, s := &cfg.Pool, &cfg.Sessions

@@ -18,6 +18,7 @@ import (
 type ServeOptions struct {
 	ConfigPath string // "" for the defaults
 	Profile    string
+	Dev        bool
 }
 
 // Env is what a run of the command line has of its process.
@@ -36,7 +37,7 @@ const program = "dspex-sidecar"
 
 const description = `A sidecar that keeps Python workers warm and runs an application's DSPy programs in them.
 
-Every command but serve, check and version asks a running sidecar. Its socket is the one of --socket, else of
+Every command but serve, check (without --against-running) and version asks a running sidecar. Its socket is the one of --socket, else of
 DSPEX_SOCKET in the environment, else $XDG_RUNTIME_DIR/dspex/dspex.sock or /run/dspex/dspex.sock.
 
 Exit codes:
@@ -62,6 +63,7 @@ type grammar struct {
 	Calls    callsCommand    `cmd:"" help:"List the calls in flight."`
 	Health   healthCommand   `cmd:"" help:"Say how the sidecar is."`
 	Stats    statsCommand    `cmd:"" help:"Show the statistics."`
+	Reload   reloadCommand   `cmd:"" help:"Have the configuration read again."`
 	Version  versionCommand  `cmd:"" help:"Show the version."`
 	Keeper   keeperCommand   `cmd:"" hidden:""`
 }

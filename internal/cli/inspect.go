@@ -253,6 +253,7 @@ func (c *statsCommand) Run(ctx context.Context, e *Env) error {
 		{"UTILIZATION", percent},
 		col("IN FLIGHT", "in_flight"),
 		col("QUEUED", "queued"), col("TOTAL CALLS", "total_commands"), col("TOTAL ERRORS", "total_errors"), col("WORKER RESTARTS", "worker_restarts"),
+		col("GENERATION", "generation"), col("RELOADS", "reloads"), col("RELOAD FAILURES", "reload_failures"),
 		{"LAST FAILURE", poolFailure},
 	}, result))
 }

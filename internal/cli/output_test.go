@@ -47,7 +47,15 @@ func fixtures() map[string]any {
 		"sidecar.stats": map[string]any{
 			"active_sessions": 3, "pool_size": 2, "healthy_workers": 1, "total_commands": 1200, "total_errors": 4, "utilization": 0.256, "queued": 0,
 			"in_flight": 2, "uptime_ms": 93_784_000, "clients": 2, "version": "1.2.3",
-			"worker_restarts": 1, "last_failure": "worker_1: killed by SIGKILL\nTraceback", "last_failure_age_ms": 12_400,
+			"worker_restarts": 1, "generation": 2, "reloads": 5, "reload_failures": 1, "last_failure": "worker_1: killed by SIGKILL\nTraceback", "last_failure_age_ms": 12_400,
+		},
+		"admin.reload": map[string]any{
+			"status": "in_force", "reason": nil, "errors": []any{}, "generation": 3, "renewed": true, "read_us": 812, "prepare_us": 1_234_567, "commit_us": 95,
+			"changes": []any{
+				map[string]any{"key": "listen.socket", "old": `"/a"`, "new": `"/b"`, "effect": "restart", "in_force": false, "took_us": 0},
+				map[string]any{"key": "pools.default.app", "old": `"a:app"`, "new": `"b:app"`, "effect": "generation", "in_force": true, "took_us": 1_234_662},
+				map[string]any{"key": "sessions.weights.x\x1b", "old": nil, "new": "3", "effect": "live", "in_force": true, "took_us": 95},
+			},
 		},
 		"session.list":   map[string]any{"sessions": []any{session}},
 		"session.create": map[string]any{"session": "s1", "token": "t0ken"},
@@ -78,6 +86,7 @@ func TestOutput(t *testing.T) {
 		{"sessions-create", 0, "sessions create s1 --with-token"},
 		{"sessions-show", 0, "sessions show s1"},
 		{"sessions-end", 0, "sessions end s1"},
+		{"reload", 0, "reload --wait"},
 		{"call-map", 0, "call everything"},
 		{"call-text", 0, "call text"},
 	} {

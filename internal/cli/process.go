@@ -16,16 +16,20 @@ type source struct {
 	Profile string `placeholder:"NAME" help:"The profile that goes over it (default: DSPEX_PROFILE)."`
 }
 
-type serveCommand struct{ source }
+type serveCommand struct {
+	source
+
+	Dev bool `help:"While an application is written: new workers when its files change, tracebacks in errors, a log for people."`
+}
 
 func (*serveCommand) Help() string {
-	return "SIGTERM or SIGINT ends it when the calls in flight are done; a second one ends it at once.\n\nExample:\n\n    " +
+	return "SIGTERM or SIGINT ends it when the calls in flight are done; a second one ends it at once. SIGHUP has the configuration read again, as a change of its file does.\n\nExample:\n\n    " +
 		program + " serve --config dspex.toml --profile prod"
 }
 
 // Run serves until ctx is cancelled; that is no interruption.
 func (c *serveCommand) Run(ctx context.Context, e *Env) error {
-	err := e.Serve(ctx, ServeOptions{ConfigPath: c.Config, Profile: c.Profile})
+	err := e.Serve(ctx, ServeOptions{ConfigPath: c.Config, Profile: c.Profile, Dev: c.Dev})
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		return nil
 	}
@@ -35,7 +39,9 @@ func (c *serveCommand) Run(ctx context.Context, e *Env) error {
 type checkCommand struct {
 	source
 
-	JSON bool `name:"json" help:"Print JSON, for programs."`
+	AgainstRunning bool   `help:"Show what a reload would change: of the running sidecar's own file, where no other is given."`
+	Socket         string `placeholder:"PATH" help:"That sidecar's socket (default: DSPEX_SOCKET, else the usual place)."`
+	JSON           bool   `name:"json" help:"Print JSON, for programs."`
 }
 
 func (*checkCommand) Help() string {
@@ -44,7 +50,10 @@ func (*checkCommand) Help() string {
 }
 
 // Run reads the configuration as `serve` does.
-func (c *checkCommand) Run(e *Env) error {
+func (c *checkCommand) Run(ctx context.Context, e *Env) error {
+	if c.AgainstRunning {
+		return c.againstRunning(ctx, e)
+	}
 	cfg, err := config.Load(config.Options{Path: c.Config, Profile: c.Profile, Environ: e.Environ})
 	var wrong config.Errors
 	switch {

@@ -56,11 +56,11 @@ func TestServe(t *testing.T) {
 			got = o
 			return c.err
 		}}
-		o := runWith(t.Context(), t, e, nil, "serve", "--config", "x.toml", "--profile", "dev")
+		o := runWith(t.Context(), t, e, nil, "serve", "--config", "x.toml", "--profile", "dev", "--dev")
 		if o.code != c.code || o.stderr != c.says {
 			t.Errorf("%v: exit code %d, stderr %q", c.err, o.code, o.stderr)
 		}
-		if got != (ServeOptions{"x.toml", "dev"}) {
+		if got != (ServeOptions{"x.toml", "dev", true}) {
 			t.Errorf("serve was told %+v", got)
 		}
 	}

@@ -23,6 +23,7 @@ type binding interface {
 	set(c *Config, name string, v any, s scope) error
 	show(c *Config, name string) string // as TOML; "" where it is not given
 	same(a, b *Config, name string) bool
+	copy(to, from *Config, name string)
 	allowed() string
 }
 
@@ -43,7 +44,8 @@ func (p place[T]) show(c *Config, name string) string { return p.kind.show(*p.at
 func (p place[T]) same(a, b *Config, name string) bool {
 	return reflect.DeepEqual(p.at(a, name), p.at(b, name))
 }
-func (p place[T]) allowed() string { return p.kind.wants }
+func (p place[T]) copy(to, from *Config, name string) { *p.at(to, name) = *p.at(from, name) }
+func (p place[T]) allowed() string                    { return p.kind.wants }
 
 func in[T any](k kind[T], at func(c *Config) *T) binding {
 	return place[T]{k, func(c *Config, _ string) *T { return at(c) }}
@@ -65,6 +67,7 @@ func (envEntry) set(c *Config, name string, v any, s scope) error {
 }
 func (envEntry) show(c *Config, name string) string  { return showSecret(c.Pool.Env[name]) }
 func (envEntry) same(a, b *Config, name string) bool { return a.Pool.Env[name] == b.Pool.Env[name] }
+func (envEntry) copy(to, from *Config, name string)  { to.Pool.Env[name] = from.Pool.Env[name] }
 func (envEntry) allowed() string                     { return orReference().wants }
 
 // weightEntry is the binding of one entry of [sessions.weights].
@@ -87,6 +90,10 @@ func (weightEntry) show(c *Config, name string) string {
 
 func (weightEntry) same(a, b *Config, name string) bool {
 	return a.Sessions.Weights[name] == b.Sessions.Weights[name]
+}
+
+func (weightEntry) copy(to, from *Config, name string) {
+	to.Sessions.Weights[name] = from.Sessions.Weights[name]
 }
 func (weightEntry) allowed() string { return weight().wants }
 

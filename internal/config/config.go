@@ -17,6 +17,7 @@ type Config struct {
 	Path    string // the file it was read from; "" where there was none
 	Dir     string // absolute folder that the application and relative paths are found from
 	Profile string // the profile in force; "" for none
+	Blank   bool   // the file has no bytes
 
 	Listen   Listen
 	Pool     Pool // [pools.default]: this version has one pool

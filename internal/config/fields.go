@@ -52,7 +52,7 @@ func listenFields() []field {
 		setting("listen.max_in_flight_uid", "0", "", Live,
 			"Calls in flight of one uid on all its connections; more are answered queue_full. 0: no limit.",
 			in(integer(0, manyCalls), func(c *Config) *int { return &l(c).MaxInFlightUID })),
-		setting("listen.max_frame", `"16MiB"`, "", Live,
+		setting("listen.max_frame", `"16MiB"`, "", Generation,
 			"Largest frame that is received; a larger one is answered frame_too_large.",
 			in(byteSize(64<<10, 1<<30), func(c *Config) *int { return &l(c).MaxFrame })),
 		setting("listen.handshake_timeout", `"5s"`, "", Live, "A new connection must have said hello by then.",

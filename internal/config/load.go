@@ -14,6 +14,7 @@ type Options struct {
 	Path    string         // the TOML file; "" for none
 	Profile string         // goes over DSPEX_PROFILE; "" for that one or none
 	Environ []string       // in the form of os.Environ; nil for an empty environment
+	Dev     bool           // while an application is written: tracebacks, and a log for people
 	CPUs    func() float64 // how many CPUs there are to size pools by; nil for CPUs("/")
 }
 
@@ -31,11 +32,12 @@ func Load(o Options) (*Config, error) {
 	l := &loader{Options: o, fields: fields(), scope: scope{dir: dir, cpus: o.CPUs}}
 	doc := l.readDocument()
 	c := l.blank()
-	c.Path, c.Dir = o.Path, dir
+	c.Path, c.Dir, c.Blank = o.Path, dir, l.noBytes
 	l.chooseProfile(c, doc)
 	l.applyBuiltIn(c)
 	l.applyFile(c, doc)
 	l.applyEnvironment(c)
+	l.applyDev(c)
 	if c.Listen.Socket == "" {
 		c.Listen.Socket = DefaultSocket(o.Environ)
 	}
@@ -51,9 +53,10 @@ func Load(o Options) (*Config, error) {
 // loader is the state of one Load.
 type loader struct {
 	Options
-	fields []field
-	scope  scope
-	errs   Errors
+	fields  []field
+	scope   scope
+	noBytes bool // of the file
+	errs    Errors
 }
 
 // origin says where a value was written.
@@ -84,6 +87,7 @@ func (l *loader) readDocument() document {
 		l.errs = append(l.errs, &Error{File: l.Path, Message: "cannot be read: " + err.Error(), cause: err})
 		return document{}
 	}
+	l.noBytes = len(data) == 0
 	doc, err := parseDocument(data)
 	if err != nil {
 		l.errs = append(l.errs, syntaxError(l.Path, data, err))
@@ -189,6 +193,18 @@ func (l *loader) applyBuiltIn(c *Config) {
 		f, name, ok := l.find(strings.Split(setting[0], "."))
 		if v, isValue := tomlValue(setting[1]); ok && isValue {
 			l.set(c, f, name, v, origin{text: "profile " + c.Profile + ", built in"})
+		}
+	}
+}
+
+// applyDev sets what goes with `serve --dev`, unless the file or the environment say something else.
+func (l *loader) applyDev(c *Config) {
+	if !l.Dev {
+		return
+	}
+	for key, value := range map[string]any{"pools.default.tracebacks": true, "log.format": "text"} {
+		if f, name, ok := l.find(strings.Split(key, ".")); ok && c.Origin(key) == "default" {
+			l.set(c, f, name, value, origin{text: "--dev"})
 		}
 	}
 }

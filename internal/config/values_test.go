@@ -241,3 +241,65 @@ func TestSettingsLoadAgain(t *testing.T) {
 		t.Errorf("%v\n%s", changes, b.String())
 	}
 }
+
+// What only a restart changes stays as it is; the rest is as it was read.
+func TestKept(t *testing.T) {
+	before := mustLoad(t, "[listen]\nsocket = '/tmp/a'\nmode = '0600'\n[sessions]\nstore = 'file'\npath = '/a'\nttl = '5h'\n")
+	after := mustLoad(t, "[listen]\nsocket = '/tmp/b'\nmax_frame = '1MiB'\n[log]\nformat = 'text'\n")
+	now := Kept(before, after)
+	for _, c := range Diff(before, now) {
+		if c.Effect == Restart {
+			t.Errorf("%+v", c)
+		}
+	}
+	for _, c := range Diff(now, after) {
+		if c.Effect != Restart {
+			t.Errorf("%+v", c)
+		}
+	}
+	if now.Origin("listen.socket") != before.Origin("listen.socket") || now.Origin("log.format") != "default" || now.Origin("listen.max_frame") == "default" {
+		t.Error("what is kept comes from where it was before")
+	}
+	if after.Listen.Socket != "/tmp/b" || after.Log.Format != "text" {
+		t.Error("what was read has changed")
+	}
+}
+
+func TestAgainst(t *testing.T) {
+	text := "[listen]\nsocket = '/tmp/a'\n[models.gone]\nmodel = 'openai/x'\n[pools.default.env]\nA = 'env:A'\n"
+	running := mustLoad(t, text).Settings()
+	if got := Against(running, mustLoad(t, text)); len(got) > 0 {
+		t.Errorf("%+v", got)
+	}
+	var keys []string
+	for _, c := range Against(running, mustLoad(t, "[listen]\nsocket = '/tmp/b'\n[log]\nlevel = 'warn'\n[sessions]\nweight_label = 'x'\nweights.y = 3\n")) {
+		keys = append(keys, c.Key+" "+string(c.Effect))
+	}
+	for _, want := range []string{
+		"listen.socket restart", "log.level live", "models.gone.model live", "pools.default.env.A generation", "sessions.weight_label live", "sessions.weights.y live",
+	} {
+		if !slices.Contains(keys, want) {
+			t.Errorf("%q is not in %q", want, keys)
+		}
+	}
+}
+
+func TestDev(t *testing.T) {
+	load := func(text string) *Config {
+		path := filepath.Join(t.TempDir(), "dspex.toml")
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		c, err := Load(Options{Path: path, Dev: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	if c := load(""); !c.Pool.Tracebacks || c.Log.Format != "text" || c.Origin("log.format") != "--dev" || !c.Blank {
+		t.Errorf("%+v", c)
+	}
+	if c := load("[log]\nformat = 'json'\n"); !c.Pool.Tracebacks || c.Log.Format != "json" || c.Blank {
+		t.Errorf("%+v", c)
+	}
+}

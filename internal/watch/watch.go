@@ -19,10 +19,11 @@ type State struct {
 	About   func(p string) bool // whether a notice that names this path may be
 }
 
-// Config is what Run takes. Look and Changed are needed.
+// Config is what Run takes. Look, Known and Changed are needed.
 type Config struct {
 	Look    func() State
-	Changed func() // must not block
+	Known   func() string // the digest of what is in use; whoever uses something else in the meantime says so here
+	Changed func()        // something else is there than what is in use; must not block
 
 	// Quiet is how long nothing may change before it is looked at, so that a file that is being written is not looked at halfway; but no longer
 	// than Most after the first notice. Poll is the time between two looks that nothing led to. Zero: the defaults.
@@ -36,9 +37,9 @@ const (
 	defaultPoll  = 2 * time.Second
 )
 
-// Run watches until ctx is done. Known is the digest of what is in use already.
-func Run(ctx context.Context, cfg Config, known string) {
-	w := &watcher{cfg: cfg, known: known, watched: map[string]bool{}}
+// Run watches until ctx is done.
+func Run(ctx context.Context, cfg Config) {
+	w := &watcher{cfg: cfg, watched: map[string]bool{}}
 	if w.cfg.Log == nil {
 		w.cfg.Log = slog.New(slog.DiscardHandler)
 	}
@@ -54,7 +55,6 @@ func Run(ctx context.Context, cfg Config, known string) {
 
 type watcher struct {
 	cfg     Config
-	known   string
 	notices *fsnotify.Watcher // nil: the system tells nothing
 	watched map[string]bool   // folders of the last look; whether they are watched
 	about   func(string) bool
@@ -116,8 +116,7 @@ func (w *watcher) look() {
 		s = w.cfg.Look()
 	}
 	w.about = s.About
-	if s.Digest != w.known {
-		w.known = s.Digest
+	if s.Digest != w.cfg.Known() {
 		w.cfg.Changed()
 	}
 }

@@ -45,10 +45,20 @@ func (w *watched) watch(look func(dir string) func() State) {
 	looks, theirs := make(chan struct{}, 1000), look(w.dir)
 	go func() {
 		defer close(ended)
-		Run(ctx, Config{Poll: poll, Quiet: 10 * time.Millisecond, Most: 100 * time.Millisecond, Changed: func() { w.changed <- theirs().Digest }, Look: func() State {
-			defer func() { looks <- struct{}{} }()
-			return theirs()
-		}}, theirs().Digest)
+		known, seen := theirs().Digest, ""
+		Run(ctx, Config{
+			Poll: poll, Quiet: 10 * time.Millisecond, Most: 100 * time.Millisecond, Known: func() string { return known },
+			Changed: func() {
+				known = seen
+				w.changed <- seen
+			},
+			Look: func() State {
+				defer func() { looks <- struct{}{} }()
+				s := theirs()
+				seen = s.Digest
+				return s
+			},
+		})
 	}()
 	t.Cleanup(func() {
 		cancel()
@@ -217,10 +227,10 @@ func TestWithoutNotices(t *testing.T) {
 	var content atomic.Pointer[[]byte]
 	store := func(text string) { b := []byte(text); content.Store(&b) }
 	store("1")
-	changed := make(chan struct{}, 10)
-	w := &watcher{cfg: Config{Poll: time.Millisecond, Changed: func() { changed <- struct{}{} }, Look: func() State {
+	changed := make(chan struct{}, 1000)
+	w := &watcher{cfg: Config{Poll: time.Millisecond, Known: func() string { return "1" }, Changed: func() { changed <- struct{}{} }, Look: func() State {
 		return State{Digest: string(bytes.Clone(*content.Load())), Folders: []string{dir}, About: func(string) bool { return true }}
-	}}, known: "1"}
+	}}}
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan struct{})
 	go func() {

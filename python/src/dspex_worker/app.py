@@ -184,6 +184,7 @@ class App:
         self.session_end_hooks: list[Callable[[Session], Any]] = []
         self.session_objects: dict[str, SessionObject] = {}
         self.parts: list[Callable[[Worker], None]] = []  # what else has to know the worker
+        self.model_users: list[Callable[[Worker], None]] = []  # what has to know that its models are others now
         self.kept_tasks: set[str] = set()
         self.spawn: Callable[[Coroutine[Any, Any, Any]], Any] | None = None  # set by the worker that serves the app
 
@@ -196,6 +197,13 @@ class App:
         self.worker = worker
         for part in self.parts:
             part(worker)
+
+    def use_models(self, models: dict[str, dict[str, Any]]) -> None:
+        """Go on with other settings of the configured models; calls that run keep theirs."""
+        assert self.worker is not None
+        self.worker.models = models
+        for user in self.model_users:
+            user(self.worker)
 
     @typing.overload
     def method(self, function: Function, /) -> Function: ...

@@ -87,6 +87,9 @@ class PoolWorker(Peer):
         self.runtime.start(call)
 
     def handle_notification(self, notification: wire.Notification) -> None:
+        if notification.method == "sidecar.settings" and self._app is not None:
+            self._take_settings(notification.params)
+            return
         if notification.method != "session.drop":
             self.ignored += 1
             return
@@ -211,6 +214,12 @@ class PoolWorker(Peer):
             "methods": [method.describe() for method in app.methods.values()],
         }
         self.respond(id, answer)
+
+    def _take_settings(self, params: dict[str, Any]) -> None:
+        """Take what counts for calls that come after it; the frame comes ahead of those."""
+        assert self._app is not None
+        self._app.use_models(params.get("models") or {})
+        self._grace = self.runtime.grace = params.get("cancel_grace_ms", 5000) / 1000
 
     def _load_failed(self, id: int, error: BaseException) -> None:
         log.error("the application cannot be loaded", exc_info=error)

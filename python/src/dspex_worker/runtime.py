@@ -45,7 +45,7 @@ class Runtime:
     def __init__(self, app: App, batch: Batch, *, grace: float, tracebacks: bool) -> None:
         self._app = app
         self._loop = asyncio.get_running_loop()
-        self._grace = grace
+        self.grace = grace
         self._tracebacks = tracebacks
         self._batch = batch
         self._inbox = Inbox(self._loop, batch)
@@ -123,7 +123,7 @@ class Runtime:
         for task in self._own_tasks:
             task.cancel()
         if self._own_tasks:
-            await asyncio.wait(self._own_tasks, timeout=self._grace)
+            await asyncio.wait(self._own_tasks, timeout=self.grace)
         self._app.spawn = None
         self._threads.close()
         self._inbox.close()
@@ -362,7 +362,7 @@ class Runtime:
         self, call: Call, answer: bytes | None, error: DspexError | None, changes: Changes | None
     ) -> None:
         try:
-            error = await check_in(call, self._grace) or error
+            error = await check_in(call, self.grace) or error
         finally:
             self._settle(call, answer, error, changes)
 

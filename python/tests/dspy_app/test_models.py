@@ -163,6 +163,22 @@ def test_settings_of_clients_are_checked(settings: dict[str, Any]) -> None:
     run(scenario)
 
 
+def test_the_operators_settings_change_while_calls_run() -> None:
+    async def scenario(driver: Driver, server: OpenAIServer) -> None:
+        assert (await driver.call("execute_program", "s", **ASK))["b"] == "yes"
+        with OpenAIServer(answer=lambda seen: json_answer(b="other")) as other:
+            model = {"model": "openai/n", "api_key": "next-key", "api_base": other.base, "adapter": "json"}
+            driver.app.use_models({"main": model})
+            assert (await driver.call("execute_program", "s", **ASK))["b"] == "other"
+            driver.app.use_models({})
+            with pytest.raises(InvalidParams, match="no model is configured"):
+                await driver.call("execute_program", "s", **ASK)
+            assert [(seen.key, seen.body["model"]) for seen in other.requests] == [("next-key", "n")]
+        assert [seen.key for seen in server.requests] == ["operator-key"]
+
+    run(scenario)
+
+
 def test_without_a_model_the_error_says_what_to_do() -> None:
     async def go() -> None:
         async with driving(App()) as driver:

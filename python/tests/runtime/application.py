@@ -141,6 +141,12 @@ def was_closed() -> list[str]:
     return closed
 
 
+@app.method(inline=True)
+def models() -> dict[str, Any]:
+    assert app.worker is not None
+    return app.worker.models
+
+
 @app.method
 def hold_thread() -> None:
     current_call().ask_blocking("began")

@@ -356,6 +356,12 @@ def test_a_dropped_session_is_forgotten(worker: Worker) -> None:
     assert worker.output.count("session ended") == 1
 
 
+def test_settings_change_while_it_serves(worker: Worker) -> None:
+    models = {"main": {"model": "openai/m", "api_key": "k"}}
+    worker.send(wire.encode_notification("sidecar.settings", {"models": models, "cancel_grace_ms": 100}))
+    assert worker.call("models") == models
+
+
 def test_writes_outside_a_call_raise(worker: Worker) -> None:
     run(worker, "leak_session", meta(0, 11))
     assert "during its call only" in worker.error("use_leaked")["message"]

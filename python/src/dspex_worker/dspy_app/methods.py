@@ -37,8 +37,12 @@ class DspyApp:
 
     def init_worker(self, worker: Worker) -> None:
         """Take over what a worker has of its own: the models' settings, with their keys, and the limit on threads."""
-        self._models = Models(worker.models)
+        self.use_models(worker)
         self._executor = Executor(worker.concurrency)
+
+    def use_models(self, worker: Worker) -> None:
+        """Take over the models' settings for calls that begin from now on."""
+        self._models = Models(worker.models)
 
     def register(self, app: App) -> None:
         """Add the methods to the application, and what is done at the worker's start and end."""
@@ -53,6 +57,7 @@ class DspyApp:
         for method in (*writers, self.reset_state, self.update_session_state):
             app.method(name=method.__name__, retry="safe", inline=True)(method)
         app.parts.append(self.init_worker)
+        app.model_users.append(self.use_models)
         app.on_worker_stop(self._close_lms)
 
     async def _close_lms(self) -> None:

@@ -1,0 +1,113 @@
+package app
+
+import (
+	"context"
+	"log/slog"
+	"maps"
+	"reflect"
+	"sync/atomic"
+
+	"github.com/dspex/dspex-sidecar/internal/config"
+	"github.com/dspex/dspex-sidecar/internal/launch"
+	"github.com/dspex/dspex-sidecar/pool"
+	"github.com/dspex/dspex-sidecar/wire"
+)
+
+// generation is what workers are started from: one version of command, application, environment and model servers.
+type generation struct {
+	number  int
+	cfg     *config.Config
+	version string
+	env     []string // of its workers, secrets and all
+	workers *launch.Workers
+	models  *models
+	told    atomic.Pointer[map[string]any] // what may change while they run; replaced, not changed
+}
+
+// maker makes generations.
+type maker struct {
+	options   Options
+	processes *launch.Processes
+	log       *slog.Logger
+}
+
+// make begins a generation: its model servers are started, its workers are not. Those servers of the one before that are as they should be go on.
+func (m *maker) make(cfg *config.Config, before *generation) (*generation, error) {
+	env, err := m.environ(cfg)
+	if err != nil {
+		return nil, err
+	}
+	var old *models
+	if before != nil {
+		old = before.models
+	}
+	servers, err := newModels(cfg, m.options.Environ, m.processes, m.log, old)
+	if err != nil {
+		return nil, err
+	}
+	told, err := tell(cfg, servers)
+	if err != nil {
+		servers.close()
+		return nil, err
+	}
+	number := 1
+	if before != nil {
+		number = before.number + 1
+	}
+	g := &generation{
+		number: number, cfg: cfg, version: m.options.Version, env: env, models: servers,
+		workers: launch.NewWorkers(launch.WorkersConfig{
+			Python: cfg.Pool.Python, App: cfg.Pool.App, Dir: cfg.Dir, Env: env, Zygote: cfg.Pool.Start == "zygote",
+			StartTimeout: cfg.Pool.StartTimeout, Log: m.log,
+		}, m.processes),
+	}
+	g.told.Store(&told)
+	return g, nil
+}
+
+// environ is the environment of workers. While an application is written nothing leaves bytecode: it counts as new by the second.
+func (m *maker) environ(cfg *config.Config) ([]string, error) {
+	env, err := cfg.Pool.Environ(m.options.Environ)
+	if m.options.Dev {
+		env = append(env, "PYTHONDONTWRITEBYTECODE=1")
+	}
+	return env, err
+}
+
+// tell is what workers are told of settings that may change while they run.
+func tell(cfg *config.Config, m *models) (map[string]any, error) {
+	settings, err := m.settings(cfg)
+	if err != nil {
+		return nil, err
+	}
+	return map[string]any{"models": settings, "cancel_grace_ms": cfg.Pool.CancelGrace.Milliseconds()}, nil
+}
+
+// toldAlready says whether workers have been told so.
+func (g *generation) toldAlready(told map[string]any) bool {
+	return reflect.DeepEqual(*g.told.Load(), told)
+}
+
+func (g *generation) ofPool() *pool.Generation {
+	return &pool.Generation{Number: g.number, Starter: g.workers, Hello: g.hello}
+}
+
+// hello is what a worker is told first.
+func (g *generation) hello(worker string) ([]byte, error) {
+	params := map[string]any{
+		"protocols": []int{wire.Protocol}, "features": []string{}, "server": map[string]any{"name": "dspex-sidecar", "version": g.version},
+		"worker": worker, "pool": "default", "generation": g.number, "max_frame": g.cfg.Listen.MaxFrame + wire.MaxHead,
+		"concurrency": g.cfg.Pool.Concurrency, "tracebacks": g.cfg.Pool.Tracebacks,
+	}
+	maps.Copy(params, *g.told.Load())
+	return wire.Marshal(params)
+}
+
+// close ends what is left of a generation, whose workers have ended.
+func (g *generation) close() {
+	g.workers.Close()
+	g.models.close()
+}
+
+// ready waits until the model servers answer, or one of them does not.
+func (g *generation) ready(ctx context.Context) error { return g.models.ready(ctx) }

@@ -1,0 +1,215 @@
+package app
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/dspex/dspex-sidecar/wire"
+	"github.com/dspex/dspex-sidecar/wire/wiretest"
+)
+
+// rewrite replaces the configuration's file, as an editor does.
+func (p place) rewrite(t *testing.T, more string) {
+	t.Helper()
+	text, err := os.ReadFile(p.config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	base, _, _ := strings.Cut(string(text), "# more\n")
+	next := p.config + ".next"
+	if err := os.WriteFile(next, []byte(base+"# more\n"+more), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(next, p.config); err != nil {
+		t.Fatal(err)
+	}
+}
+
+type params = map[string]any
+
+func get(t *testing.T, c *wiretest.Peer, method string, p any) params {
+	t.Helper()
+	a, ok := call(t, c, method, p).(params)
+	if !ok {
+		t.Fatalf("%s: no map", method)
+	}
+	return a
+}
+
+func reload(t *testing.T, c *wiretest.Peer) params {
+	t.Helper()
+	return get(t, c, "admin.reload", params{"wait": true})
+}
+
+// changes are the keys of what a reload changed.
+func changes(a params) string {
+	var keys []string
+	list, _ := a["changes"].([]any)
+	for _, one := range list {
+		change, _ := one.(params)
+		keys = append(keys, fmt.Sprint(change["key"], " ", change["effect"], " ", change["in_force"]))
+	}
+	return strings.Join(keys, ", ")
+}
+
+func expect(t *testing.T, a params, status, changed string) {
+	t.Helper()
+	if a["status"] != status || changes(a) != changed {
+		t.Errorf("got %v, want %s: %s", a, status, changed)
+	}
+}
+
+// Each kind of change, and each reason not to make one.
+func TestReload(t *testing.T) {
+	p := newPlace(t, self(t), "")
+	secret := filepath.Join(p.dir, "secret")
+	write := func(text string) {
+		if err := os.WriteFile(secret, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("one")
+	p.rewrite(t, "")
+	s := p.serve(t)
+	c := p.connect(t)
+	call(t, c, "echo", nil)
+
+	expect(t, reload(t, c), "in_force", "")
+	p.rewrite(t, "[log]\nlevel = 'debug'\n[sessions]\nttl = '2h'\n")
+	expect(t, reload(t, c), "in_force", "log.level live true, sessions.ttl live true")
+	session := fmt.Sprint(get(t, c, "session.create", params{})["session"])
+	if got := get(t, c, "session.get", params{"session": session}); fmt.Sprint(got["ttl_ms"]) != "7200000" {
+		t.Errorf("a session's limit: %v", got)
+	}
+
+	p.rewrite(t, "[log]\nlevel = 'debug'\nformat = 'text'\n[sessions]\nttl = '3h'\n")
+	expect(t, reload(t, c), "in_force", "log.format restart false, sessions.ttl live true")
+	expect(t, reload(t, c), "in_force", "log.format restart false") // as long as it is so
+	p.rewrite(t, "[log]\nlevel = 'debug'\n[sessions]\nttl = '3h'\n[models.m]\nmodel = 'openai/x'\napi_key = 'file:secret'\n")
+	expect(t, reload(t, c), "in_force", "models.m live true")
+	write("two")
+	a := reload(t, c)
+	expect(t, a, "in_force", "models.m.api_key live true")
+	if strings.Contains(fmt.Sprint(a), "two") {
+		t.Errorf("a secret is shown: %v", a)
+	}
+
+	p.rewrite(t, "env.SECRET = 'file:secret'\n")
+	expect(t, reload(t, c), "in_force", "log.level live true, models.m live true, pools.default.env.SECRET generation true, sessions.ttl live true")
+	write("three")
+	expect(t, reload(t, c), "in_force", "pools.default.env.SECRET generation true")
+	if stats := get(t, c, "sidecar.stats", nil); fmt.Sprint(stats["generation"]) != "3" {
+		t.Errorf("stats: %v", stats)
+	}
+
+	for _, wrong := range []string{"env.SECRET = 'file:none'\n", "x = ", "[nonsense]\n"} {
+		p.rewrite(t, wrong)
+		a := reload(t, c)
+		if a["status"] == "in_force" || a["reason"] == nil {
+			t.Errorf("%s: %v", wrong, a)
+		}
+		health := get(t, c, "sidecar.health", nil)
+		if health["status"] != "degraded" || !strings.Contains(fmt.Sprint(health["reasons"]), strings.SplitN(fmt.Sprint(a["reason"]), "\n", 2)[0]) {
+			t.Errorf("%s: health %v", wrong, health)
+		}
+	}
+	p.rewrite(t, "env.SECRET = 'file:secret'\n")
+	await(t, "health", func() bool { return get(t, c, "sidecar.health", nil)["status"] == "healthy" }) // the file is watched, too
+	if err := unix.Kill(s.Process.Pid, unix.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "a reload by SIGHUP", func() bool { return strings.Contains(s.log(), "SIGHUP") })
+	s.signal(s.Process.Pid)
+	if code := s.ended(p); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+}
+
+// A generation that does not start is taken back, and says what its process printed; nothing of it is left.
+func TestGenerationTakenBack(t *testing.T) {
+	p := newPlace(t, self(t), "")
+	broken := filepath.Join(p.dir, "broken")
+	if err := os.WriteFile(broken, []byte("#!/bin/sh\necho ModuleNotFoundError >&2\nexit 3\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	s := p.serve(t)
+	c := p.connect(t)
+	call(t, c, "echo", nil)
+	before := len(tree(t, s.Process.Pid))
+	for _, more := range []string{"[profile.dev.pools.default]\n", ""} { // a model server, too
+		text, err := os.ReadFile(p.config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		good := string(text)
+		wrong := strings.Replace(good, self(t), broken, 1)
+		if more == "" {
+			wrong = good + "[models.m]\nmodel = 'openai/x'\ncommand = ['./broken']\n"
+		}
+		if err := os.WriteFile(p.config, []byte(wrong), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		a := reload(t, c)
+		if reason := fmt.Sprint(a["reason"]); a["status"] != "failed" || !strings.Contains(reason, "it printed:") || !strings.Contains(reason, "ModuleNotFoundError") {
+			t.Errorf("%v", a)
+		}
+		call(t, c, "echo", nil)
+		if err := os.WriteFile(p.config, text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		expect(t, reload(t, c), "in_force", "")
+		await(t, "the end of what was begun", func() bool { return len(tree(t, s.Process.Pid)) == before })
+	}
+}
+
+// A model server that is as it was goes on over generations; one that no generation uses any more ends.
+func TestModelServersOverGenerations(t *testing.T) {
+	p := newPlace(t, self(t), "")
+	model := "[models.m]\nmodel = 'openai/x'\ncommand = ['{python}', 'model']\n"
+	p.rewrite(t, model)
+	s := p.serve(t)
+	c := p.connect(t)
+	await(t, "health", func() bool { return get(t, c, "sidecar.health", nil)["status"] == "healthy" })
+	servers := func() (pids []int) {
+		for _, process := range tree(t, s.Process.Pid) {
+			if line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", process.PID)); err == nil && strings.HasSuffix(string(line), "\x00model\x00") {
+				pids = append(pids, process.PID)
+			}
+		}
+		return pids
+	}
+	first := servers()
+	if a := get(t, c, "admin.reload", params{"wait": true, "renew": true}); a["renewed"] != true {
+		t.Errorf("%v", a)
+	}
+	if now := servers(); len(first) != 1 || fmt.Sprint(now) != fmt.Sprint(first) {
+		t.Errorf("it was %v and is %v", first, now)
+	}
+	p.rewrite(t, "")
+	expect(t, reload(t, c), "in_force", "models.m generation true")
+	await(t, "the server's end", func() bool { return len(servers()) == 0 })
+}
+
+// Who does not administer the sidecar learns nothing of its configuration; who asks for too much is told so.
+func TestReloadParams(t *testing.T) {
+	p := newPlace(t, self(t), "")
+	p.rewrite(t, "env.SECRET = 's3cret'\n[log]\nlevel = 'warn'\n")
+	p.serve(t)
+	c := p.connect(t)
+	got := get(t, c, "admin.config", nil)
+	if text := fmt.Sprint(got); strings.Contains(text, "s3cret") || !strings.Contains(text, "log.level") || got["path"] != p.config {
+		t.Errorf("%v", got)
+	}
+	c.Send(wire.KindRequest, 1, "admin.reload", nil, params{"file": "/etc/passwd"})
+	if m := c.Receive(); m.Error == nil || m.Error.Code != wire.CodeInvalidParams {
+		t.Errorf("%+v", m)
+	}
+	if a := get(t, c, "admin.reload", nil); a["status"] != "asked" {
+		t.Errorf("%v", a)
+	}
+}
