@@ -10,6 +10,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/dspex/dspex-sidecar/internal/events"
 	"github.com/dspex/dspex-sidecar/internal/metrics"
 	"github.com/dspex/dspex-sidecar/wire"
 )
@@ -52,7 +53,7 @@ type Settings struct {
 	SampleEvery   time.Duration // between looks at age and memory
 }
 
-// Config is what New takes. Background, Notified, Metrics and Log may be left out.
+// Config is what New takes. Background, Notified, Metrics, Events and Log may be left out.
 type Config struct {
 	Name     string
 	Settings Settings
@@ -64,6 +65,7 @@ type Config struct {
 	// Notified handles a notification that a worker makes; params are borrowed. An error means that the worker has broken the protocol.
 	Notified func(workerID string, method, params []byte) error
 	Metrics  *metrics.Metrics
+	Events   *events.Hub
 	Log      *slog.Logger
 }
 

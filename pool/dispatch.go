@@ -130,6 +130,9 @@ func (p *Pool) workerForLocked(f *Flow) (*Worker, *wire.Error) {
 	if f.pin != nil && f.pin.state != workerReady {
 		f.unpinLocked()
 	}
+	if p.paused {
+		return nil, nil
+	}
 	if f.pin != nil {
 		p.spreadLocked(f)
 	}
@@ -166,7 +169,7 @@ func (p *Pool) leastLoadedLocked(f *Flow) *Worker {
 
 // fillLocked gives a worker's free slots to those that wait, pinned to it or not, in fair turns.
 func (p *Pool) fillLocked(w *Worker, batch *wire.Batch) {
-	for w.state == workerReady && w.freeLocked() > 0 {
+	for w.state == workerReady && w.freeLocked() > 0 && !p.paused {
 		f := take(&w.waiting, &p.waitingAny, p.nextTurnLocked())
 		if f == nil {
 			return

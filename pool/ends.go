@@ -1,5 +1,7 @@
 package pool
 
+import "github.com/dspex/dspex-sidecar/internal/events"
+
 // endReason is why a worker ended, for those who count: why and the log say it in words.
 type endReason string
 
@@ -23,4 +25,25 @@ func (w *Worker) endReasonLocked(starting, planned bool) endReason {
 		return endFailedStart
 	}
 	return endCrashed
+}
+
+// toll counts a worker that has ended, and tells of it.
+func (w *Worker) toll(end endReason, reason string) {
+	cfg := &w.pool.cfg
+	cfg.Metrics.WorkerEnded(cfg.Name, string(end))
+	cfg.Metrics.App.Forget(w.id)
+	w.tell("ended", reason)
+}
+
+// tell publishes where a worker is in its life. It takes no lock of the pool's.
+func (w *Worker) tell(state, reason string) {
+	cfg := &w.pool.cfg
+	if !cfg.Events.Heard() {
+		return
+	}
+	fields := map[string]any{"worker": w.id, "pool": cfg.Name, "generation": w.gen.number, "state": state, "reason": nil}
+	if reason != "" {
+		fields["reason"] = reason
+	}
+	cfg.Events.Publish(events.Event{Kind: "worker", Fields: fields})
 }

@@ -44,6 +44,7 @@ func (p *Pool) ended(w *Worker, proc Process, cause error) {
 	if withheld {
 		p.mu.Unlock()
 		p.endedWithheld(w, proc, cause, reason)
+		w.toll(endPlanned, reason)
 		return
 	}
 	planned := w.state == workerDraining && w.why == ""
@@ -74,8 +75,7 @@ func (p *Pool) ended(w *Worker, proc Process, cause error) {
 		done(nil, errors.New(reason))
 	}
 	batch.Flush()
-	p.cfg.Metrics.WorkerEnded(p.cfg.Name, string(end))
-	p.cfg.Metrics.App.Forget(w.id)
+	w.toll(end, reason)
 	if quietly {
 		w.log.Info("worker ended", "reason", reason)
 		return

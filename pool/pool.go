@@ -39,6 +39,8 @@ type Pool struct {
 	invites    int // of all workers
 	timers     heap.Heap[*Call]
 	clockAt    time.Time
+	paused     bool                // no call goes to a worker
+	pausedAt   time.Time           // since then
 	todo       []func(*wire.Batch) // to be done when mu is released
 	applied    chan struct{}       // closed, and made anew, when the settings change
 	changed    chan struct{}       // closed, and made anew, when workers or calls in flight change
@@ -141,9 +143,12 @@ func (p *Pool) Draining() bool {
 // Drain refuses new calls and waits until every call has settled and finished and every turn has ended. It may be called before
 // Close, with a context of its own.
 func (p *Pool) Drain(ctx context.Context) error {
+	var batch wire.Batch
 	p.mu.Lock()
 	p.draining.Store(true)
-	p.mu.Unlock()
+	p.resumeLocked(&batch)
+	p.unlock(&batch)
+	batch.Flush()
 	return p.until(ctx, p.idle)
 }
 

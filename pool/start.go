@@ -49,7 +49,7 @@ func (p *Pool) ensureLocked() {
 		p.startLocked(p.current, s, false)
 		starting++
 	}
-	if starting == 0 && !p.waitingAny.empty() && p.ofCurrentLocked() < s.Size+s.MaxOverflow {
+	if starting == 0 && !p.paused && !p.waitingAny.empty() && p.ofCurrentLocked() < s.Size+s.MaxOverflow {
 		p.startLocked(p.current, s, true)
 	}
 }
@@ -82,6 +82,7 @@ func (p *Pool) startLocked(g *generation, s *Settings, overflow bool) {
 	w.stop = stop
 	g.alive++
 	p.cfg.Metrics.WorkerStarted(p.cfg.Name)
+	w.tell("starting", "")
 	if g == p.current {
 		p.workers = append(p.workers, w)
 		p.starts++

@@ -23,6 +23,7 @@ type Snapshot struct {
 	NoWorkers   string        // why no worker can be started; empty where one can
 	Printed     string        // the last lines of the worker that could not be started, until one is ready
 	QueueFull   bool
+	Paused      bool
 	Generation  int
 	Workers     []WorkerSnapshot // those of a generation that is getting ready included
 }
@@ -74,7 +75,7 @@ func (p *Pool) Snapshot() Snapshot {
 	set := &p.cfg.Settings
 	s := Snapshot{
 		Name: p.cfg.Name, Size: set.Size, MaxOverflow: set.MaxOverflow, Concurrency: set.Concurrency, Waiting: p.waiting,
-		Commands: p.commands, Errors: p.errors, Restarts: max(0, p.starts-p.mostSize), Lazy: p.lazyLocked(),
+		Commands: p.commands, Errors: p.errors, Restarts: max(0, p.starts-p.mostSize), Lazy: p.lazyLocked(), Paused: p.paused,
 		Generation: p.current.number, LastFailure: p.lastFailure, QueueFull: set.QueueLimit > 0 && p.waiting >= set.QueueLimit,
 	}
 	if p.lastFailure != "" {

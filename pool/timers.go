@@ -16,6 +16,9 @@ func newTimers() heap.Heap[*Call] {
 func (c *Call) due() time.Time {
 	switch c.state {
 	case callQueued:
+		if c.flow.pool.paused {
+			return c.Deadline
+		}
 		return sooner(c.Deadline, c.checkout)
 	case callRunning:
 		if c.Local == nil { // what is Local answers by itself

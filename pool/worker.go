@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -90,6 +91,9 @@ func (w *Worker) setStateLocked(to workerState) {
 		panic("pool: a worker cannot go from " + w.state.String() + " to " + to.String())
 	}
 	w.state = to
+	if to == workerReady || to == workerDraining {
+		w.tell(to.String(), cmp.Or(w.why, w.recycle))
+	}
 	if to != workerReady {
 		w.inviteLocked(0)
 	}

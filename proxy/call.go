@@ -12,16 +12,17 @@ import (
 // call is a client's call in flight: it takes what the pool says of it to the client.
 type call struct {
 	pool.Call
-	conn   *conn
-	id     uint64
-	since  time.Time
-	key    session.Key     // of its session; no ID: none
-	parent *call           // the call whose request the client answers while it makes this one
-	stream *stream         // nil: no stream
-	ticket *session.Ticket // its part in a call with an idempotency key; nil: it has none; guarded by conn.mu
-	size   int             // of its request; guarded by conn.mu, 0 once the call is finished
-	count  *metrics.Method // nil: its method was not known when it came, and is name
-	name   string
+	conn    *conn
+	id      uint64
+	since   time.Time
+	key     session.Key     // of its session; no ID: none
+	parent  *call           // the call whose request the client answers while it makes this one
+	stream  *stream         // nil: no stream
+	ticket  *session.Ticket // its part in a call with an idempotency key; nil: it has none; guarded by conn.mu
+	feeding *feeding        // of a stream of the sidecar's own; nil: it is none; guarded by conn.mu
+	size    int             // of its request; guarded by conn.mu, 0 once the call is finished
+	count   *metrics.Method // nil: its method was not known when it came, and is name
+	name    string
 }
 
 // maxApp is how long meta.app may be: with what the sidecar adds, the head that a worker gets has to stay within its limit.
@@ -56,6 +57,9 @@ func (c *conn) request(batch *wire.Batch, f *wire.Frame, owned bool) {
 	if !isOwn {
 		k.countAs(f.Method)
 	}
+	if c.server.cfg.Events.FramesHeard() {
+		k.trace("request", true, len(f.Payload), "method", string(f.Method), "timeout_ms", m.TimeoutMS, "stream", m.Stream)
+	}
 	refused, again := c.enter(k, &m, isOwn)
 	switch {
 	case again:
@@ -63,10 +67,14 @@ func (c *conn) request(batch *wire.Batch, f *wire.Frame, owned bool) {
 	case refused != nil:
 		k.counted(refused, &noTimes)
 		c.refuse(batch, f.ID, refused)
-	case isOwn && m.Stream > 0:
+	case isOwn && m.Stream == 0 && own.feed != nil:
+		k.end(batch, wire.Errorf(wire.CodeInvalidParams, "%s streams: call it with meta.stream", f.Method))
+	case isOwn && m.Stream > 0 && own.feed == nil:
 		k.end(batch, wire.Errorf(wire.CodeInvalidParams, "%s does not stream: call it without meta.stream", f.Method))
 	case isOwn && m.IdempotencyKey != nil:
 		k.end(batch, wire.Errorf(wire.CodeInvalidParams, "%s takes no idempotency key", f.Method))
+	case isOwn && own.feed != nil:
+		c.feed(own.feed, k, f.Payload, m.Stream, m.TimeoutMS >= 0)
 	case isOwn:
 		c.callOwn(batch, own, k, f.Payload)
 	default:
@@ -161,8 +169,12 @@ func (c *conn) submitOnce(batch *wire.Batch, k *call, idempotencyKey string) err
 // cancel stops the call. A client that is gone has its calls stopped as well, but for those that it can ask for again.
 func (k *call) cancel(batch *wire.Batch, why *wire.Error, gone bool) {
 	k.conn.mu.Lock()
-	ticket := k.ticket
+	ticket, feeding := k.ticket, k.feeding
 	k.conn.mu.Unlock()
+	if feeding != nil {
+		feeding.stop(why.With("ended_by", "task"))
+		return
+	}
 	if ticket != nil {
 		ticket.Leave(batch, why, !gone)
 		return
@@ -197,6 +209,7 @@ func (k *call) Item(batch *wire.Batch, payload []byte, owned bool) {
 		return
 	}
 	k.conn.server.metrics.Items.Inc()
+	k.trace("item", false, len(payload))
 	k.stream.pass(batch, head, payload, owned)
 }
 
@@ -204,6 +217,13 @@ func (k *call) Item(batch *wire.Batch, payload []byte, owned bool) {
 func (k *call) Settle(batch *wire.Batch, r *pool.Result) {
 	c := k.conn
 	k.counted(r.Err, &r.Meta)
+	if c.server.cfg.Events.FramesHeard() {
+		code := "ok"
+		if r.Err != nil {
+			code = string(r.Err.Code)
+		}
+		k.trace("response", false, len(r.Payload), "code", code, "worker", r.Meta.Worker, "queue_us", r.Meta.QueueUS, "run_us", r.Meta.RunUS)
+	}
 	if k.stream != nil {
 		k.stream.end()
 	}

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/dspex/dspex-sidecar/internal/events"
 	"github.com/dspex/dspex-sidecar/internal/metrics"
 	"github.com/dspex/dspex-sidecar/internal/session"
 	"github.com/dspex/dspex-sidecar/pool"
@@ -17,7 +18,8 @@ type Config struct {
 	Version  string
 	Pool     *pool.Pool
 	Sessions *session.Table
-	Metrics  *metrics.Metrics // may be left out, as Log may
+	Metrics  *metrics.Metrics // may be left out, as Events and Log may
+	Events   *events.Hub
 	Log      *slog.Logger
 }
 

@@ -227,11 +227,17 @@ func (c *conn) handle(body []byte, owned bool, batch *wire.Batch) error {
 		c.answered(batch, &f, owned)
 	case wire.KindCancel:
 		if k := c.inFlight(f.ID); k != nil {
+			k.trace("cancel", true, 0)
 			k.cancel(batch, wire.Errorf(wire.CodeCancelled, "the client cancelled the call"), false)
 		}
 	case wire.KindCredit:
-		if k := c.inFlight(f.ID); k != nil && k.stream != nil {
+		switch k := c.inFlight(f.ID); {
+		case k == nil:
+		case k.stream != nil:
+			k.trace("credit", true, 0)
 			k.credit(batch, f.Credit)
+		case k.feeding != nil:
+			k.feeding.grant(f.Credit)
 		}
 	case wire.KindNotification, wire.KindItem, wire.KindChange, wire.KindUnknown:
 		c.mu.Lock()

@@ -71,7 +71,7 @@ func (c *conn) greet(f *wire.Frame) *wire.Error {
 	switch {
 	case c.refusal != nil:
 		return c.refusal
-	case c.server.isDraining():
+	case c.server.closedTo(c.limits.administers(c.uid)):
 		return wire.Errorf(wire.CodeDraining, "the sidecar is ending")
 	}
 	if h.MaxFrame != 0 && h.MaxFrame < wire.MinFrameLimit {

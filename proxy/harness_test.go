@@ -54,6 +54,12 @@ type option func(*pool.Settings, *proxy.Config)
 
 func start(t *testing.T, options ...option) *sidecar {
 	t.Helper()
+	return startWith(t, func(*proxy.Server) {}, options...)
+}
+
+// startWith lets the test add methods to the server before it serves.
+func startWith(t *testing.T, before func(*proxy.Server), options ...option) *sidecar {
+	t.Helper()
 	dir := t.TempDir()
 	if err := os.Chmod(dir, 0o700); err != nil {
 		t.Fatal(err)
@@ -93,6 +99,7 @@ func start(t *testing.T, options ...option) *sidecar {
 	}
 	cfg.Pool, cfg.Sessions = s.pool, sessions
 	s.server, s.limits = proxy.New(cfg), cfg.Limits
+	before(s.server)
 	s.server.Serve()
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), time.Second)

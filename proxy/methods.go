@@ -4,7 +4,6 @@ import (
 	"time"
 
 	"github.com/dspex/dspex-sidecar/internal/metrics"
-	"github.com/dspex/dspex-sidecar/pool"
 	"github.com/dspex/dspex-sidecar/wire"
 )
 
@@ -17,6 +16,7 @@ type Method func(batch *wire.Batch, who *Caller, params []byte, reply Reply)
 // ownMethod is one of the sidecar's own methods, and what counts its calls.
 type ownMethod struct {
 	run   Method
+	feed  Feed // of one that streams; nil: it does not
 	count *metrics.Method
 }
 
@@ -34,21 +34,16 @@ func (c *conn) callOwn(batch *wire.Batch, m ownMethod, k *call, params []byte) {
 		k.end(batch, wire.Errorf(wire.CodeDeadlineExceeded, "the deadline had passed when the call came").With("ended_by", "queue"))
 		return
 	}
+	m.run(batch, c.caller(k), params, func(b *wire.Batch, result any, err error) { k.ended(b, result, err) })
+}
+
+// caller is who makes a call of the sidecar's own.
+func (c *conn) caller(k *call) *Caller {
 	who := &Caller{UID: c.uid, Payer: c.owner, Owner: c.keyOf("", "").Owner, Admin: c.server.limits.Load().administers(c.uid), Session: k.key.ID, Deadline: k.Deadline}
 	if k.key.Owner != "" {
 		who.Owner = k.key.Owner
 	}
-	m.run(batch, who, params, func(b *wire.Batch, result any, err error) {
-		r := &pool.Result{Meta: wire.ResponseMeta{QueueUS: -1, RunUS: -1}, Owned: true}
-		if err == nil {
-			r.Payload, err = wire.Marshal(result)
-		}
-		if err != nil {
-			r.Payload, r.Err = nil, wire.FromError(err)
-		}
-		k.Settle(b, r)
-		k.Finish(b, nil)
-	})
+	return who
 }
 
 func (s *Server) ownMethods() map[string]Method {

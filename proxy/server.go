@@ -27,14 +27,15 @@ type Server struct {
 	tasks   sync.WaitGroup
 	done    chan struct{} // closed by Close
 
-	mu       sync.Mutex // guards what follows
-	conns    map[*conn]struct{}
-	refused  map[*conn]struct{}    // those that are told so at their handshake
-	uids     map[int]*atomic.Int64 // calls in flight of each uid
-	lastConn uint64
-	draining bool
-	goaway   map[string]any // what clients are told of the drain
-	closed   bool
+	mu        sync.Mutex // guards what follows
+	conns     map[*conn]struct{}
+	refused   map[*conn]struct{}    // those that are told so at their handshake
+	uids      map[int]*atomic.Int64 // calls in flight of each uid
+	lastConn  uint64
+	draining  bool
+	reachable bool           // draining, but for administrators: they may ask for more than the drain
+	goaway    map[string]any // what clients are told of the drain
+	closed    bool
 }
 
 // New makes a server; it does not accept yet.
@@ -172,7 +173,7 @@ func (s *Server) refusalLocked(c *conn) *wire.Error {
 	switch limit := c.limits.MaxConnections; {
 	case !c.limits.admits(c.uid):
 		return wire.Errorf(wire.CodePermissionDenied, "uid %d may not connect: see listen.allow_uids", c.uid)
-	case s.draining:
+	case s.draining && (!admin || !s.reachable):
 		return wire.Errorf(wire.CodeDraining, "the sidecar is ending")
 	case admin && len(s.conns) >= limit+adminReserve, !admin && len(s.conns) >= limit:
 		return wire.Errorf(wire.CodeQueueFull, "%d clients are connected: see listen.max_connections", len(s.conns)).
@@ -206,16 +207,47 @@ func (s *Server) greeted(c *conn, batch *wire.Batch) {
 	s.mu.Lock()
 	c.greeted = true
 	goaway := s.goaway
+	if s.reachable { // its calls are answered draining
+		goaway = nil
+	}
 	s.mu.Unlock()
 	if goaway != nil {
 		c.goAway(batch, goaway)
 	}
 }
 
-// Drain tells all clients to go elsewhere, and refuses what they ask of the pool after that. It does not wait.
+// Cancel stops a call of a client's. It returns false where there is none of that id on that connection.
+func (s *Server) Cancel(connection string, id uint64, why string) bool {
+	for _, c := range s.open() {
+		if c.id != connection {
+			continue
+		}
+		c.mu.Lock()
+		k := c.calls[id]
+		c.mu.Unlock()
+		if k == nil {
+			return false
+		}
+		var batch wire.Batch
+		k.cancel(&batch, wire.Errorf(wire.CodeCancelled, "%s", why), false)
+		batch.Flush()
+		return true
+	}
+	return false
+}
+
+// Drain tells all clients to go elsewhere, refuses what they ask of the pool after that, and accepts nobody any more. It does not wait.
 func (s *Server) Drain(reason string, limit time.Duration) {
 	s.cfg.Socket.Close()
+	s.quiesce(reason, limit, false)
+}
+
+// Quiesce is Drain, but that administrators can still connect.
+func (s *Server) Quiesce(reason string, limit time.Duration) { s.quiesce(reason, limit, true) }
+
+func (s *Server) quiesce(reason string, limit time.Duration, reachable bool) {
 	s.mu.Lock()
+	s.reachable = reachable
 	s.draining = true
 	s.goaway = map[string]any{"reason": reason, "drain_ms": limit.Milliseconds()}
 	goaway := s.goaway

@@ -313,6 +313,13 @@ func (s *Server) sessionList(who *Caller, params []byte) (any, error) {
 	return result, nil
 }
 
+// closedTo says whether clients are told that the sidecar is ending.
+func (s *Server) closedTo(admin bool) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.draining && (!admin || !s.reachable)
+}
+
 func (s *Server) isDraining() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -143,7 +143,11 @@ func (c *conn) drained() {
 	c.mu.Unlock()
 	var batch wire.Batch
 	for k := range stalled {
-		k.stream.topUp(&batch)
+		if k.feeding != nil {
+			k.feeding.grant(0)
+		} else {
+			k.stream.topUp(&batch)
+		}
 	}
 	batch.Flush()
 }

@@ -26,11 +26,11 @@ func allowed() map[string][]string {
 		"tests/model":     {},
 		"internal/cli":    {"internal/client", "internal/config", "wire"},
 		"internal/client": {"wire"},
-		"internal/admin":  {"proxy", "internal/session", "pool", "internal/metrics", "wire"},
+		"internal/admin":  {"proxy", "internal/session", "pool", "internal/events", "internal/metrics", "wire"},
 
-		"proxy":            {"internal/session", "pool", "internal/metrics", "wire"},
-		"internal/session": {"pool", "internal/store", "internal/heap", "internal/metrics", "wire"},
-		"pool":             {"internal/closed", "internal/heap", "internal/metrics", "wire"},
+		"proxy":            {"internal/session", "pool", "internal/events", "internal/metrics", "wire"},
+		"internal/session": {"pool", "internal/store", "internal/heap", "internal/events", "internal/metrics", "wire"},
+		"pool":             {"internal/closed", "internal/heap", "internal/events", "internal/metrics", "wire"},
 
 		"internal/launch": {"internal/closed", "internal/keeper", "internal/packet", "internal/procs", "pool", "wire"},
 		"internal/keeper": {"internal/packet", "internal/procs", "wire"},
@@ -38,6 +38,7 @@ func allowed() map[string][]string {
 		"internal/archtest": {},
 		"internal/closed":   {},
 		"internal/config":   {},
+		"internal/events":   {},
 		"internal/heap":     {},
 		"internal/metrics":  {},
 		"internal/packet":   {},

@@ -2,6 +2,11 @@
 // It has no lock and no clock: those are its users'.
 package heap
 
+import (
+	"iter"
+	"slices"
+)
+
 // Heap holds items in no order but for the first, which no other is less than. Make it with New.
 type Heap[T any] struct {
 	less  func(a, b T) bool
@@ -25,6 +30,9 @@ func (h *Heap[T]) First() (t T) {
 	}
 	return t
 }
+
+// All gives the items, in no order. The heap is not changed meanwhile.
+func (h *Heap[T]) All() iter.Seq[T] { return slices.Values(h.items) }
 
 // Put adds an item, or finds its new place after it has changed.
 func (h *Heap[T]) Put(t T) {

@@ -58,11 +58,13 @@ func (c *call) Dispatch(to *pool.Target, meta *wire.RequestMeta) *wire.Error {
 	t.maxFrame = c.maxFrame
 	c.change, c.changed, c.size = store.Change{Number: s.number, Expected: s.version}, false, 0
 	if old := s.holder; old != nil && old != to.Worker() {
+		t.tell(s, "moved", "worker", to.Worker().ID(), "from", old.ID())
 		to.Forget(old, "session.drop", dropParams(s.number, false))
 	}
 	t.restoreLocked(s, to)
 	s.holder = to.Worker()
 	s.keepsUp()
+	t.trace(s, "request", "sidecar", to.Worker().ID(), len(c.pool.Params))
 	meta.Session, meta.Key, meta.Version = s.id, s.number, s.version
 	if !to.ReadOnly() || !s.started {
 		t.lastVersion++
@@ -86,6 +88,7 @@ func (c *call) Change(payload []byte) error {
 		return wire.Errorf(wire.CodeInvalidFrame, "a change of a call that may only read")
 	}
 	c.changed = true
+	c.table.trace(c.session, "change", "worker", "", len(payload))
 	if c.size += len(payload); c.tooLong() {
 		c.change.Set, c.change.Secrets, c.change.Delete = nil, nil, nil // it will be refused
 		return nil

@@ -75,6 +75,7 @@ func (t *Table) expire() {
 					t.cfg.Log.Error("expired session not deleted from the store", "session_id", s.key.ID, "error", err.Error())
 				}
 			})
+			t.tell(s, "expired")
 			t.cfg.Log.Info("session expired", "session_id", s.key.ID, "ttl", s.ttl.String(), "age", time.Since(s.created).Round(time.Second).String())
 		}
 		batch.Flush()

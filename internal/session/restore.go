@@ -182,7 +182,9 @@ func (t *Table) restoreLocked(s *session, to *pool.Target) {
 	if ready == nil || ready.version != s.version || ready.base != base {
 		ready = &prepared{parts: s.lacksLocked(base).parts(to.MaxFrame())}
 	}
+	t.tell(s, "restored", "worker", to.Worker().ID())
 	for _, part := range ready.parts {
+		t.trace(s, "session.restore", "sidecar", to.Worker().ID(), len(part))
 		to.Request("session.restore", part)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/dspex/dspex-sidecar/internal/events"
 	"github.com/dspex/dspex-sidecar/internal/heap"
 	"github.com/dspex/dspex-sidecar/internal/metrics"
 	"github.com/dspex/dspex-sidecar/internal/store"
@@ -21,6 +22,7 @@ type Config struct {
 	Store store.Store
 	Settings
 	Metrics *metrics.Metrics
+	Events  *events.Hub
 	Log     *slog.Logger
 }
 
@@ -267,6 +269,7 @@ func (t *Table) End(batch *wire.Batch, key Key, done Done) {
 	}
 	t.removeLocked(s)
 	t.mu.Unlock()
+	t.tell(s, "ended")
 	t.clearAway(batch, s, done)
 }
 

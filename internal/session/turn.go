@@ -117,6 +117,8 @@ func (u *turn) created(batch *wire.Batch, err error) {
 	t.mu.Unlock()
 	if err != nil {
 		s.flow.Close(batch, wire.FromError(err))
+	} else {
+		t.tell(s, "created")
 	}
 	u.end(batch, err)
 }
@@ -142,6 +144,7 @@ func (u *turn) committed(batch *wire.Batch, err error) {
 	}
 	t.mu.Unlock()
 	if err == nil && u.change.Reset {
+		t.tell(s, "reset")
 		s.flow.Share(false)
 	}
 	if err == nil && !u.beside {

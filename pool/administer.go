@@ -1,0 +1,140 @@
+package pool
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/dspex/dspex-sidecar/wire"
+)
+
+// named is the worker of that id, of any generation; nil where there is none.
+func (p *Pool) named(id string) *Worker {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, w := range p.workers {
+		if w.id == id {
+			return w
+		}
+	}
+	return nil
+}
+
+// KillWorker kills a worker at once; another takes its place. Its calls are run again where that is safe, else answered worker_lost. It returns false where
+// there is no such worker.
+func (p *Pool) KillWorker(id, why string) bool {
+	w := p.named(id)
+	if w == nil {
+		return false
+	}
+	var batch wire.Batch
+	p.mu.Lock()
+	if w.why == "" {
+		w.why, w.end = why, endKilled
+	}
+	if w.state == workerReady {
+		w.setStateLocked(workerDraining)
+	}
+	proc := w.proc
+	p.moveWaitingLocked(w, &batch)
+	p.ensureLocked()
+	p.unlock(&batch)
+	batch.Flush()
+	w.log.Warn("killing worker", "reason", why)
+	if proc != nil {
+		proc.Kill()
+	} else {
+		w.stop(errors.New(why))
+	}
+	return true
+}
+
+// Ping asks all workers that take calls for an answer, at once, and returns how long each took; below zero where one did not answer before ctx was done. No
+// worker is ended for it.
+func (p *Pool) Ping(ctx context.Context) map[string]time.Duration {
+	p.mu.Lock()
+	var asked []*Worker
+	for _, w := range p.workers {
+		if w.state == workerReady {
+			asked = append(asked, w)
+		}
+	}
+	p.mu.Unlock()
+	out := make(map[string]time.Duration, len(asked))
+	var mu sync.Mutex // guards out
+	var all sync.WaitGroup
+	for _, w := range asked {
+		all.Go(func() {
+			began := time.Now()
+			took := time.Duration(-1)
+			if answered, ok := p.ping(w); ok {
+				select {
+				case <-answered:
+					took = time.Since(began)
+				case <-ctx.Done():
+				}
+			}
+			mu.Lock()
+			out[w.id] = took
+			mu.Unlock()
+		})
+	}
+	all.Wait()
+	return out
+}
+
+// CallStacks is where one call of a worker is.
+type CallStacks struct {
+	Request uint64 // on the worker's channel, as the log has it
+	Method  string
+	Since   time.Duration // that it has been at the worker
+	Stacks  string        // "" where the worker does not say
+}
+
+// WorkerStacks is where a worker is.
+type WorkerStacks struct {
+	Threads []string // lines; none where the worker cannot say
+	Calls   []CallStacks
+}
+
+// Stacks asks a worker where it is, which goes on meanwhile. It returns false where there is no such worker with a process.
+func (p *Pool) Stacks(ctx context.Context, id string) (*WorkerStacks, bool) {
+	w := p.named(id)
+	if w == nil {
+		return nil, false
+	}
+	p.mu.Lock()
+	proc := w.proc
+	now := time.Now()
+	out := &WorkerStacks{}
+	var calls []*Call
+	for _, c := range w.calls {
+		calls = append(calls, c)
+		out.Calls = append(out.Calls, CallStacks{Request: c.id, Method: c.method.Name, Since: now.Sub(c.sent)})
+	}
+	p.mu.Unlock()
+	if proc == nil {
+		return nil, false
+	}
+	q := &inquiry{answered: make(chan struct{})}
+	if len(calls) > 0 && p.askWhere(w, calls, q) {
+		select {
+		case <-q.answered:
+			for i := range out.Calls {
+				out.Calls[i].Stacks = q.stacks[out.Calls[i].Request]
+			}
+		case <-ctx.Done():
+		case <-time.After(liveWait):
+		}
+	}
+	if dumper, ok := proc.(Dumper); ok {
+		limit, cancel := context.WithTimeout(ctx, liveWait)
+		defer cancel()
+		out.Threads = dumper.LiveStacks(limit)
+	}
+	return out, true
+}
+
+// liveWait is how long a worker is waited for that is asked by people: longer than where a client waits for it.
+const liveWait = time.Second
