@@ -7,6 +7,7 @@ func (l *loader) apply(found item) error {
 	if found.body == nil {
 		return errBody
 	}
+	l.leftKnown = found.kind == kindEnd
 	k := l.sessions[found.number]
 	switch found.kind {
 	case kindCreate, kindCopy:
@@ -40,6 +41,7 @@ func (l *loader) apply(found item) error {
 		l.setLeft(left)
 	case kindNote:
 		return l.applyNote(found)
+	case kindEnd:
 	default:
 		return errBody
 	}

@@ -46,16 +46,30 @@ func (f recordedFile) Sync() error {
 	return f.file.Sync()
 }
 
+// take gives the groups since the last time.
+func (r *recorder) take() []int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	groups := r.groups
+	r.groups, r.pending = nil, 0
+	return groups
+}
+
 // BenchmarkCommit compares the store with a bare write and sync of the same bytes, in the same groups, on the same disk. The two take
 // turns, since what a sync takes changes from one second to the next; of-bare is the median of the turns.
 func BenchmarkCommit(b *testing.B) {
-	for _, sessions := range []int{1, 64} {
-		b.Run(fmt.Sprint(sessions), func(b *testing.B) {
+	for _, row := range []struct {
+		sessions int
+		ledger   uint64
+	}{{1, 0}, {64, 0}, {64, ledgerNumber}} {
+		sessions, ledger := row.sessions, row.ledger
+		b.Run(fmt.Sprintf("%d,ledger=%v", sessions, ledger != 0), func(b *testing.B) {
 			r := &recorder{}
 			f := reopen(b, b.TempDir(), Options{open: r.opener})
 			for n := range sessions {
 				must(b, create(f, &Record{Number: uint64(n) + 1}))
 			}
+			must(b, create(f, &Record{Number: ledgerNumber}))
 			disk, err := openDisk(filepath.Join(b.TempDir(), "bare"), os.O_CREATE|os.O_RDWR)
 			must(b, err)
 			var at int64
@@ -64,11 +78,11 @@ func BenchmarkCommit(b *testing.B) {
 			const each = 8
 			version, commits := uint64(0), 0
 			for b.Loop() {
-				r.groups = r.groups[:0]
-				took := commitAll(b, f, sessions, version, each)
+				r.take()
+				took := commitAll(b, f, sessions, ledger, version, each)
 				version += each
 				commits += sessions * each
-				alone := writeBare(b, disk, &at, r.groups)
+				alone := writeBare(b, disk, &at, r.take())
 				store, bare = store+took, bare+alone
 				shares = append(shares, alone.Seconds()/took.Seconds())
 			}
@@ -82,8 +96,10 @@ func BenchmarkCommit(b *testing.B) {
 	}
 }
 
-// commitAll makes some commits in each of the sessions, side by side.
-func commitAll(b *testing.B, f Store, sessions int, version, each uint64) time.Duration {
+const ledgerNumber = 1000
+
+// commitAll makes some commits in each of the sessions, side by side; before each, what their owner has spent is noted in its ledger.
+func commitAll(b *testing.B, f Store, sessions int, ledger, version, each uint64) time.Duration {
 	b.Helper()
 	value := make([]byte, 500)
 	start := time.Now()
@@ -91,6 +107,9 @@ func commitAll(b *testing.B, f Store, sessions int, version, each uint64) time.D
 	for n := range sessions {
 		wait.Go(func() {
 			for v := version; v < version+each; v++ {
+				if ledger != 0 {
+					_, _ = f.Commit(&Change{Number: ledger, Spent: &Spent{}}, func(error) {})
+				}
 				c := &Change{Number: uint64(n) + 1, Expected: v, Version: v + 1, Set: map[string][]byte{"k" + fmt.Sprint(v%4): value}}
 				if err := commit(f, c); err != nil {
 					b.Error(err)

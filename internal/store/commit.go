@@ -3,6 +3,7 @@ package store
 import (
 	"fmt"
 	"maps"
+	"slices"
 	"time"
 )
 
@@ -13,13 +14,25 @@ const (
 	maxBackoff = 5 * time.Second
 )
 
-// group is what is written and synced at once. A session is in it once, so that what is written follows from what is in force.
+// group is what is written and synced at once: it is in force as a whole, or not at all.
 type group struct {
-	buf      []byte
-	records  []written
-	sessions map[uint64]bool
-	copies   []copied
-	noted    uint64 // the sequence number of its note
+	buf     []byte
+	records []written
+	states  map[uint64]state // sessions, as they will be when what is in buf is in force
+	spent   map[uint64]*op   // changes that are not in buf yet, of nothing but what a session has spent: a newer one takes their place
+	copies  []copied
+	noted   uint64 // the sequence number of its note
+}
+
+func newGroup(buf []byte) *group {
+	return &group{buf: buf, states: map[uint64]state{}, spent: map[uint64]*op{}}
+}
+
+// state is what the next record of a session has to follow from.
+type state struct {
+	there         bool
+	damage        string
+	version, last uint64
 }
 
 // written is a record of a group.
@@ -32,7 +45,9 @@ type copied struct {
 	seq uint64
 }
 
-func (g *group) full() bool { return len(g.buf) >= maxGroup || len(g.records) >= maxRecords }
+func (g *group) full() bool {
+	return len(g.buf) >= maxGroup || len(g.records)+len(g.spent) >= maxRecords
+}
 
 // run is the committer.
 func (f *File) run() {
@@ -64,19 +79,20 @@ func (f *File) take() (ops []op, closed bool) {
 // round settles as many operations as fit into one group, and returns how many.
 func (f *File) round(ops []op) int {
 	if err := f.writable(); err != nil {
-		for _, o := range ops {
-			o.done(err)
+		for i := range ops {
+			f.end(&ops[i], err)
 		}
 		return len(ops)
 	}
 	before := f.seq
-	g := &group{sessions: map[uint64]bool{}, buf: f.buf[:0]}
+	g := newGroup(f.buf[:0])
 	f.addCopies(g)
 	n := 0
-	for n < len(ops) && !g.full() && !g.sessions[ops[n].number] {
+	for n < len(ops) && !g.full() {
 		f.add(g, &ops[n])
 		n++
 	}
+	f.addSpent(g)
 	if f.unnoted > noteEvery || len(f.touched) > tailSlots/4 {
 		f.addNote(g)
 	}
@@ -86,11 +102,8 @@ func (f *File) round(ops []op) int {
 	} else {
 		f.inForce(g, ops[:n])
 	}
-	for _, o := range ops[:n] {
-		if o.err == nil {
-			o.err = err
-		}
-		o.done(o.err)
+	for i := range ops[:n] {
+		f.end(&ops[i], err)
 	}
 	if err == nil {
 		f.housekeep()
@@ -98,62 +111,119 @@ func (f *File) round(ops []op) int {
 	return n
 }
 
+// end tells of an operation's outcome: why it failed, or why its group did.
+func (f *File) end(o *op, err error) {
+	if o.err == nil {
+		o.err = err
+	}
+	if o.kind == kindLeft {
+		f.leftKnown = o.err == nil
+	}
+	o.done(o.err)
+}
+
+// state is a session as it is when the group is in force.
+func (f *File) state(g *group, number uint64) state {
+	s, known := g.states[number]
+	if k := f.sessions[number]; !known && k != nil {
+		s = state{there: true, damage: k.damage, version: k.version, last: k.last}
+	}
+	return s
+}
+
 // add encodes an operation, or finds out why it cannot be.
 func (f *File) add(g *group, o *op) {
-	k := f.sessions[o.number]
+	s := f.state(g, o.number)
 	switch o.kind {
 	case kindCreate:
-		if k != nil {
+		if s.there {
 			o.err = fmt.Errorf("session store: session %d is there already", o.number)
 			return
 		}
 		o.kept = f.sealer.keep(o.record)
 		before := len(g.buf)
-		o.seq, o.err = f.record(g, kindCreate, o.kept, o.kept.appendTo)
+		o.seq, o.err = f.record(g, kindCreate, o.number, state{there: true, version: o.kept.version}, o.kept.appendTo)
 		o.kept.size = len(g.buf) - before
 	case kindChange:
-		if o.err = f.expected(k, o.change); o.err != nil {
+		if o.err = s.expected(o.change); o.err != nil {
 			return
 		}
 		o.delta = f.sealer.change(o.change)
-		o.seq, o.err = f.record(g, kindChange, k, o.delta.appendTo)
-	case kindDelete:
-		if k == nil {
+		if o.change.onlySpent() {
+			g.spent[o.number] = o
 			return
 		}
-		o.seq, o.err = f.record(g, kindDelete, k, func(b []byte) []byte { return b })
+		f.addSpentOf(g, o.number)
+		f.addChange(g, o)
+	case kindDelete:
+		if !s.there {
+			return
+		}
+		f.addSpentOf(g, o.number)
+		o.seq, o.err = f.record(g, kindDelete, o.number, f.state(g, o.number), func(b []byte) []byte { return b })
+		g.states[o.number] = state{}
 	default:
-		o.seq, o.err = f.record(g, kindLeft, &kept{}, func(b []byte) []byte { return appendLefts(b, o.left) })
+		f.addSpent(g)
+		o.seq, o.err = f.record(g, kindLeft, 0, state{}, func(b []byte) []byte { return appendLefts(b, o.left) })
 	}
 }
 
-func (f *File) expected(k *kept, c *Change) error {
+func (f *File) addChange(g *group, o *op) {
+	s := f.state(g, o.number)
+	if v := o.change.Version; v != 0 {
+		s.version = v
+	}
+	o.seq, o.err = f.record(g, kindChange, o.number, s, o.delta.appendTo)
+}
+
+// addSpentOf encodes the newest of what a session has spent.
+func (f *File) addSpentOf(g *group, number uint64) {
+	if o := g.spent[number]; o != nil {
+		delete(g.spent, number)
+		f.addChange(g, o)
+	}
+}
+
+func (f *File) addSpent(g *group) {
+	for _, number := range slices.Sorted(maps.Keys(g.spent)) {
+		f.addSpentOf(g, number)
+	}
+}
+
+func (s *state) expected(c *Change) error {
 	switch {
-	case k == nil:
+	case !s.there:
 		return fmt.Errorf("session store: session %d is not there", c.Number)
-	case k.damage != "":
-		return fmt.Errorf("session store: session %d is damaged: %s", c.Number, k.damage)
-	case c.Version != 0 && c.Expected != k.version:
-		return fmt.Errorf("session store: session %d is at version %d, and a change of version %d came", c.Number, k.version, c.Expected)
+	case s.damage != "":
+		return fmt.Errorf("session store: session %d is damaged: %s", c.Number, s.damage)
+	case c.Version != 0 && c.Expected != s.version:
+		return fmt.Errorf("session store: session %d is at version %d, and a change of version %d came", c.Number, s.version, c.Expected)
 	}
 	return nil
 }
 
-// record adds one to the group.
-func (f *File) record(g *group, what kind, k *kept, body func([]byte) []byte) (seq uint64, err error) {
+// onlySpent says whether the change is of nothing but what was spent, of which the newest is all there is to keep.
+func (c *Change) onlySpent() bool {
+	return c.Spent != nil && c.Version == 0 && !c.Reset && !c.Started &&
+		len(c.Set)+len(c.Delete)+len(c.Secrets)+len(c.Answers)+len(c.Forget) == 0
+}
+
+// record adds one to the group. It follows from after.last, and the session, where it is of one, is as after says then.
+func (f *File) record(g *group, what kind, number uint64, after state, body func([]byte) []byte) (seq uint64, err error) {
 	begin := len(g.buf)
 	at := begin + recordHeader
 	s := f.current()
 	b := body(append(g.buf, make([]byte, recordHeader)...))
-	h := head{kind: what, seq: f.seq + 1, number: k.number, prev: k.last, synced: f.seq - uint64(len(g.records))}
+	h := head{kind: what, seq: f.seq + 1, number: number, prev: after.last, synced: f.seq - uint64(len(g.records))}
 	if err := finishRecord(b, at, s.number, s.size+int64(begin), h); err != nil {
-		return 0, fmt.Errorf("session store: session %d: %w", k.number, err)
+		return 0, fmt.Errorf("session store: session %d: %w", number, err)
 	}
 	g.buf = b
 	f.seq++
-	g.records = append(g.records, written{f.seq, k.number})
-	if k.number != 0 {
-		g.sessions[k.number] = true
+	g.records = append(g.records, written{f.seq, number})
+	if number != 0 {
+		after.last = f.seq
+		g.states[number] = after
 	}
 	return f.seq, nil
 }
@@ -165,7 +235,7 @@ func (f *File) addNote(g *group) {
 			n.touched[w.number] = w.seq
 		}
 	}
-	g.noted, _ = f.record(g, kindNote, &kept{}, n.appendTo)
+	g.noted, _ = f.record(g, kindNote, 0, state{}, n.appendTo)
 }
 
 // write makes the group durable. Where it cannot, nothing of it is left to be read.

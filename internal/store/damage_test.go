@@ -33,6 +33,8 @@ func makeImage(t testing.TB, seed uint64, steps int, segmentBytes int64, closed 
 	}
 	if closed {
 		must(t, f.Close())
+	} else {
+		m.crash()
 	}
 	im := &image{files: map[string][]byte{}, want: m.records}
 	for _, path := range files(t, dir) {

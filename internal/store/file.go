@@ -64,9 +64,11 @@ type journal struct {
 	seq     uint64 // of the last record
 	start   uint64 // of the first record that has not been retired
 	touched map[uint64]uint64
-	from    uint64  // touched tells of records from here on
-	unnoted int64   // bytes written since the last note
-	fresh   []*kept // found damaged, and not written down yet
+	from    uint64 // touched tells of records from here on
+	unnoted int64  // bytes written since the last note
+	// leftKnown: what is left of time limits is as it was last noted, unless the process ends otherwise than by Close.
+	leftKnown bool
+	fresh     []*kept // found damaged, and not written down yet
 
 	buf       []byte // to be used again
 	failed    error  // why out is nil

@@ -144,6 +144,7 @@ func (m *mapStore) Create(r *Record, _ func(error)) (bool, error) {
 	}
 	c := *r
 	c.State, c.Secrets, c.Labels, c.Answers = maps.Clone(r.State), maps.Clone(r.Secrets), maps.Clone(r.Labels), slices.Clone(r.Answers)
+	c.Lost = slices.Clone(r.Lost)
 	if c.State == nil {
 		c.State = map[string][]byte{}
 	}
@@ -160,7 +161,7 @@ func (m *mapStore) Commit(c *Change, _ func(error)) (bool, error) {
 		r.Version = c.Version
 	}
 	if c.Reset {
-		r.State, r.Secrets, r.Started = nil, nil, false
+		r.State, r.Secrets, r.Lost, r.Started = nil, nil, nil, false
 	}
 	state, secrets := maps.Clone(r.State), maps.Clone(r.Secrets)
 	if state == nil {
@@ -181,7 +182,10 @@ func (m *mapStore) Commit(c *Change, _ func(error)) (bool, error) {
 		secrets[k] = v
 		delete(state, k)
 	}
-	r.State, r.Secrets = state, secrets
+	r.State, r.Secrets, r.Left.Idle = state, secrets, r.TTL
+	r.Lost = slices.DeleteFunc(r.Lost, func(k string) bool {
+		return state[k] != nil || secrets[k] != nil || slices.Contains(c.Delete, k)
+	})
 	r.Started = r.Started || c.Started
 	for _, k := range c.Forget {
 		r.Answers = slices.DeleteFunc(r.Answers, func(a Answer) bool { return a.AnswerKey == k })
@@ -211,6 +215,13 @@ func (m *mapStore) KeepLeft(left map[uint64]Left, _ func(error)) (bool, error) {
 }
 
 func (m *mapStore) Close() error { return nil }
+
+// crash is an end without Close.
+func (m *mapStore) crash() {
+	for _, r := range m.records {
+		r.Left.Idle = r.TTL
+	}
+}
 
 // user makes random operations that a session table could make, the same ones for the same seed.
 type user struct {
@@ -249,6 +260,9 @@ func (u *user) record() *Record {
 		Number: number, Owner: fmt.Sprintf("uid:%d", u.r.IntN(3)), ID: fmt.Sprintf("s%d", number), TTL: time.Duration(u.r.IntN(9)) * time.Minute,
 		MaxAge: time.Hour, Version: 1 + u.r.Uint64N(5), State: u.values(4), Secrets: map[string][]byte{"api": u.value()},
 		Labels: map[string]string{"team": "a", "z": fmt.Sprint(number)}, Left: Left{Idle: time.Minute, Age: time.Hour},
+	}
+	if lost := "k7"; r.State[lost] == nil {
+		r.Lost = []string{lost}
 	}
 	u.versions[number] = r.Version
 	return r

@@ -112,6 +112,7 @@ func (k *kept) apply(d *delta) {
 	if d.spent != nil {
 		k.spent = *d.spent
 	}
+	k.left.Idle = k.ttl
 }
 
 // spoil forgets what is not to be served.

@@ -64,6 +64,9 @@ func (f *File) Load(each func(*Record) error) ([]Damage, error) {
 		if k.damage != "" {
 			continue
 		}
+		if !l.leftKnown { // it may have been used until the end
+			k.left.Idle = k.ttl
+		}
 		r, err := f.sealer.record(k)
 		if err != nil {
 			l.spoil(k, err.Error())
@@ -110,6 +113,7 @@ func (l *loader) replay() error {
 		return err
 	}
 	l.begin(last)
+	l.leftKnown = true // of nothing
 	for s := range readAhead(l.segments) {
 		if err == nil {
 			err = s.err
@@ -259,6 +263,7 @@ func (l *loader) lostTail() {
 // lose notes that the records up to end are gone.
 func (l *loader) lose(end uint64, why string) {
 	for ; l.expect < end; l.expect++ {
+		l.leftKnown = false
 		number, known := l.names[l.expect]
 		switch n := len(l.holes); {
 		case known:
@@ -274,6 +279,7 @@ func (l *loader) lose(end uint64, why string) {
 // hurt notes that a record of a session is lost.
 func (l *loader) hurt(found item, why string) {
 	k := l.sessions[found.number]
+	l.leftKnown = false
 	switch {
 	case found.number == 0:
 		l.report(why + ": time limits may be longer than they were")

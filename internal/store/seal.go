@@ -80,12 +80,16 @@ func (s *sealer) keep(r *Record) *kept {
 		number: r.Number, owner: r.Owner, id: r.ID, labels: maps.Clone(r.Labels), ttl: r.TTL, maxAge: r.MaxAge, started: r.Started,
 		version: r.Version, answers: slices.Clone(r.Answers), spent: r.Spent, left: r.Left,
 	}
-	k.entries = make([]entry, 0, len(r.State)+len(r.Secrets))
+	k.entries = make([]entry, 0, len(r.State)+len(r.Secrets)+len(r.Lost))
 	for key, value := range r.State {
 		k.entries = append(k.entries, entry{key: key, value: value})
 	}
 	k.entries = append(k.entries, s.seal(r.Number, r.Secrets)...)
-	slices.SortFunc(k.entries, func(a, b entry) int { return cmpKeys(a, b.key) })
+	for _, key := range r.Lost {
+		k.entries = append(k.entries, entry{key: key, form: nameOnly})
+	}
+	slices.SortStableFunc(k.entries, func(a, b entry) int { return cmpKeys(a, b.key) })
+	k.entries = slices.CompactFunc(k.entries, func(a, b entry) bool { return a.key == b.key }) // an import may name a key twice
 	return k
 }
 

@@ -36,6 +36,7 @@ const (
 	kindDamage                 // a session is damaged
 	kindLeft                   // what is left of the time limits of many
 	kindNote                   // about the journal itself
+	kindEnd                    // the process ended in order, and what is left of time limits is what was noted
 )
 
 func table() *crc32.Table { return crc32.MakeTable(crc32.Castagnoli) } // made once by the library
@@ -58,7 +59,7 @@ type head struct {
 	length int
 }
 
-// appendRecord adds a record whose body is what is in b from bodyAt on; recordHeader bytes before that are there for the header.
+// finishRecord writes the header of a record whose body is what is in b from bodyAt on; recordHeader bytes before that are there for the header.
 // Offset is where the header will be in the segment.
 func finishRecord(b []byte, bodyAt int, segment uint64, offset int64, h head) error {
 	body, header := b[bodyAt:], b[bodyAt-recordHeader:bodyAt]

@@ -25,7 +25,7 @@ func (f *File) openSegment() error {
 	}
 	before := f.seq
 	f.segments = append(f.segments, s)
-	g := &group{sessions: map[uint64]bool{}, buf: s.header()}
+	g := newGroup(s.header())
 	f.addNote(g)
 	for _, k := range f.fresh {
 		if k.damage != "" && f.sessions[k.number] == k {
@@ -82,7 +82,7 @@ func (f *File) addCopy(g *group, k *kept) {
 		report := k.report()
 		what, body = kindDamage, report.appendTo
 	}
-	if seq, err := f.record(g, what, k, body); err == nil {
+	if seq, err := f.record(g, what, k.number, f.state(g, k.number), body); err == nil {
 		g.copies = append(g.copies, copied{k, seq})
 	}
 }
@@ -145,7 +145,7 @@ func (f *File) retire() {
 	}
 	start, before := f.start, f.seq
 	f.start = f.segments[n].first
-	g := &group{sessions: map[uint64]bool{}}
+	g := newGroup(nil)
 	f.addNote(g)
 	if err := f.write(g); err != nil {
 		f.start, f.seq = start, before
@@ -166,14 +166,20 @@ func (f *File) discard(n int) {
 	f.segments = append([]*segment(nil), f.segments[n:]...)
 }
 
-// finish writes down what makes the next start's work easier.
+// finish writes down what makes the next start's work easier, and, as the last record, that it was the end. The next process's first
+// record takes that back.
 func (f *File) finish() {
-	if f.out == nil || len(f.touched) == 0 {
+	if f.out == nil {
 		return
 	}
-	g := &group{sessions: map[uint64]bool{}}
+	g := newGroup(nil)
 	before := f.seq
-	f.addNote(g)
+	if len(f.touched) > 0 {
+		f.addNote(g)
+	}
+	if f.leftKnown {
+		_, _ = f.record(g, kindEnd, 0, state{}, func(b []byte) []byte { return b }) // an empty body is never too long
+	}
 	if err := f.write(g); err != nil {
 		f.seq = before
 	}

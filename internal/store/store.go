@@ -17,7 +17,7 @@ type Record struct {
 	Version uint64
 	State   map[string][]byte // a key is in one of State, Secrets and Lost
 	Secrets map[string][]byte
-	Lost    []string // secrets that were not kept, or cannot be opened any more; set by Load
+	Lost    []string // secrets that were not kept, or cannot be opened any more
 	Answers []Answer
 	Spent   Spent
 	Left    Left
@@ -65,7 +65,8 @@ type Amounts struct {
 	Cost   float64 // in US dollars
 }
 
-// Left is what is left of a session's time limits; 0 where it has none. It is kept in place of instants: the wall clock may jump.
+// Left is what is left of a session's time limits; 0 where it has none. It is kept in place of instants: the wall clock may jump. A Commit
+// sets Idle to the session's TTL, and so does Load, for all sessions, where the end was no Close after a KeepLeft.
 type Left struct{ Idle, Age time.Duration }
 
 // Damage is a session of which the store holds something that is not what was written. It is not served.
@@ -89,7 +90,7 @@ type Store interface {
 	Commit(c *Change, done func(error)) (now bool, err error)
 	// Delete forgets a session, a damaged one too.
 	Delete(number uint64, done func(error)) (now bool, err error)
-	// KeepLeft notes what is left of the time limits of many sessions, by number.
+	// KeepLeft notes what is left of the time limits of all sessions, by number.
 	KeepLeft(left map[uint64]Left, done func(error)) (now bool, err error)
 	// Close ends the store when all that was begun is done.
 	Close() error
