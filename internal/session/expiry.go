@@ -58,23 +58,21 @@ func (t *Table) leave(s *session) {
 	t.mu.Unlock()
 }
 
-// keepEvery is how often the store is told what is left of time limits: what it is not told is given back by a crash.
+// keepEvery is how often the store is told what is left of time limits. After a crash a session has its whole ttl, and lives longer
+// than its max_age by at most this.
 const keepEvery = 10 * time.Minute
 
-// expire ends sessions whose time is over, until the table is closed.
+// expire ends sessions whose time is over, and sees to what the store has to do now and then, until the table is closed.
 func (t *Table) expire() {
-	timer, keep := time.NewTimer(time.Hour), time.NewTicker(keepEvery)
+	timer, keep, again := time.NewTimer(time.Hour), time.NewTicker(keepEvery), time.NewTicker(deleteEvery)
 	defer timer.Stop()
 	defer keep.Stop()
+	defer again.Stop()
 	for {
 		expired, next := t.takeExpired(time.Now())
 		var batch wire.Batch
 		for _, s := range expired {
-			t.clearAway(&batch, s, func(_ *wire.Batch, err error) {
-				if err != nil {
-					t.cfg.Log.Error("expired session not deleted from the store", "session_id", s.key.ID, "error", err.Error())
-				}
-			})
+			t.clearAway(&batch, s, func(*wire.Batch, error) {})
 			t.tell(s, "expired")
 			t.cfg.Log.Info("session expired", "session_id", s.key.ID, "ttl", s.ttl.String(), "age", time.Since(s.created).Round(time.Second).String())
 		}
@@ -83,6 +81,8 @@ func (t *Table) expire() {
 		select {
 		case <-timer.C:
 		case <-t.wake:
+		case <-again.C:
+			t.deleteAgain()
 		case <-keep.C:
 			t.dropStale()
 			if err := t.keepLeft(); err != nil {

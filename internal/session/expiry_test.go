@@ -1,13 +1,17 @@
 package session_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"log/slog"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/dspex/dspex-sidecar/internal/session"
+	"github.com/dspex/dspex-sidecar/internal/store"
 	"github.com/dspex/dspex-sidecar/pool"
 	"github.com/dspex/dspex-sidecar/wire"
 )
@@ -26,7 +30,7 @@ func (n noWorkers) Start(ctx context.Context, _ string) (pool.Process, error) {
 }
 
 // idle is a table whose sessions have no workers, so that time can be the test's own.
-func idle(t *testing.T, test func(b *rig, starter noWorkers)) {
+func idle(t *testing.T, test func(b *rig, starter noWorkers), options ...func(*rig, *session.Config)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		b := &rig{workers: newWorkers(t), t: t, shelf: newShelf(t)}
@@ -42,7 +46,11 @@ func idle(t *testing.T, test func(b *rig, starter noWorkers)) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		b.table, err = session.New(session.Config{Pool: b.pool, Store: b.shelf, Settings: session.Settings{TTL: ttl, Max: 100, MaxState: maxState}})
+		cfg := session.Config{Pool: b.pool, Store: b.shelf, Settings: session.Settings{TTL: ttl, Max: 100, MaxState: maxState}}
+		for _, o := range options {
+			o(b, &cfg)
+		}
+		b.table, err = session.New(cfg)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -176,6 +184,82 @@ func TestExpiryDuringCreation(t *testing.T) {
 		if b.there("a") {
 			t.Error("did not expire")
 		}
+	})
+}
+
+// What the store could not delete is deleted later: it would be there again after the next start.
+func TestDeletedLater(t *testing.T) {
+	var log bytes.Buffer
+	idle(t, func(b *rig, _ noWorkers) {
+		expect := func(what string, kept int, lines string) {
+			t.Helper()
+			got := ""
+			for line := range strings.Lines(log.String()) {
+				got += map[bool]string{true: "E", false: "i"}[strings.Contains(line, "level=ERROR")]
+			}
+			if n, _ := b.shelf.counts(); n != kept || got != lines {
+				t.Errorf("%s: the store keeps %d sessions, not %d; the log:\n%s", what, n, kept, log.String())
+			}
+		}
+		for _, id := range []string{"expires", "too"} {
+			if err := b.await(b.creating(id, session.Options{TTL: time.Second})); err != nil {
+				t.Fatal(err)
+			}
+		}
+		b.create("ends", nil)
+		b.shelf.failAll("delete", errDisk)
+		if err := b.await(b.ending("ends")); code(err) != wire.CodeStorageUnavailable || !strings.Contains(err.Error(), "has ended") {
+			t.Errorf("got %v", err)
+		}
+		if err := b.await(b.ending("ends")); code(err) != wire.CodeSessionNotFound {
+			t.Errorf("a second time: %v", err)
+		}
+		b.create("ends", nil) // the id is free
+		after(30 * time.Second)
+		expect("on a dead disk", 4, "Eii")
+		b.shelf.failAll("delete", nil)
+		after(10 * time.Second)
+		expect("when it works again", 1, "Eiii")
+		b.shelf.failAll("delete", errDisk)
+		if err := b.await(b.ending("ends")); code(err) != wire.CodeStorageUnavailable {
+			t.Errorf("got %v", err)
+		}
+		b.shelf.slowly("delete", true)
+		after(30 * time.Second)
+		if n := len(b.shelf.waiting); n != 1 {
+			t.Errorf("it is tried %d times at once", n)
+		}
+		b.shelf.slowly("delete", false)
+		b.storing()(nil)
+		synctest.Wait()
+		expect("again", 0, "EiiiEi")
+		b.create("last", nil)
+		if err := b.await(b.ending("last")); code(err) != wire.CodeStorageUnavailable {
+			t.Errorf("got %v", err)
+		}
+		b.shelf.failAll("delete", nil) // and the table is closed
+	}, func(b *rig, c *session.Config) {
+		c.Log = slog.New(slog.NewTextHandler(&log, nil))
+		t.Cleanup(func() {
+			if n, _ := b.shelf.counts(); n != 0 {
+				t.Errorf("%d sessions outlive the end", n)
+			}
+		})
+	})
+}
+
+func TestDamagedSessionsExpire(t *testing.T) {
+	idle(t, func(b *rig, _ noWorkers) {
+		after(ttl - time.Nanosecond)
+		if b.table.Len() != 1 || b.table.Damages() != 1 {
+			t.Error("expired too early")
+		}
+		after(time.Nanosecond)
+		if b.table.Len() != 0 || b.table.Damages() != 0 || len(b.shelf.damaged) != 0 {
+			t.Error("did not expire")
+		}
+	}, func(b *rig, _ *session.Config) {
+		b.shelf.damaged = []store.Damage{{Number: 7, Owner: me, ID: "bad", Reason: "a flipped bit"}}
 	})
 }
 

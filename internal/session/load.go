@@ -1,7 +1,9 @@
 package session
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -15,43 +17,47 @@ func (t *Table) load() error {
 	now := time.Now()
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	var half []uint64
+	newest := map[Key]*store.Record{} // there are two of a key where the older one ended, and was not deleted
 	damaged, err := t.cfg.Store.Load(func(r *store.Record) error {
+		t.lastNumber, t.lastVersion = max(t.lastNumber, r.Number), max(t.lastVersion, r.Version)
 		if r.State[importing] != nil { // the sidecar ended before the last page had come
-			half = append(half, r.Number)
-			t.lastNumber, t.lastVersion = max(t.lastNumber, r.Number), max(t.lastVersion, r.Version)
+			t.cfg.Log.Warn("a session whose import was cut off is deleted", "number", r.Number)
+			t.undeleted[r.Number] = false
 			return nil
 		}
-		t.takeInLocked(r, now)
+		key := Key{Owner: r.Owner, ID: r.ID}
+		older := newest[key]
+		if older == nil || older.Number < r.Number {
+			newest[key], r = r, older
+		}
+		if r != nil {
+			t.undeleted[r.Number] = false
+		}
 		return nil
 	})
 	if err != nil {
 		return fmt.Errorf("the sessions that were stored cannot be read: %w", err)
 	}
-	for _, d := range damaged {
-		t.cfg.Log.Error("a stored session is damaged; its calls are answered session_lost until it is ended",
-			"session_id", d.ID, "owner", d.Owner, "number", d.Number, "reason", d.Reason)
-		t.damages++
-		if d.ID != "" {
-			t.takeInDamagedLocked(&d)
-		}
+	slices.SortFunc(damaged, func(a, b store.Damage) int { return cmp.Compare(b.Number, a.Number) }) // the newest of a key first
+	for i := range damaged {
+		t.takeInDamageLocked(&damaged[i], newest)
 	}
-	for _, number := range half {
-		t.cfg.Log.Warn("a session whose import was cut off is deleted", "number", number)
-		gone := func(err error) {
-			if err != nil {
-				t.cfg.Log.Error("it was not deleted from the store", "number", number, "error", err.Error())
-			}
-		}
-		if now, err := t.cfg.Store.Delete(number, gone); now {
-			gone(err)
-		}
+	for _, r := range newest {
+		t.takeInLocked(r, now)
 	}
 	return nil
 }
 
 // tokenPrefix begins the owner of a session that has a token.
 const tokenPrefix = "token:"
+
+// payerOf is who pays for a session that was stored: where it has a token, who made it is not known any more.
+func payerOf(owner string) string {
+	if strings.HasPrefix(owner, tokenPrefix) {
+		return tokenPrefix
+	}
+	return owner
+}
 
 func (t *Table) takeInLocked(r *store.Record, now time.Time) {
 	key := Key{Owner: r.Owner, ID: r.ID}
@@ -67,25 +73,45 @@ func (t *Table) takeInLocked(r *store.Record, now time.Time) {
 	s.bytes = s.stateBytes()
 	s.takeInAnswers(r.Answers, now)
 	s.resume(r.Left, now)
-	s.extra = extraOf(r.Labels, r.Lost)
-	if s.payer = r.Owner; strings.HasPrefix(r.Owner, tokenPrefix) { // who made it is not known any more
-		s.payer = tokenPrefix
-	}
+	s.extra, s.payer = extraOf(r.Labels, r.Lost), payerOf(r.Owner)
 	s.flow = t.newFlow(s)
-	t.lastNumber, t.lastVersion = max(t.lastNumber, r.Number), max(t.lastVersion, r.Version)
 	t.addLocked(s)
 }
 
-// takeInDamagedLocked makes a place for a session that cannot be served, so that its owner learns of it.
-func (t *Table) takeInDamagedLocked(d *store.Damage) {
-	s := t.blank(Key{Owner: d.Owner, ID: d.ID})
-	s.number, s.stored = d.Number, true
-	s.damaged = wire.Errorf(wire.CodeSessionLost, "what is stored of session %q is damaged: %s; end it, and begin another one", d.ID, d.Reason).
-		With("reason", d.Reason)
-	s.flow = t.newFlow(s)
+// takeInDamageLocked makes a place for a session that cannot be served, so that its owner learns of it. What nobody can name, so that
+// nobody could end it, is deleted: a session whose name is lost, and an owner's ledger, which begins anew.
+func (t *Table) takeInDamageLocked(d *store.Damage, newest map[Key]*store.Record) {
+	log := t.cfg.Log.With("session_id", d.ID, "owner", d.Owner, "number", d.Number, "reason", d.Reason)
 	t.lastNumber = max(t.lastNumber, d.Number)
-	t.addLocked(s)
+	key := Key{Owner: d.Owner, ID: d.ID}
+	other := newest[key]
+	switch {
+	case d.Number == 0:
+		log.Error("the session store holds damage that is no session's")
+	case d.ID == "":
+		log.Error("a stored session is damaged, and is deleted: nobody can name it")
+		t.undeleted[d.Number] = false
+	case other != nil && other.Number > d.Number, t.sessions[key] != nil:
+		log.Error("a stored session is damaged, and is deleted: it had ended")
+		t.undeleted[d.Number] = false
+	default:
+		log.Error("a stored session is damaged; its calls are answered session_lost until it is ended")
+		if other != nil {
+			delete(newest, key)
+			t.undeleted[other.Number] = false
+		}
+		s := t.blank(key)
+		s.number, s.stored, s.ttl, s.payer = d.Number, true, t.settings().TTL, payerOf(d.Owner)
+		s.damaged = wire.Errorf(wire.CodeSessionLost, "what is stored of session %q is damaged: %s; end it, and begin another one", d.ID, d.Reason).
+			With("reason", d.Reason)
+		s.flow = t.newFlow(s)
+		t.addLocked(s)
+	}
 }
 
-// Damages is how many sessions the store turned out to hold damaged.
-func (t *Table) Damages() int { return t.damages }
+// Damages is how many sessions are not served because the store holds them damaged, and have not ended.
+func (t *Table) Damages() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.damages
+}

@@ -2,9 +2,12 @@ package session_test
 
 import (
 	"maps"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/dspex/dspex-sidecar/internal/session"
@@ -96,10 +99,10 @@ func TestResumedTimeLimits(t *testing.T) {
 func TestDamagedSession(t *testing.T) {
 	b := start(t)
 	b.create("good", doc{"x": 1})
-	b.shelf.damaged = []store.Damage{{Number: 99, Owner: me, ID: "bad", Reason: "a flipped bit"}, {Reason: "nobody knows whose"}}
+	b.shelf.damaged = []store.Damage{{Number: 99, Owner: me, ID: "bad", Reason: "a flipped bit"}, {Reason: "it is no session's"}}
 	b.again()
 	e := b.ask("bad", "read", nil).failure(wire.CodeSessionLost)
-	if e.Details["reason"] != "a flipped bit" || b.table.Damages() != 2 {
+	if e.Details["reason"] != "a flipped bit" || b.table.Damages() != 1 {
 		t.Errorf("%+v, %d damaged", e, b.table.Damages())
 	}
 	b.once("bad", "read", "k", nil).refused(wire.CodeSessionLost)
@@ -118,8 +121,100 @@ func TestDamagedSession(t *testing.T) {
 	}
 	b.read("good")
 	b.end("bad")
+	if n := b.table.Damages(); n != 0 {
+		t.Errorf("%d damaged sessions after the end of the only one", n)
+	}
 	b.create("bad", nil)
 	b.read("bad")
+}
+
+// What nobody can name, nobody can end: it is deleted, and its number is not given again.
+func TestDamageWithoutAName(t *testing.T) {
+	b := start(t, budgets(session.Budgets{OwnerDay: store.Amounts{Calls: 100}}))
+	b.shelf.damaged = []store.Damage{{Number: 50, Owner: me, Reason: "a ledger"}, {Number: 60, Reason: "a session"}}
+	b.again()
+	if n := b.table.Damages(); n != 0 || b.table.Len() != 0 {
+		t.Errorf("%d damages, %d sessions", n, b.table.Len())
+	}
+	if d := b.shelf.damaged; len(d) != 0 {
+		t.Errorf("the store still has %+v", d)
+	}
+	b.create("a", nil)
+	b.read("a") // which makes a ledger
+	if got := b.shelf.numbers(); !slices.Equal(got, []uint64{61, 62}) {
+		t.Errorf("the numbers given are %v", got)
+	}
+	b.again()
+	b.read("a")
+}
+
+// A session whose deletion failed is not there beside the one that came after it.
+func TestTwoOfOneKey(t *testing.T) {
+	b := start(t)
+	for n := range uint64(4) {
+		b.shelf.records[n+1] = &store.Record{Number: n + 1, Version: n + 1, Owner: me, ID: "a", State: map[string][]byte{"n": {byte(n + 1)}}}
+		b.shelf.records[n+11] = &store.Record{Number: n + 11, Owner: me, ID: "b", State: map[string][]byte{}}
+	}
+	b.shelf.damaged = []store.Damage{
+		{Number: 5, Owner: me, ID: "b"}, {Number: 21, Owner: me, ID: "c"}, {Number: 22, Owner: me, ID: "c"}, {Number: 15, Owner: me, ID: "b"},
+	}
+	b.again()
+	same(t, "the newest", b.read("a").State, doc{"n": 4})
+	b.ask("b", "read", nil).refused(wire.CodeSessionLost)
+	b.ask("c", "read", nil).refused(wire.CodeSessionLost)
+	if got := b.shelf.numbers(); !slices.Equal(got, []uint64{4}) || len(b.shelf.damaged) != 2 || b.table.Damages() != 2 || b.table.Len() != 3 {
+		t.Errorf("the store keeps %v, and as damaged %v; %d sessions", got, b.shelf.damaged, b.table.Len())
+	}
+}
+
+// After a crash a session has its whole ttl: it may have been used until then.
+func TestWholeTTLAfterACrash(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "store")
+	synctest.Test(t, func(t *testing.T) {
+		b := &rig{workers: newWorkers(t), t: t}
+		open := func(dir string) {
+			t.Helper()
+			file, err := store.OpenFile(dir, store.Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			p, err := pool.New(pool.Config{
+				Name: "default", Starter: noWorkers{}, Hello: func(string) ([]byte, error) { return nil, nil },
+				Settings: pool.Settings{Size: 1, Concurrency: 1, QueueLimit: 10, Lazy: true, Pinning: pool.PinStrict, HealthInterval: time.Hour},
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			table, err := session.New(session.Config{Pool: p, Store: file, Settings: session.Settings{TTL: time.Hour, Max: 10, MaxState: maxState}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			b.pool, b.table = p, table
+			t.Cleanup(func() {
+				p.Close(t.Context())
+				if err := table.Close(); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		open(dir)
+		b.create("a", nil)
+		after(59 * time.Minute)
+		b.update("a", doc{"x": 1}) // after the store was told that ten minutes were left
+		crashed := dir + " after a crash"
+		if err := os.CopyFS(crashed, os.DirFS(dir)); err != nil {
+			t.Fatal(err)
+		}
+		open(crashed)
+		after(time.Hour - time.Nanosecond)
+		if !b.there("a") {
+			t.Error("expired too early")
+		}
+		after(time.Nanosecond)
+		if b.there("a") {
+			t.Error("did not expire")
+		}
+	})
 }
 
 func TestReset(t *testing.T) {

@@ -1,6 +1,7 @@
 package session_test
 
 import (
+	"cmp"
 	"errors"
 	"maps"
 	"slices"
@@ -21,6 +22,7 @@ type shelf struct {
 	used    map[uint64]bool          // versions
 	commits int
 	fail    map[string]error         // what the next operation of that name says
+	failing map[string]error         // what all of that name say
 	slow    map[string]bool          // operations of that name wait for a go
 	waiting chan func(outcome error) // each gives one of those its outcome
 	closed  bool
@@ -30,7 +32,8 @@ func newShelf(t testing.TB) *shelf {
 	t.Helper()
 	return &shelf{
 		t: t, records: map[uint64]*store.Record{}, last: map[uint64]chan struct{}{}, used: map[uint64]bool{0: true}, fail: map[string]error{},
-		slow: map[string]bool{}, waiting: make(chan func(error), 64),
+		failing: map[string]error{},
+		slow:    map[string]bool{}, waiting: make(chan func(error), 64),
 	}
 }
 
@@ -41,7 +44,7 @@ func (s *shelf) op(name string, number uint64, done func(error), apply func() er
 	if s.closed {
 		s.t.Errorf("%s of session %d after the store was closed", name, number)
 	}
-	err = s.fail[name]
+	err = cmp.Or(s.fail[name], s.failing[name])
 	delete(s.fail, name)
 	before := s.last[number]
 	if !s.slow[name] && before == nil {
@@ -89,7 +92,7 @@ func (s *shelf) Load(each func(*store.Record) error) ([]store.Damage, error) {
 			return nil, err
 		}
 	}
-	return s.damaged, nil
+	return slices.Clone(s.damaged), nil
 }
 
 func (s *shelf) KeepLeft(left map[uint64]store.Left, done func(error)) (now bool, err error) {
@@ -168,6 +171,7 @@ func keep(r *store.Record, c *store.Change) {
 		r.Version = c.Version
 	}
 	r.Started = r.Started || c.Started
+	r.Left.Idle = r.TTL
 	if c.Spent != nil {
 		r.Spent = *c.Spent
 	}
@@ -189,6 +193,7 @@ func (s *shelf) checkKeys(c *store.Change) {
 func (s *shelf) Delete(number uint64, done func(error)) (now bool, err error) {
 	return s.op("delete", number, done, func() error {
 		delete(s.records, number)
+		s.damaged = slices.DeleteFunc(s.damaged, func(d store.Damage) bool { return d.Number == number && number != 0 })
 		return nil
 	})
 }
@@ -218,6 +223,13 @@ func (s *shelf) left(id string) store.Left {
 	return store.Left{}
 }
 
+// numbers are those that the store keeps.
+func (s *shelf) numbers() []uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Sorted(maps.Keys(s.records))
+}
+
 // snapshot is another shelf with what is kept now.
 func (s *shelf) snapshot() *shelf {
 	s.mu.Lock()
@@ -226,6 +238,7 @@ func (s *shelf) snapshot() *shelf {
 	for n, r := range s.records {
 		kept := *r
 		kept.State, kept.Secrets, kept.Answers = maps.Clone(r.State), maps.Clone(r.Secrets), slices.Clone(r.Answers)
+		kept.Left.Idle = r.TTL // as after a crash
 		o.records[n] = &kept
 	}
 	return o
@@ -236,6 +249,13 @@ func (s *shelf) failNext(name string, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.fail[name] = err
+}
+
+// failAll makes all operations of that name fail, or, with nil, none any more.
+func (s *shelf) failAll(name string, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.failing[name] = err
 }
 
 // slowly makes the operations of that name wait, or not any more.

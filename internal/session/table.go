@@ -34,8 +34,6 @@ type Table struct {
 	wake    chan struct{}
 	stopped chan struct{}
 
-	damages int // sessions that the store held damaged; set by New
-
 	mu          sync.Mutex // guards what follows, and the sessions
 	sessions    map[Key]*session
 	ledgers     map[string]*session // by owner
@@ -44,9 +42,13 @@ type Table struct {
 	bytes       int                 // of all sessions
 	index       index
 	expiries    heap.Heap[*session]
+	damages     int             // of sessions that are damaged
+	undeleted   map[uint64]bool // numbers that the store has to delete yet; true: it is at it. No more than there were sessions
 	lastNumber  uint64
 	lastVersion uint64
 	maxFrame    int // of workers; 0: none has been used
+
+	toldUndeleted bool // the log tells of what is not deleted
 }
 
 // New makes a table of the sessions that the store keeps. An error means that those cannot be read.
@@ -60,11 +62,13 @@ func New(cfg Config) (*Table, error) {
 	t := &Table{
 		cfg: cfg, wake: make(chan struct{}, 1), stopped: make(chan struct{}), sessions: make(map[Key]*session),
 		ledgers: make(map[string]*session), detached: make(map[string]detached), byNumber: make(map[uint64]*session), expiries: newExpiries(),
+		undeleted: make(map[uint64]bool),
 	}
 	t.now.Store(&cfg.Settings)
 	if err := t.load(); err != nil {
 		return nil, err
 	}
+	t.deleteAgain()
 	t.tasks.Go(t.expire)
 	return t, nil
 }
@@ -73,6 +77,7 @@ func New(cfg Config) (*Table, error) {
 func (t *Table) Close() error {
 	close(t.stopped)
 	t.tasks.Wait()
+	t.deleteAgain()
 	return errors.Join(t.keepLeft(), t.cfg.Store.Close())
 }
 
@@ -168,6 +173,9 @@ func (t *Table) enterLocked(s *session) *wire.Error {
 func (t *Table) addLocked(s *session) {
 	t.byNumber[s.number] = s
 	t.bytes += s.bytes + s.head()
+	if s.damaged != nil {
+		t.damages++
+	}
 	if s.ledger {
 		t.ledgers[s.payer] = s
 	} else {
@@ -190,6 +198,9 @@ func (t *Table) removeLocked(s *session) {
 	s.ended = true
 	delete(t.byNumber, s.number)
 	t.bytes -= s.bytes + s.head()
+	if s.damaged != nil {
+		t.damages--
+	}
 	switch {
 	case s.ledger:
 		delete(t.ledgers, s.payer)
@@ -258,7 +269,7 @@ func (s *session) joinedLocked() (alone bool) {
 	return s.active == 1 && s.bytes >= prepareFrom
 }
 
-// End ends a session at once: its calls are settled session_not_found.
+// End ends a session at once: its calls are settled session_not_found. It has ended after an error of the store, too.
 func (t *Table) End(batch *wire.Batch, key Key, done Done) {
 	t.mu.Lock()
 	s := t.sessions[key]
@@ -271,31 +282,6 @@ func (t *Table) End(batch *wire.Batch, key Key, done Done) {
 	t.mu.Unlock()
 	t.tell(s, "ended")
 	t.clearAway(batch, s, done)
-}
-
-// clearAway ends what is left of a session that is out of the table.
-func (t *Table) clearAway(batch *wire.Batch, s *session, done Done) {
-	s.flow.Close(batch, notFound(s.key))
-	t.mu.Lock()
-	holder := s.holder
-	t.mu.Unlock()
-	if holder != nil {
-		holder.Notify(batch, "session.drop", dropParams(s.number, true))
-	}
-	t.forget(batch, s, done)
-}
-
-// forget deletes a session from the store.
-func (t *Table) forget(batch *wire.Batch, s *session, done Done) {
-	ended := func(b *wire.Batch, err error) {
-		if err != nil {
-			err = notStored(err)
-		}
-		done(b, err)
-	}
-	if now, err := t.cfg.Store.Delete(s.number, later(ended)); now {
-		ended(batch, err)
-	}
 }
 
 // admitLocked says why a change cannot be made.

@@ -14,7 +14,7 @@ import (
 type Options struct {
 	// Seal is the key of 32 bytes that secrets are sealed with; without one, only their names are kept.
 	Seal []byte
-	// Log is told of damage and of a disk that fails; nil: nobody.
+	// Log is told of a disk that fails; nil: nobody.
 	Log *slog.Logger
 	// SegmentBytes is about how large a file of the journal becomes; 0: 32 MiB.
 	SegmentBytes int64

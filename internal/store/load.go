@@ -80,9 +80,6 @@ func (f *File) Load(each func(*Record) error) ([]Damage, error) {
 			l.reports = append(l.reports, k.report())
 		}
 	}
-	for _, d := range l.reports {
-		f.log.Warn("the session store holds damage", "session_number", d.Number, "session_id", d.ID, "reason", d.Reason)
-	}
 	return l.reports, nil
 }
 
