@@ -8,13 +8,15 @@ import re
 import sys
 
 SOURCE = pathlib.Path(__file__).parent / "src" / "dspex"
-FILES = ("client.py", "caller.py", "answering.py", "stream.py", "session.py", "program.py")
+FILES = ("client.py", "caller.py", "answering.py", "adapter.py", "stream.py", "session.py", "program.py")
 NOTE = "# Written by unasync.py from {source}: change that.\n"
 RULES = [
     (r"# ruff: noqa: ASYNC109.*\n", ""),
     (r"\basync (def|with|for)\b", r"\1"),
     (r"\bawait ", ""),
-    (r"\bAsync(Client|Caller|Asked|Session|Program|Stream)\b", r"\1"),
+    (r"\basync(contextmanager)\b", r"\1"),
+    (r"\bAsync(Iterator)\b", r"\1"),
+    (r"\bAsync(Adapter|Client|Caller|Asked|Session|Program|Stream)\b", r"\1"),
     (r"__a(enter|exit|iter)__", r"__\1__"),
     (r"__anext__", "__next__"),
     (r"\bStopAsyncIteration\b", "StopIteration"),

@@ -7,6 +7,15 @@
  * A fake sidecar for tests is in `dspex/testing`, the protocol without sockets in `dspex/wire`.
  */
 
+export {
+  type Adapter,
+  type AdapterCall,
+  type AdapterKind,
+  type AdapterOptions,
+  get_adapter,
+  type InSession,
+  type ProgramConfig,
+} from "./adapter.js";
 export type { Asked, Caller, Offered, Params, SessionOptions } from "./caller.js";
 export { Client, type ClientEvents, type ClientOptions, connect, type Server } from "./client.js";
 export { type Code, DspexError, type DspexErrorOptions, type KnownCode } from "./errors.js";

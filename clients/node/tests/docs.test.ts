@@ -84,6 +84,11 @@ test("docs/clients/node.md", async () => {
   ]);
 });
 
+test("docs/migration.md", async () => {
+  const printed = await run("migration", await readFile(resolve(ROOT, "docs/migration.md"), "utf8"));
+  assert.deepEqual(printed, ["{ answer: 'a process beside another' }", ""]);
+});
+
 test("the reference has all that is public", async () => {
   const page = await readFile(resolve(ROOT, "docs/clients/node.md"), "utf8");
   const reference = page.slice(page.indexOf("## Reference"));

@@ -34,7 +34,7 @@ test("it is imported by its name", async () => {
     console.log(Object.keys(await import(name)).sort().join(" "));`;
   const { stdout } = await execute(process.execPath, ["--input-type=module", "-e", source], { cwd: PACKAGE });
   const [main, testing, wire] = stdout.split("\n");
-  assert.equal(main, "Client DspexError Timestamp connect");
+  assert.equal(main, "Client DspexError Timestamp connect get_adapter");
   assert.equal(testing, "FakeSidecar Peer");
   assert.match(wire ?? "", /FrameSplitter .*decode .*encodeCancel/);
 });

@@ -90,6 +90,9 @@ def _parser(program: str) -> argparse.ArgumentParser:
         help="path of the Unix socket (default: $DSPEX_SOCKET, else $XDG_RUNTIME_DIR/dspex/dspex.sock, else "
         "/run/dspex/dspex.sock)",
     )
+    alone.add_argument(
+        "--end-with-stdin", action="store_true", help="end when standard input does, as with the process that has it"
+    )
     alone.add_argument("--concurrency", type=int, metavar="N", help="calls that run at once (default: 64)")
     alone.add_argument("--tracebacks", action="store_true", default=None, help="send Python tracebacks to clients")
     parser.add_argument("--version", action="version", version=f"dspex-worker {version_of('dspex-worker') or '0'}")
@@ -114,6 +117,7 @@ def _run_standalone(options: argparse.Namespace) -> int:
         if options.concurrency < 1:
             raise UsageError("--concurrency must be at least 1")
         found.concurrency = options.concurrency
+    found.end_with_stdin = options.end_with_stdin
     if options.tracebacks:
         found.tracebacks = True
     return _run(server.serve(_load(found.app or None), found, options.worker_id))

@@ -13,7 +13,7 @@ import { ROOT } from "./root.js";
 import { TIMEOUT } from "./scripted.js";
 
 const BINARY = resolve(ROOT, "build/dspex-sidecar");
-const PYTHON = resolve(ROOT, "build/venv/bin/python");
+export const PYTHON = resolve(ROOT, "build/venv/bin/python");
 const WAIT = 2 * TIMEOUT;
 
 export class Sidecar {

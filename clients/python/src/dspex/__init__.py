@@ -10,14 +10,16 @@ protocol without sockets in `dspex.wire`.
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, Literal
 
+from ._async.adapter import AsyncAdapter
 from ._async.answering import AsyncAsked
 from ._async.caller import AsyncCaller
 from ._async.client import AsyncClient
 from ._async.program import AsyncProgram
 from ._async.session import AsyncSession
 from ._async.stream import AsyncStream
+from ._sync.adapter import Adapter
 from ._sync.answering import Asked
 from ._sync.caller import Caller
 from ._sync.client import Client
@@ -30,7 +32,9 @@ from .errors import DspexError
 from .outputs import Outputs
 
 __all__ = [
+    "Adapter",
     "Asked",
+    "AsyncAdapter",
     "AsyncAsked",
     "AsyncCaller",
     "AsyncClient",
@@ -47,6 +51,7 @@ __all__ = [
     "Session",
     "Stream",
     "connect",
+    "get_adapter",
 ]
 
 
@@ -56,3 +61,8 @@ def connect(path: str | os.PathLike[str] | None = None, *, wait: float = 0.0, **
     Raises ConnectionLost where there is none.
     """
     return Client(path, wait=wait, **options).connect()
+
+
+def get_adapter(kind: Literal["python_pool", "python_bridge"], **options: Any) -> Adapter:
+    """The calls of a single bridge, on a sidecar's pool or on a stand-alone worker. `options` are `Adapter`'s."""
+    return Adapter(kind, **options)

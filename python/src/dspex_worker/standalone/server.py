@@ -53,6 +53,8 @@ async def serve(load: Callable[[], App], settings: Settings, worker_id: str) -> 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, server.end)
+    if settings.end_with_stdin:
+        loop.add_reader(0, _end_with_stdin, loop, server)
     try:
         server.listen()
     except listener.ListenError as error:
@@ -60,6 +62,12 @@ async def serve(load: Callable[[], App], settings: Settings, worker_id: str) -> 
         return SOCKET_FAILED
     await server.run()
     return 0
+
+
+def _end_with_stdin(loop: asyncio.AbstractEventLoop, server: Server) -> None:
+    if not os.read(0, 4096):
+        loop.remove_reader(0)
+        server.end()
 
 
 class Server:

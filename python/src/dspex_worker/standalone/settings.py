@@ -46,6 +46,7 @@ class Settings:
     max: int = 100_000
     max_state: int = 64 << 20
     auto_create: bool = False
+    end_with_stdin: bool = False  # the command line's alone
     models: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False)
 
 

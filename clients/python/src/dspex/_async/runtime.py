@@ -13,6 +13,11 @@ if TYPE_CHECKING:
 sleep = asyncio.sleep
 
 
+async def run_blocking(function: Callable[..., Any], *args: Any) -> Any:
+    """Call what takes a while."""
+    return await asyncio.to_thread(function, *args)
+
+
 class Turn:
     """A lock that is waited for no longer than one likes. Whoever took it calls `leave`, in a `finally`."""
 

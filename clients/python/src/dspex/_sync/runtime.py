@@ -16,6 +16,11 @@ if TYPE_CHECKING:
 sleep = time.sleep
 
 
+def run_blocking(function: Callable[..., Any], *args: Any) -> Any:
+    """Call what takes a while."""
+    return function(*args)
+
+
 class Turn:
     """A lock that is waited for no longer than one likes. Whoever took it calls `leave`, in a `finally`.
 

@@ -1,0 +1,169 @@
+"""The calls of a single Python bridge, on a pool: for code that is to move without being written anew."""
+# ruff: noqa: ASYNC109 - the protocol carries the deadline
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from time import monotonic
+from typing import Any, Final, Literal, Self
+
+from dspex.bridge import Bridge
+from dspex.errors import ConnectionLost, DspexError, SessionExists, SessionNotFound
+from dspex.outputs import Outputs
+
+from .client import AsyncClient
+from .runtime import run_blocking, sleep
+from .session import AsyncSession
+
+_LOOK: Final = 0.01  # seconds between looks whether a worker listens, and whether calls are in flight
+
+
+class AsyncAdapter:
+    """Sessions and programs by their ids alone. `get_adapter` makes one.
+
+    A session that is named is made when it is first used. Where none is named, the adapter has one of its own, which
+    ends with it. All methods raise DspexError.
+
+    Args:
+        kind: "python_pool": a sidecar; "python_bridge": a stand-alone worker, which ends with this process.
+        socket: the sidecar's, as `AsyncClient` takes it; or that of a stand-alone worker that runs already.
+        app: what a stand-alone worker serves (`module:attribute`); None: the DSPy application alone.
+        config: its dspex.toml.
+        python: its interpreter; None: this one.
+        timeout: seconds for each call that names no other.
+    """
+
+    def __init__(
+        self,
+        kind: Literal["python_pool", "python_bridge"],
+        *,
+        socket: str | os.PathLike[str] | None = None,
+        app: str | None = None,
+        config: str | None = None,
+        python: str | None = None,
+        timeout: float | None = None,
+    ) -> None:
+        if kind not in ("python_pool", "python_bridge"):
+            raise ValueError(f"there is no adapter {kind!r}; there are python_pool and python_bridge")
+        starts = kind == "python_bridge" and socket is None
+        if not starts and (app, config, python) != (None, None, None):
+            raise ValueError("app, config and python are for a python_bridge that the adapter starts")
+        self._bridge = Bridge(app, config, python) if starts else None
+        path = self._bridge.path if self._bridge is not None else socket
+        self.client = AsyncClient(path, timeout=timeout)
+        self._own = f"adapter-{secrets.token_hex(8)}"
+        self._known: set[str] = set()  # sessions that are there, as far as is known
+        self._running: set[object] = set()  # one for each call in flight
+
+    async def create_session(self, id: str | None = None, state: Mapping[str, Any] | None = None) -> str:
+        """Make a session that begins with this state; returns its id. Raises SessionExists."""
+        async with self._noted():
+            session = await self.client.create_session(id, state=state)
+        self._known.add(session.id)
+        return session.id
+
+    async def execute_in_session(
+        self,
+        session_id: str | None,
+        command: str,
+        args: Mapping[str, Any] | None = None,
+        *,
+        timeout: float | None = None,
+    ) -> Any:
+        """Call a method in a session."""
+        async with self._noted(session_id):
+            return await (await self._session(session_id)).call(command, args, timeout=timeout)
+
+    async def create_program(self, config: Mapping[str, Any], session_id: str | None = None) -> str:
+        """Make a DSPy program; returns its id. `config` has the parameters of `create_program`: `signature`, `id`, …"""
+        async with self._noted(session_id):
+            made = await (await self._session(session_id)).call("create_program", config)
+        id: str = made["program"]
+        return id
+
+    async def execute_program(
+        self,
+        id: str,
+        inputs: Mapping[str, Any],
+        session_id: str | None = None,
+        *,
+        timeout: float | None = None,
+    ) -> Outputs:
+        """Run a program of the session's, or one that is there for all; returns its outputs."""
+        async with self._noted(session_id):
+            return await (await self._session(session_id)).program(id).run(inputs, timeout=timeout)
+
+    async def get_session_state(self, session_id: str | None = None) -> dict[str, Any]:
+        """The state as of the last commit."""
+        async with self._noted(session_id):
+            return await (await self._session(session_id)).state()
+
+    async def end_session(self, session_id: str | None = None) -> None:
+        """End a session. Nothing where it has ended."""
+        id = session_id or self._own
+        async with self._noted():
+            await self.client.session(id).end()
+        self._known.discard(id)
+
+    async def health_check(self) -> dict[str, Any]:
+        """`status` (healthy, degraded, unhealthy), `reasons`, `workers`."""
+        async with self._noted():
+            health: dict[str, Any] = await self.client.call("sidecar.health")
+        return health
+
+    async def get_stats(self) -> dict[str, Any]:
+        """Counts: `active_sessions`, `pool_size`, `healthy_workers`, `total_commands`, `total_errors` and more."""
+        async with self._noted():
+            stats: dict[str, Any] = await self.client.call("sidecar.stats")
+        return stats
+
+    async def shutdown(self, timeout_ms: float = 30_000) -> None:
+        """Wait for the calls in flight, for so long at most, and close. A sidecar goes on; a bridge ends."""
+        until = monotonic() + timeout_ms / 1000
+        while self._running and monotonic() < until:
+            await sleep(_LOOK)
+        with suppress(DspexError):
+            if self._own in self._known:
+                await self.client.session(self._own).call("session.end", timeout=max(0.1, until - monotonic()))
+        self._known.clear()
+        await self.client.close()
+        if self._bridge is not None:
+            await run_blocking(self._bridge.stop, max(0.0, until - monotonic()))
+            self._bridge = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.shutdown()
+
+    @asynccontextmanager
+    async def _noted(self, session_id: str | None = None) -> AsyncIterator[None]:
+        """A call is in flight, perhaps in this session."""
+        while self._bridge is not None and self._bridge.starts():
+            await sleep(_LOOK)
+        mark = object()
+        self._running.add(mark)
+        try:
+            yield
+        except SessionNotFound:
+            self._known.discard(session_id or self._own)  # it has expired: its next use makes it anew
+            raise
+        except ConnectionLost as error:
+            code = self._bridge.exit_code if self._bridge is not None else None
+            if code is None:
+                raise
+            raise ConnectionLost(f"the stand-alone worker has ended with exit code {code}; see its output") from error
+        finally:
+            self._running.discard(mark)
+
+    async def _session(self, id: str | None) -> AsyncSession:
+        id = id or self._own
+        if id not in self._known:
+            with suppress(SessionExists):
+                await self.client.create_session(id)
+            self._known.add(id)
+        return self.client.session(id)
