@@ -109,18 +109,28 @@ func (p *Pool) offerLocked(f *Flow, batch *wire.Batch) {
 		}
 		if w == nil {
 			p.startCheckoutLocked(c)
-			if f.pin != nil { // an overflow worker would be of no use to it
-				f.pin.waiting.push(f, p.nextTurnLocked())
-				return
-			}
-			p.waitingAny.push(f, p.nextTurnLocked())
-			p.woken = true
-			p.ensureLocked()
+			p.waitLocked(f)
 			return
 		}
 		f.turn.left = 0 // it is not in contention
 		p.dispatchLocked(w, c, batch)
 	}
+}
+
+// waitLocked lets a flow wait for a slot.
+func (p *Pool) waitLocked(f *Flow) {
+	switch {
+	case f.suspect:
+		p.suspects.push(f, p.nextTurnLocked())
+		p.holdLocked()
+	case f.pin != nil: // an overflow worker would be of no use to it
+		f.pin.waiting.push(f, p.nextTurnLocked())
+		return
+	default:
+		p.waitingAny.push(f, p.nextTurnLocked())
+	}
+	p.woken = true
+	p.ensureLocked()
 }
 
 // workerForLocked chooses a worker with a free slot: the one that the flow is pinned to, else the least loaded. It returns nil where
@@ -133,11 +143,14 @@ func (p *Pool) workerForLocked(f *Flow) (*Worker, *wire.Error) {
 	if p.paused {
 		return nil, nil
 	}
+	if f.suspect {
+		return p.workerForSuspectLocked(f)
+	}
 	if f.pin != nil {
 		p.spreadLocked(f)
 	}
 	if w := f.pin; w != nil {
-		if w.takesLocked(f) && (w.waiting.empty() && p.waitingAny.empty() || s.Pinning == PinFailFast) {
+		if w.freeLocked() > 0 && (w.waiting.empty() && p.waitingAny.empty() || s.Pinning == PinFailFast) {
 			return w, nil
 		}
 		if s.Pinning == PinFailFast {
@@ -148,16 +161,16 @@ func (p *Pool) workerForLocked(f *Flow) (*Worker, *wire.Error) {
 	if !p.waitingAny.empty() {
 		return nil, nil
 	}
-	if w := p.leastLoadedLocked(f); w != nil {
+	if w := p.leastLoadedLocked(); w != nil {
 		return w, nil
 	}
 	return nil, p.noWorkersLocked()
 }
 
-func (p *Pool) leastLoadedLocked(f *Flow) *Worker {
+func (p *Pool) leastLoadedLocked() *Worker {
 	var best *Worker
 	for _, w := range p.workers {
-		if w.state != workerReady || !w.takesLocked(f) || !w.waiting.empty() { // those have the next turns there
+		if w.state != workerReady || w.freeLocked() <= 0 || !w.waiting.empty() { // those have the next turns there
 			continue
 		}
 		if best == nil || len(w.calls) < len(best.calls) || len(w.calls) == len(best.calls) && w.pins < best.pins {
@@ -167,15 +180,14 @@ func (p *Pool) leastLoadedLocked(f *Flow) *Worker {
 	return best
 }
 
-// fillLocked gives a worker's free slots to those that wait, pinned to it or not, in fair turns.
+// fillLocked gives a worker's free slots to those that wait, pinned to it or not, in fair turns; where it is empty, a suspect is first.
 func (p *Pool) fillLocked(w *Worker, batch *wire.Batch) {
+	for p.fillSuspectLocked(w, batch) {
+	}
+	defer p.holdLocked()
 	for w.state == workerReady && w.freeLocked() > 0 && !p.paused {
 		f := take(&w.waiting, &p.waitingAny, p.nextTurnLocked())
 		if f == nil {
-			return
-		}
-		if !w.takesLocked(f) { // a suspect: it goes on when what is on its way has got through
-			p.offerLocked(f, batch)
 			return
 		}
 		if f.readyLocked() && f.head.Local == nil {
@@ -213,8 +225,8 @@ func (p *Pool) dispatchLocked(w *Worker, c *Call, batch *wire.Batch) {
 		p.failLocked(c, err)
 		return
 	}
-	if f.suspect && w.ahead[f] > 0 {
-		w.alone = f
+	if f.suspect {
+		w.beginAloneLocked(f)
 	}
 	f.removeLocked(c)
 	c.method = m

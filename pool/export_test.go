@@ -17,6 +17,10 @@ func (p *Pool) Books() string {
 	note("timers", p.timers.Len())
 	note("shares", len(p.shares.count))
 	note("turns", len(p.waitingAny.byOwner)+p.waitingAny.owners.Len())
+	note("suspects", len(p.suspects.byOwner)+p.suspects.owners.Len())
+	if p.held != nil {
+		note("held", 1)
+	}
 	note("to do", len(p.todo))
 	note("pins", p.pins)
 	note("open", int(p.open.Load()))
@@ -30,4 +34,21 @@ func (p *Pool) Books() string {
 	}
 	note("invites too many", p.invites-invites)
 	return s
+}
+
+// Suspect says whether the flow may have killed a worker.
+func (f *Flow) Suspect() bool {
+	f.pool.mu.Lock()
+	defer f.pool.mu.Unlock()
+	return f.suspect
+}
+
+// Held is the worker that is held for a suspect; empty where none is.
+func (p *Pool) Held() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.held == nil {
+		return ""
+	}
+	return p.held.id
 }

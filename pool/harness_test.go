@@ -219,6 +219,7 @@ type call struct {
 	in      *pool.Flow
 	refusal *wire.Error // what Dispatch returns, after it has let so many sends pass
 	sends   int
+	ahead   bool          // each send has a request ahead of it
 	keep    bool          // the turn does not end with Finish
 	settled chan struct{} // closed when there is an outcome
 	ended   chan struct{} // closed when no worker works on it
@@ -279,6 +280,9 @@ func (c *call) Dispatch(to *pool.Target, _ *wire.RequestMeta) *wire.Error {
 	defer c.mu.Unlock()
 	if c.refusal != nil && len(c.workers) == c.sends {
 		return c.refusal
+	}
+	if c.ahead {
+		to.Request("restore", c.Params)
 	}
 	c.workers, c.again = append(c.workers, to.Worker()), append(c.again, to.Again)
 	return nil

@@ -101,7 +101,7 @@ func (p *Pool) removeLocked(w *Worker, startFailed, planned bool, batch *wire.Ba
 	answered := w.total > uint64(len(calls))
 	defer p.replaceLocked(batch)
 	p.noteEndLocked(startFailed, !planned && !answered && time.Since(w.ready) < provenAfter)
-	p.suspectLocked(w, planned)
+	p.suspectLocked(w, calls, planned, batch)
 	p.moveWaitingLocked(w, batch)
 	p.rerunLocked(calls, batch)
 	p.changedLocked()

@@ -52,7 +52,7 @@ func (p *Pool) resumeLocked(batch *wire.Batch) bool {
 
 // eachWaitingLocked calls do with every call that waits in a flow which waits for a slot.
 func (p *Pool) eachWaitingLocked(do func(*Call)) {
-	all := []*turns{&p.waitingAny}
+	all := []*turns{&p.waitingAny, &p.suspects}
 	for _, w := range p.workers {
 		all = append(all, &w.waiting)
 	}

@@ -31,8 +31,10 @@ type Pool struct {
 	methods    map[string]*Method
 	owners     map[string]*owner
 	lastTurn   uint64
-	waitingAny turns // flows that wait for a slot of any worker
-	waiting    int   // calls that wait, for a turn or for a slot
+	waitingAny turns   // flows that wait for a slot of any worker
+	suspects   turns   // flows that wait for a worker that is empty
+	held       *Worker // the one that is kept empty for a suspect; nil: none
+	waiting    int     // calls that wait, for a turn or for a slot
 	shares     shares[*owner]
 	pins       int // of all flows, those of workers that have gone included
 	pinShare   int // of a worker, if all had as many, when the last one got ready
@@ -68,8 +70,9 @@ func New(cfg Config) (*Pool, error) {
 	}
 	p := &Pool{
 		cfg: cfg, wake: make(chan struct{}, 1), stopped: make(chan struct{}), applied: make(chan struct{}), changed: make(chan struct{}),
-		owners: make(map[string]*owner), waitingAny: newTurns(), timers: newTimers(), mostSize: cfg.Settings.Size,
+		owners: make(map[string]*owner), waitingAny: newTurns(), suspects: newTurns(), timers: newTimers(), mostSize: cfg.Settings.Size,
 	}
+	p.suspects.left = p.suspectLeftLocked
 	p.current = newGeneration(&Generation{Number: 1, Starter: cfg.Starter, Hello: cfg.Hello})
 	p.life, p.kill = context.WithCancel(context.Background())
 	p.tasks.Go(p.runClock)

@@ -7,8 +7,8 @@ import (
 )
 
 // What a call has sent ahead of it, its session's state, may kill the worker that takes it. A flow of which something was on its way when a worker
-// died is a suspect: it goes on at a worker where nothing else of that kind is on its way, and nothing else begins until it has got through. Only a death
-// with nothing else on its way counts, and none that the sidecar caused. After mostDeaths of them the flow's calls are refused.
+// died is a suspect: it goes on at a worker that has nothing of others in it, and nothing else begins there until it has got through (see suspects.go). Only a death
+// with no call of another flow in the worker and nothing else on its way counts, and none that the sidecar caused. After mostDeaths of them the flow's calls are refused.
 
 const mostDeaths = 2
 
@@ -29,7 +29,7 @@ func (w *Worker) sendAheadLocked(f *Flow, t *Target, method string, params []byt
 		}
 		var batch wire.Batch
 		w.pool.mu.Lock()
-		w.gotThroughLocked(f)
+		w.gotThroughLocked(f, &batch)
 		w.pool.fillLocked(w, &batch)
 		w.pool.unlock(&batch)
 		batch.Flush()
@@ -37,40 +37,55 @@ func (w *Worker) sendAheadLocked(f *Flow, t *Target, method string, params []byt
 }
 
 // gotThroughLocked notes that the worker lives after what was sent ahead of a flow's call.
-func (w *Worker) gotThroughLocked(f *Flow) {
+func (w *Worker) gotThroughLocked(f *Flow, batch *wire.Batch) {
 	if w.ahead[f]--; w.ahead[f] > 0 {
 		return
 	}
 	delete(w.ahead, f)
 	f.suspect, f.deaths = false, 0
-	if w.alone == f {
+	if w.alone == f && w.pool.held != w {
 		w.alone = nil
+	}
+	w.pool.requeueLocked(f, batch)
+}
+
+// beginAloneLocked notes that a suspect's call goes to the worker. Where nothing goes ahead of it, the worker has nothing to get through.
+func (w *Worker) beginAloneLocked(f *Flow) {
+	if w.ahead[f] > 0 {
+		w.alone = f
+	} else {
+		f.suspect = false
 	}
 }
 
-// suspectLocked looks for who may have killed a worker, unless it was the sidecar.
-func (p *Pool) suspectLocked(w *Worker, planned bool) {
+// suspectLocked looks for who may have killed a worker in which calls were, unless it was the sidecar.
+func (p *Pool) suspectLocked(w *Worker, calls map[uint64]*Call, planned bool, batch *wire.Batch) {
 	ahead := w.ahead
 	w.ahead, w.alone = nil, nil
 	if planned || w.why != "" || w.told || p.closing {
 		return
 	}
 	for f := range ahead {
-		f.suspect = true
-		if len(ahead) > 1 {
+		if f.dead != nil { // its session has ended
 			continue
 		}
-		if f.deaths++; f.deaths >= mostDeaths {
-			f.lost = wire.Errorf(wire.CodeSessionLost, "the session's state killed %d workers that were to take it, the last one %s; it is kept: export it, mend it by an update or a reset, or end it",
-				f.deaths, w.id).With("reason", "its restore killed "+w.id)
-			p.cfg.Log.Error("session quarantined: its restore kills workers", "owner", f.owner.name, "worker_id", w.id)
-			p.failRemoteLocked(f, f.lost)
+		f.suspect = true
+		if len(ahead) == 1 && !hasOthers(calls, f) {
+			f.deaths++
 		}
+		if f.deaths < mostDeaths {
+			p.requeueLocked(f, batch)
+			continue
+		}
+		f.lost = wire.Errorf(wire.CodeSessionLost, "the session's state killed %d workers that were to take it, the last one %s; it is kept: export it, mend it by an update or a reset, or end it",
+			f.deaths, w.id).With("reason", "its restore killed "+w.id)
+		p.cfg.Log.Error("session quarantined: its restore kills workers", "owner", f.owner.name, "worker_id", w.id)
+		p.failRemoteLocked(f, f.lost, batch)
 	}
 }
 
-// failRemoteLocked settles the calls that wait in the flow for a worker.
-func (p *Pool) failRemoteLocked(f *Flow, err *wire.Error) {
+// failRemoteLocked settles the calls that wait in the flow for a worker, and lets those go on that need none.
+func (p *Pool) failRemoteLocked(f *Flow, err *wire.Error, batch *wire.Batch) {
 	for c := f.head; c != nil; {
 		next := c.next
 		if c.Local == nil {
@@ -78,6 +93,7 @@ func (p *Pool) failRemoteLocked(f *Flow, err *wire.Error) {
 		}
 		c = next
 	}
+	p.offerLocked(f, batch)
 }
 
 // Lost says why the flow's calls are refused; nil: they are not.
@@ -89,7 +105,10 @@ func (f *Flow) Lost() *wire.Error {
 
 // Forgive lets the flow's calls come to workers again: what is sent ahead of them is another thing now.
 func (f *Flow) Forgive() {
+	var batch wire.Batch
 	f.pool.mu.Lock()
-	defer f.pool.mu.Unlock()
-	f.lost, f.deaths = nil, 0
+	f.lost, f.deaths, f.suspect = nil, 0, false
+	f.pool.requeueLocked(f, &batch)
+	f.pool.unlock(&batch)
+	batch.Flush()
 }

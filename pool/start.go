@@ -49,7 +49,7 @@ func (p *Pool) ensureLocked() {
 		p.startLocked(p.current, s, false)
 		starting++
 	}
-	if starting == 0 && !p.paused && !p.waitingAny.empty() && p.ofCurrentLocked() < s.Size+s.MaxOverflow {
+	if starting == 0 && !p.paused && (!p.waitingAny.empty() || !p.suspects.empty()) && p.ofCurrentLocked() < s.Size+s.MaxOverflow {
 		p.startLocked(p.current, s, true)
 	}
 }

@@ -12,7 +12,8 @@ const maxWeight = 100
 type turns struct {
 	owners  heap.Heap[*turnOwner]
 	byOwner map[*owner]*turnOwner
-	spare   *turnOwner // one that has left, to be used again
+	spare   *turnOwner  // one that has left, to be used again
+	left    func(*Flow) // is told of each flow that leaves; nil: nobody is
 }
 
 // turnOwner is an owner with flows that wait.
@@ -73,6 +74,9 @@ func (f *Flow) leaveLocked() {
 		t.owners.Remove(o)
 		o.owner, t.spare = nil, o
 	}
+	if t.left != nil {
+		t.left(f)
+	}
 }
 
 // next is the flow whose turn it is in both together; nil where both are empty. It stays where it is.
@@ -95,9 +99,14 @@ func next(a, b *turns) (f *Flow) {
 // take is next, and lets the flow have its turn: it leaves, and its owner goes to the end.
 func take(a, b *turns, number uint64) *Flow {
 	f := next(a, b)
-	if f == nil {
-		return nil
+	if f != nil {
+		hadTurn(f, a, b, number)
 	}
+	return f
+}
+
+// hadTurn lets a flow that waits have its turn out of order.
+func hadTurn(f *Flow, a, b *turns, number uint64) {
 	f.leaveLocked()
 	f.turn.left--
 	for _, t := range []*turns{a, b} {
@@ -106,5 +115,4 @@ func take(a, b *turns, number uint64) *Flow {
 			t.owners.Put(in)
 		}
 	}
-	return f
 }

@@ -53,7 +53,7 @@ type Worker struct {
 	asks     map[uint64]*Ask                     // the worker's, that a client has to answer
 	lastID   uint64
 	ahead    map[*Flow]int // what was sent ahead of calls and has not been answered
-	alone    *Flow         // a suspect that nothing may begin beside
+	alone    *Flow         // a suspect that nothing may begin beside: what it sent ahead is on its way, or the worker is held for it
 
 	waiting turns // flows that are pinned to it and wait for a slot
 	pins    int
@@ -96,6 +96,9 @@ func (w *Worker) setStateLocked(to workerState) {
 	}
 	if to != workerReady {
 		w.inviteLocked(0)
+		if w.pool.held == w {
+			w.pool.letGoLocked()
+		}
 	}
 }
 
@@ -109,11 +112,6 @@ func (w *Worker) freeLocked() int {
 		return 0
 	}
 	return w.slots - len(w.calls)
-}
-
-// takesLocked says whether a call of the flow may begin here now.
-func (w *Worker) takesLocked(f *Flow) bool {
-	return w.freeLocked() > 0 && (!f.suspect || len(w.ahead) == 0)
 }
 
 // Target is the worker that a call is about to go to, for Handler.Dispatch.
@@ -299,7 +297,7 @@ func (w *Worker) answered(f *wire.Frame, owned bool, batch *wire.Batch) error {
 		r.Payload = nil
 	}
 	settle := p.takeAnswerLocked(w, c, &r, batch)
-	waited := !w.waiting.empty() || !p.waitingAny.empty()
+	waited := !w.waiting.empty() || !p.waitingAny.empty() || !p.suspects.empty()
 	p.unlock(batch)
 	if settle {
 		c.Handler.Settle(batch, &r)
