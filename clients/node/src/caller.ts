@@ -6,6 +6,7 @@ import type { Lines } from "./lines.js";
 import { type CallOptions, callMeta, type StreamOptions } from "./options.js";
 import { type Program, program } from "./program.js";
 import { Session } from "./session.js";
+import { checked, type StandardSchema } from "./standard.js";
 import { Stream } from "./stream.js";
 
 const CREDIT = 16;
@@ -72,6 +73,16 @@ export class Caller {
     return new Promise<unknown>((resolve, reject) => {
       new Awaited(this.#lines, outgoing, resultOf, resolve, reject).begin();
     }) as Promise<T>;
+  }
+
+  /** `call`, whose result a schema of Standard Schema (Zod's, say) checks, and makes its own of. */
+  async callAs<T>(
+    schema: StandardSchema<T>,
+    method: string,
+    params: Params | null = null,
+    options: CallOptions = NO_OPTIONS,
+  ): Promise<T> {
+    return checked(schema, await this.call(method, params, options), method);
   }
 
   /** `call`, for who wants the meta of the answer too. */

@@ -23,5 +23,7 @@ export type { Reply } from "./exchange.js";
 export type { CallOptions, SessionRef, StreamOptions } from "./options.js";
 export type { Delta, Program, ProgramInfo } from "./program.js";
 export type { LMChoice, ProgramOptions, Session, SessionInfo, Signature, Tool } from "./session.js";
+export type { StandardSchema } from "./standard.js";
 export type { Stream } from "./stream.js";
+export type { ServedTypes, Typed } from "./typed.js";
 export { Timestamp } from "./wire/timestamp.js";

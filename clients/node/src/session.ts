@@ -5,6 +5,7 @@ import { DspexError } from "./errors.js";
 import type { Reply } from "./exchange.js";
 import type { CallOptions, StreamOptions } from "./options.js";
 import { type Program, program } from "./program.js";
+import { checked, type StandardSchema } from "./standard.js";
 import type { Stream } from "./stream.js";
 
 export type SessionInfo = {
@@ -69,6 +70,16 @@ export class Session implements AsyncDisposable {
     return this.#caller.call<T>(method, params, { ...options, session: this });
   }
 
+  /** `call`, whose result a schema of Standard Schema checks. As the client's `callAs`. */
+  callAs<T>(
+    schema: StandardSchema<T>,
+    method: string,
+    params: Params | null = null,
+    options?: CallOptions,
+  ): Promise<T> {
+    return this.#caller.callAs(schema, method, params, { ...options, session: this });
+  }
+
   /** `call`, for who wants the meta of the answer too. */
   request<T = unknown>(method: string, params: Params | null = null, options?: CallOptions): Promise<Reply<T>> {
     return this.#caller.request<T>(method, params, { ...options, session: this });
@@ -122,6 +133,15 @@ export class Session implements AsyncDisposable {
     const params = { id, signature, ...options, replace: replace || undefined };
     const made = await this.call<{ program: string }>("create_program", params);
     return this.program<I, O>(made.program);
+  }
+
+  /** `program`, whose outputs a schema of Standard Schema checks. */
+  programAs<I extends object, O>(
+    schema: StandardSchema<O>,
+    id: string,
+  ): (inputs: I, options?: CallOptions) => Promise<O> {
+    const run = this.program<I, unknown>(id);
+    return async (inputs, options) => checked(schema, await run(inputs, options), id);
   }
 
   /** A program of this session, or one that is there for all, to run in this session. Nothing is sent. */
