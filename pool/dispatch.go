@@ -180,6 +180,13 @@ func (p *Pool) leastLoadedLocked() *Worker {
 	return best
 }
 
+func (w *Worker) freeLocked() int {
+	if w.alone != nil {
+		return 0
+	}
+	return w.slots - len(w.calls)
+}
+
 // fillLocked gives a worker's free slots to those that wait, pinned to it or not, in fair turns; where it is empty, a suspect is first.
 func (p *Pool) fillLocked(w *Worker, batch *wire.Batch) {
 	for p.fillSuspectLocked(w, batch) {

@@ -2,6 +2,7 @@ package pool_test
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"pgregory.net/rapid"
@@ -19,7 +20,48 @@ func (m *model) submit(t *rapid.T) {
 	}
 	c.Nested = rapid.Bool().Draw(t, "nested")
 	c.refuses = rapid.SampledFrom([]int{0, 0, 0, 0, 1, 2}).Draw(t, "refused when sent")
+	c.ahead = c.flow.serial && rapid.IntRange(0, 2).Draw(t, "ahead") == 0
 	m.put(c)
+}
+
+func (m *model) put(c *mcall) {
+	var batch wire.Batch
+	c.flow.Submit(&batch, &c.Call)
+	batch.Flush()
+}
+
+// through has a worker live after what was sent ahead of a call.
+func (m *model) through(t *rapid.T) {
+	if j, ok := m.restore(t); ok {
+		j.w.Answer(j.m, nil)
+	}
+}
+
+// dieInRestore ends a worker in what was sent ahead of a call, which may be the last thing that its session's flow is good for.
+func (m *model) dieInRestore(t *rapid.T) {
+	m.mu.Lock()
+	m.kills++
+	enough := m.kills > 6
+	m.mu.Unlock()
+	if enough {
+		return
+	}
+	if j, ok := m.restore(t); ok {
+		j.w.Die()
+	}
+}
+
+// restore is something that was sent ahead of a call.
+func (m *model) restore(t *rapid.T) (j mjob, ok bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if len(m.aheads) == 0 {
+		return j, false
+	}
+	i := rapid.IntRange(0, len(m.aheads)-1).Draw(t, "restore")
+	j = m.aheads[i]
+	m.aheads = slices.Delete(m.aheads, i, i+1)
+	return j, true
 }
 
 // local makes a call that the sidecar runs by itself, in a serial flow.

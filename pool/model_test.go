@@ -33,6 +33,8 @@ func TestModel(t *testing.T) {
 			"local":    m.local,
 			"release":  m.release,
 			"kill":     m.kill,
+			"through":  m.through,
+			"die":      m.dieInRestore,
 			"fail":     m.fail,
 			"close":    m.closeFlow,
 			"drain":    m.drain,
@@ -62,6 +64,7 @@ type model struct {
 	flows    []*mflow
 	calls    []*mcall
 	jobs     []mjob // at workers that live, and not answered
+	aheads   []mjob // what was sent ahead of calls, likewise
 	load     map[string]int
 	kills    int
 	mayFail  bool
@@ -97,6 +100,7 @@ type mcall struct {
 	stales   int
 	items    int
 	safe     bool
+	ahead    bool // each send has a request ahead of it
 	local    bool
 	ran      bool // a local one has begun
 	settled  bool
@@ -157,13 +161,15 @@ func (m *model) faultLocked(format string, args ...any) {
 func (m *model) handle(w *pooltest.Worker, msg wiretest.Message) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	switch msg.Kind {
-	case wire.KindRequest:
+	switch {
+	case msg.Method == "restore":
+		m.aheads = append(m.aheads, mjob{w, msg})
+	case msg.Kind == wire.KindRequest:
 		if m.load[w.Name]++; m.load[w.Name] > m.slots {
 			m.faultLocked("%d calls at %s", m.load[w.Name], w.Name)
 		}
 		m.jobs = append(m.jobs, mjob{w, msg})
-	case wire.KindCancel:
+	case msg.Kind == wire.KindCancel:
 		for i, j := range m.jobs {
 			if j.w == w && j.m.ID == msg.ID && j.m.Method != "stubborn" {
 				m.takeLocked(i)
@@ -190,6 +196,10 @@ func (m *model) answerAllLocked() {
 		j := m.takeLocked(0)
 		j.w.Answer(j.m, nil)
 	}
+	for _, j := range m.aheads {
+		j.w.Answer(j.m, nil)
+	}
+	m.aheads = nil
 }
 
 // job takes one of those that are to be answered.
@@ -211,12 +221,6 @@ func (m *model) newCall(f *mflow, method string) *mcall {
 	c.Params, _ = wire.Marshal(map[string]any{"call": len(m.calls)}) // an integer can be encoded
 	m.calls = append(m.calls, c)
 	return c
-}
-
-func (m *model) put(c *mcall) {
-	var batch wire.Batch
-	c.flow.Submit(&batch, &c.Call)
-	batch.Flush()
 }
 
 func (m *model) check(t *rapid.T) {
@@ -349,6 +353,9 @@ func (c *mcall) Dispatch(to *pool.Target, _ *wire.RequestMeta) *wire.Error {
 	if c.refuses == c.sends+1 {
 		c.stoppedLocked() // where its worker died it has not been; it is finished later than the next call is sent
 		return wire.Errorf(wire.CodeInternal, "refused")
+	}
+	if c.ahead {
+		to.Request("restore", wire.Nil)
 	}
 	c.began()
 	if to.Again != (c.sends > 1) {

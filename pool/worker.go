@@ -107,13 +107,6 @@ func (w *Worker) heardLocked() bool {
 	return !w.told && (w.state == workerReady || w.state == workerDraining)
 }
 
-func (w *Worker) freeLocked() int {
-	if w.alone != nil {
-		return 0
-	}
-	return w.slots - len(w.calls)
-}
-
 // Target is the worker that a call is about to go to, for Handler.Dispatch.
 type Target struct {
 	worker *Worker
