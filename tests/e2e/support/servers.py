@@ -33,6 +33,7 @@ class Server:
         *,
         environment: Mapping[str, str] | None = None,
         prefix: tuple[str, ...] = (),
+        arguments: tuple[str, ...] = (),
         wait: bool = True,
     ) -> None:
         self.kind = kind
@@ -45,7 +46,7 @@ class Server:
         self._family: set[machine.Process] = set()
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
-                [*prefix, *self._command(tables)],
+                [*prefix, *self._command(tables), *arguments],
                 cwd=self.folder,
                 env=_environment(environment or {}),
                 stdin=subprocess.DEVNULL,
