@@ -130,6 +130,7 @@ func TestASuspectHasItsTurnUnderLoad(t *testing.T) {
 				}
 			}
 			at[held][0].answer(nil)
+			await(t, "its slot is free", func() bool { return r.pool.Snapshot().InFlight == 3 })
 			r.waiting(8) // seven of the load, and the suspect
 			r.idle()
 			if through {
