@@ -15,6 +15,7 @@ const CODES = {
   internal: false,
   invalid_frame: false,
   invalid_params: false,
+  invalid_result: false,
   invalid_signature: false,
   lm_error: false,
   no_workers: true,
@@ -36,7 +37,7 @@ const CODES = {
   worker_lost: false,
 } as const;
 
-/** A code of this version; `connection_lost` is the client's own. */
+/** A code of this version; `connection_lost` and `invalid_result` are the client's own. */
 export type KnownCode = keyof typeof CODES;
 /** One that this version does not know is kept as it came. */
 export type Code = KnownCode | (string & Record<never, never>);

@@ -36,6 +36,7 @@ NEVER = {
     "storage_unavailable": "the memory store takes every change",
     "budget_exceeded": "this version has no budgets",
     "internal": "a defect",
+    "invalid_result": "the client's own",
 }
 
 

@@ -140,7 +140,7 @@ class Core:
         if self.state is State.GREETING:  # else it said goaway, or left, in the same breath
             self._move(State.READY)
 
-    def request(self, call: Call, meta: Mapping[str, Any] | None, params: Mapping[str, Any] | None) -> None:
+    def request(self, call: Call, meta: Mapping[str, Any] | None, params: Any) -> None:
         """Register `call`; its frame is in `outgoing`.
 
         Raises ConnectionLost, NotSerializable, FrameTooLarge; then nothing is registered.

@@ -263,6 +263,12 @@ class ConnectionLost(DspexError, ConnectionError):
     default_code = "connection_lost"
 
 
+class InvalidResult(DspexError):
+    """The client's own: what a call returned does not fit the model that was asked for; `__cause__` says why."""
+
+    default_code = "invalid_result"
+
+
 _RETRYABLE: Final = frozenset(
     {"session_busy", "session_moved", "queue_full", "checkout_timeout", "no_workers", "draining", "storage_unavailable"}
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from dspex.cancel import CancelToken
     from dspex.core import Ask
     from dspex.deadline import Deadline
+    from dspex.models import Params
 
     from .link import Link
 
@@ -55,7 +56,7 @@ class _Part(AsyncCaller):
     async def _start(
         self,
         method: str,
-        params: Mapping[str, Any] | None,
+        params: Params | None,
         meta: dict[str, Any],
         deadline: Deadline | None,
         credit: int = 0,

@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from dspex.core import Reply
 from dspex.errors import DspexError, SessionNotFound
+from dspex.models import Adapter, Params
 
 from .program import AsyncProgram
 from .stream import AsyncStream
@@ -15,6 +16,9 @@ from .stream import AsyncStream
 if TYPE_CHECKING:
     from .answering import Offered
     from .caller import AsyncCaller
+
+
+T = TypeVar("T")
 
 
 class AsyncSession:
@@ -34,13 +38,28 @@ class AsyncSession:
             self._options["session_token"] = token
 
     async def call(
-        self, method: str, params: Mapping[str, Any] | None = None, *, timeout: float | None = None, **options: Any
+        self,
+        method: str,
+        params: Params | None = None,
+        *,
+        timeout: float | None = None,
+        **options: Any,
     ) -> Any:
         """Call a method in this session. Arguments and errors as those of the client's `call`."""
         return await self.client.call(method, params, timeout=timeout, **self._options, **options)
 
+    async def call_as(
+        self,
+        result: type[T] | Adapter[T],
+        method: str,
+        params: Params | None = None,
+        **options: Any,
+    ) -> T:
+        """`call`, whose result a pydantic model checks. As the client's `call_as`."""
+        return await self.client.call_as(result, method, params, **self._options, **options)
+
     async def request(
-        self, method: str, params: Mapping[str, Any] | None = None, *, timeout: float | None = None, **options: Any
+        self, method: str, params: Params | None = None, *, timeout: float | None = None, **options: Any
     ) -> Reply:
         """`call`, for who wants the meta of the answer too."""
         return await self.client.request(method, params, timeout=timeout, **self._options, **options)
@@ -48,7 +67,7 @@ class AsyncSession:
     def stream(
         self,
         method: str,
-        params: Mapping[str, Any] | None = None,
+        params: Params | None = None,
         *,
         credit: int = 16,
         timeout: float | None = None,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from dspex.core import Reply
 from dspex.deadline import Deadline
 from dspex.errors import DspexError
+from dspex.models import Params
 
 if TYPE_CHECKING:
     from .caller import AsyncCaller
@@ -26,7 +27,7 @@ class AsyncStream(Generic[T]):
         self,
         client: AsyncCaller,
         method: str,
-        params: Mapping[str, Any] | None,
+        params: Params | None,
         meta: dict[str, Any],
         credit: int,
         timeout: float | None,

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 from dspex.cancel import CancelToken
 from dspex.core import Reply, call_meta
 from dspex.deadline import Deadline, deadline_of
 from dspex.errors import ConnectionLost
+from dspex.models import Adapter, Params, validated
 
 from .program import Program
 from .session import Session
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from dspex.offers import Offers
 
     from .link import Link
+
+T = TypeVar("T")
 
 _LOST: Final = 2  # connections that may be lost under an idempotent call before its caller is told
 
@@ -44,7 +47,7 @@ class Caller:
     def call(
         self,
         method: str,
-        params: Mapping[str, Any] | None = None,
+        params: Params | None = None,
         *,
         timeout: float | None = None,
         session: str | None = None,
@@ -88,10 +91,20 @@ class Caller:
         )
         return (self._exchange(method, params, meta, timeout, cancel, idempotent)).result
 
+    def call_as(
+        self,
+        result: type[T] | Adapter[T],
+        method: str,
+        params: Params | None = None,
+        **options: Any,
+    ) -> T:
+        """`call`, whose result a pydantic model (or a TypeAdapter) checks, and is made of. Raises InvalidResult."""
+        return validated(result, self.call(method, params, **options), method)
+
     def request(
         self,
         method: str,
-        params: Mapping[str, Any] | None = None,
+        params: Params | None = None,
         *,
         timeout: float | None = None,
         cancel: CancelToken | None = None,
@@ -105,7 +118,7 @@ class Caller:
     def stream(
         self,
         method: str,
-        params: Mapping[str, Any] | None = None,
+        params: Params | None = None,
         *,
         credit: int = 16,
         timeout: float | None = None,
@@ -170,7 +183,7 @@ class Caller:
     def _exchange(
         self,
         method: str,
-        params: Mapping[str, Any] | None,
+        params: Params | None,
         meta: dict[str, Any],
         timeout: float | None,
         cancel: CancelToken | None,
@@ -198,7 +211,7 @@ class Caller:
     def _start(
         self,
         method: str,
-        params: Mapping[str, Any] | None,
+        params: Params | None,
         meta: dict[str, Any],
         deadline: Deadline | None,
         credit: int = 0,

@@ -7,7 +7,7 @@ The code under `_sync` is written from that under `_async` by `unasync.py`, but 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from copy import copy
 from functools import partial
 from time import monotonic
@@ -18,6 +18,7 @@ from dspex.backoff import delays
 from dspex.core import Ask
 from dspex.deadline import Deadline
 from dspex.errors import ConnectionLost, Draining, DspexError, UnknownMethod
+from dspex.models import Params
 from dspex.offers import Offers
 from dspex.place import socket_path
 
@@ -131,7 +132,7 @@ class Client(Caller):
     def _start(
         self,
         method: str,
-        params: Mapping[str, Any] | None,
+        params: Params | None,
         meta: dict[str, Any],
         deadline: Deadline | None,
         credit: int = 0,

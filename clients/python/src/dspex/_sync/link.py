@@ -19,6 +19,7 @@ from typing import Any
 from dspex.core import Ask, Call, Core, State
 from dspex.deadline import Deadline
 from dspex.errors import ConnectionLost, DspexError
+from dspex.models import Params
 from dspex.place import lost, new_socket, no_greeting, no_sidecar
 
 _SCRATCH = 256 << 10  # bytes taken from the socket at once
@@ -122,7 +123,7 @@ class Link:
     def start(
         self,
         method: str,
-        params: Mapping[str, Any] | None,
+        params: Params | None,
         meta: Mapping[str, Any] | None,
         credit: int = 0,
         deadline: Deadline | None = None,

@@ -4,15 +4,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from dspex.core import Reply, call_meta
+from dspex.models import Adapter, Params, validated
 from dspex.outputs import Outputs
 
 from .stream import Stream
 
 if TYPE_CHECKING:
     from .caller import Caller
+
+
+T = TypeVar("T")
 
 
 class Program:
@@ -27,12 +31,16 @@ class Program:
         """Run it. Raises InvalidParams, LMError, ProgramError and what else a call may end with."""
         return self.run(inputs)
 
-    def run(self, inputs: Mapping[str, Any], *, timeout: float | None = None, **options: Any) -> Outputs:
+    def run(self, inputs: Params, *, timeout: float | None = None, **options: Any) -> Outputs:
         """Run it, with options as those of the client's `call`."""
         reply = self.client.request(
             "execute_program", {"program": self.id, "inputs": inputs}, timeout=timeout, **self._options, **options
         )
         return _outputs(reply)
+
+    def run_as(self, result: type[T] | Adapter[T], inputs: Params, **options: Any) -> T:
+        """`run`, whose outputs a pydantic model (or a TypeAdapter) checks, and is made of. Raises InvalidResult."""
+        return validated(result, dict(self.run(inputs, **options)), self.id)
 
     def stream(self, /, **inputs: Any) -> Stream[Outputs]:
         """Run it, and hear of it meanwhile: `{"type": "delta", "field", "text"}` and `{"type": "status", "message"}`.
@@ -42,7 +50,7 @@ class Program:
         return self.run_stream(inputs)
 
     def run_stream(
-        self, inputs: Mapping[str, Any], *, credit: int = 64, timeout: float | None = None, **options: Any
+        self, inputs: Params, *, credit: int = 64, timeout: float | None = None, **options: Any
     ) -> Stream[Outputs]:
         """`stream`, with options as those of the client's."""
         meta = call_meta(credit=credit, **self._options, **options)
