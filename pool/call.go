@@ -43,6 +43,7 @@ type Call struct {
 	late     []byte // the usage that came meanwhile
 	touched  bool   // the client has seen or answered something of it: it is not run again
 	safe     bool   // it may be run again when its worker dies
+	waits    bool   // its worker died before it had taken what was sent ahead: the call has not begun
 	asked    bool   // the worker has asked its client something
 	inTurn   bool
 	reader   bool      // its turn is shared with other read-only calls

@@ -101,6 +101,9 @@ func (p *Pool) removeLocked(w *Worker, startFailed, planned bool, batch *wire.Ba
 	answered := w.total > uint64(len(calls))
 	defer p.replaceLocked(batch)
 	p.noteEndLocked(startFailed, !planned && !answered && time.Since(w.ready) < provenAfter)
+	for _, c := range calls {
+		c.waits = w.ahead[c.flow] > 0
+	}
 	p.suspectLocked(w, calls, planned, batch)
 	p.moveWaitingLocked(w, batch)
 	p.rerunLocked(calls, batch)

@@ -77,6 +77,8 @@ func (f *Flow) Move(id string) *wire.Error {
 	switch {
 	case f.dead != nil:
 		return f.dead
+	case f.lost != nil:
+		return f.lost
 	case !f.serial:
 		return wire.Errorf(wire.CodeInvalidParams, "a connection's calls are pinned to no worker")
 	}

@@ -142,6 +142,10 @@ func (p *Pool) failLocked(c *Call, err *wire.Error) {
 func (p *Pool) loseLocked(c *Call, w *Worker, reason string) {
 	err := wire.Errorf(wire.CodeWorkerLost, "worker %s died in the call: %s", w.id, reason).
 		With("worker", w.id).With("reason", reason).With("maybe_executed", true)
+	if c.waits {
+		err = wire.Errorf(wire.CodeWorkerLost, "worker %s died when it took the session's state, before the call began: %s", w.id, reason).
+			With("worker", w.id).With("reason", reason).With("maybe_executed", false)
+	}
 	switch {
 	case c.state == callStopping:
 		err = c.why.With("ended_by", "kill")

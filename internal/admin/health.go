@@ -53,7 +53,10 @@ func (a *Admin) judge(s *pool.Snapshot) (status string, reasons []string) {
 		worse(degraded, "the queue is full: "+waiting(s.Waiting))
 	}
 	if n := a.cfg.Sessions.Damages(); n > 0 {
-		worse(degraded, fmt.Sprintf("%d stored sessions are damaged: the log names them; session.end forgets one, and so does the end of sessions.ttl", n))
+		worse(degraded, fmt.Sprintf("%d stored sessions are damaged: the log names them; `dspex-sidecar sessions end` forgets one, and so does the end of sessions.ttl", n))
+	}
+	if failure := a.cfg.Sessions.StoreFailure(); failure != "" {
+		worse(degraded, "the session store takes no changes: "+failure)
 	}
 	if _, _, failure := a.cfg.Reloads(); failure != "" {
 		worse(degraded, "the configuration in force is the last good one, since the last reload failed: "+failure)

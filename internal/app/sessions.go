@@ -41,7 +41,7 @@ func openStore(cfg *config.Config, log *slog.Logger) (store.Store, error) {
 	if s.KeyFile != "" {
 		key, err := readKey(s.KeyFile)
 		if err != nil {
-			return nil, &config.Error{Key: "sessions.key_file", Message: err.Error()}
+			return nil, &config.Error{Key: "sessions.key_file", Message: "cannot be used: " + err.Error()}
 		}
 		o.Seal = key
 	}

@@ -60,7 +60,7 @@ func (t *Table) leave(s *session) {
 
 // keepEvery is how often the store is told what is left of time limits. After a crash a session has its whole ttl, and lives longer
 // than its max_age by at most this.
-const keepEvery = 10 * time.Minute
+const keepEvery = time.Minute
 
 // expire ends sessions whose time is over, and sees to what the store has to do now and then, until the table is closed.
 func (t *Table) expire() {

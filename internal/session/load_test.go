@@ -1,11 +1,13 @@
 package session_test
 
 import (
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -318,6 +320,23 @@ func TestOldSessionTakesNoCall(t *testing.T) {
 	close(h.goOn)
 	inside.ok()
 	b.until("its end", func() bool { return b.table.Len() == 0 })
+}
+
+// A disk that fails is told of, once, and so is that it works again; clients do not learn where it is.
+func TestFailingDiskIsTold(t *testing.T) {
+	b := start(t)
+	b.create("a", nil)
+	for range 2 {
+		b.shelf.failNext("commit", &fs.PathError{Op: "write", Path: "/secret/place", Err: syscall.ENOSPC})
+		e := b.ask("a", "do", changing(doc{"set": doc{"x": 1}})).failure(wire.CodeStorageUnavailable)
+		if strings.Contains(e.Message, "secret") || b.table.StoreFailure() != syscall.ENOSPC.Error() {
+			t.Errorf("%v, %q", e, b.table.StoreFailure())
+		}
+	}
+	b.put("a", doc{"x": 1})
+	if b.table.StoreFailure() != "" {
+		t.Error(b.table.StoreFailure())
+	}
 }
 
 // Calls come when the last page has, and half a session does not outlive the sidecar.

@@ -17,7 +17,9 @@ func TestQuarantine(t *testing.T) {
 			b.create("good", doc{"x": 1})
 			b.put("good", doc{"x": 2})
 			b.create("bad", doc{"deadly": 1})
-			b.ask("bad", "do", nil).refused(wire.CodeWorkerLost)
+			if e := b.ask("bad", "do", nil).failure(wire.CodeWorkerLost); e.Details["maybe_executed"] != false {
+				t.Errorf("a call that had not begun: %+v", e)
+			}
 			e := b.ask("bad", "read", nil).failure(wire.CodeSessionLost)
 			if e.Details["reason"] == nil {
 				t.Errorf("%+v", e)

@@ -59,6 +59,9 @@ func New(cfg Config) (*Table, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
+	if _, is := cfg.Store.(store.Memory); !is {
+		cfg.Store = &watched{Store: cfg.Store, log: cfg.Log}
+	}
 	t := &Table{
 		cfg: cfg, wake: make(chan struct{}, 1), stopped: make(chan struct{}), sessions: make(map[Key]*session),
 		ledgers: make(map[string]*session), detached: make(map[string]detached), byNumber: make(map[uint64]*session), expiries: newExpiries(),
@@ -319,7 +322,7 @@ func notFound(key Key) *wire.Error {
 }
 
 func notStored(err error) *wire.Error {
-	return wire.Errorf(wire.CodeStorageUnavailable, "the session could not be stored: %s", wire.FromError(err).Message)
+	return wire.Errorf(wire.CodeStorageUnavailable, "the session could not be stored: %s", reasonOf(err))
 }
 
 func tooMuch(s *session, n, limit int) *wire.Error {
