@@ -21,14 +21,14 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// TestSessions kills workers and the sidecar while clients work in sessions. A session holds each answered change exactly once, one whose
+// TestSessions kills workers and the sidecar, and resizes and renews the pool, while clients work in sessions. A session holds each answered change exactly once, one whose
 // answer was lost with the connection once or not at all, and none that failed; a call with an idempotency key has one outcome for ever.
 //
 // The same calls and faults again: go test ./tests/model -rapid.seed=N. What they meet in the processes is another time's own.
 func TestSessions(t *testing.T) {
-	checks, kills := 5, map[string]int{"kill worker": 10, "kill sidecar": 4, "move": 4}
+	checks, kills := 5, map[string]int{"kill worker": 10, "kill sidecar": 4, "move": 4, "resize": 4, "renew": 2}
 	if os.Getenv("DSPEX_LONG") != "" {
-		checks, kills = 50, map[string]int{"kill worker": 20, "kill sidecar": 20, "move": 8}
+		checks, kills = 50, map[string]int{"kill worker": 20, "kill sidecar": 20, "move": 8, "resize": 10, "renew": 5}
 	}
 	seed := flag.Lookup("rapid.seed").Value.String()
 	if seed == "0" {
@@ -147,7 +147,7 @@ func (r *run) restart() error {
 	if err := r.sidecar.stop(); err != nil {
 		return fmt.Errorf("the end of the sidecar: %w", err)
 	}
-	r.sidecar.start("")
+	r.sidecar.start()
 	return nil
 }
 
@@ -187,6 +187,12 @@ func (r *run) faults(p plan, failed <-chan error) error {
 			r.sidecars.Add(1)
 		case "kill worker":
 			err = r.killWorker(f.Which)
+		case "resize":
+			if err = r.sidecar.configure(1 + f.Which%3); err == nil {
+				err = r.reload(nil)
+			}
+		case "renew":
+			err = r.reload(map[string]any{"renew": true})
 		default:
 			err = r.ask(func(l *link) bool {
 				o := l.ask("admin.session.move", map[string]any{"session": fmt.Sprint("session ", f.Which%len(p.sessions))})
@@ -198,6 +204,11 @@ func (r *run) faults(p plan, failed <-chan error) error {
 		}
 	}
 	return nil
+}
+
+// reload has the configuration read, and does not wait until it is in force: more happens beside it.
+func (r *run) reload(params map[string]any) error {
+	return r.ask(func(l *link) bool { return !l.ask("admin.reload", params).lost })
 }
 
 func (r *run) killWorker(which int) error {

@@ -75,7 +75,7 @@ func drawPlan(rt *rapid.T, kills map[string]int) plan {
 	}}
 	p.sessions = rapid.SliceOfN(rapid.SliceOfN(rapid.Custom(drawOrders), 8, 24), 2, 6).Draw(rt, "sessions")
 	var kinds []string
-	for _, kind := range []string{"kill worker", "kill sidecar", "move"} {
+	for _, kind := range []string{"kill worker", "kill sidecar", "move", "resize", "renew"} {
 		kinds = append(kinds, slices.Repeat([]string{kind}, kills[kind])...)
 	}
 	for _, kind := range rapid.Permutation(kinds).Draw(rt, "faults") {

@@ -34,8 +34,10 @@ func await(what string, holds func() bool) error {
 // sidecar is the real one, on a folder that outlives it.
 type sidecar struct {
 	t      testing.TB
+	root   string // of the project
 	folder string
 	socket string
+	settings
 
 	mu      sync.Mutex // guards what follows
 	process *exec.Cmd
@@ -60,7 +62,20 @@ func newSidecar(t testing.TB, s settings) *sidecar {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	c := &sidecar{t: t, folder: dir, socket: filepath.Join(dir, "s")}
+	c := &sidecar{t: t, root: root, folder: dir, socket: filepath.Join(dir, "s"), settings: s}
+	if err := os.WriteFile(filepath.Join(dir, "key"), []byte("MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.configure(s.Size); err != nil {
+		t.Fatal(err)
+	}
+	c.start()
+	t.Cleanup(c.end)
+	return c
+}
+
+// configure writes the configuration, as an editor does.
+func (c *sidecar) configure(size int) error {
 	text := fmt.Sprintf(`
 [listen]
 socket = "s"
@@ -77,24 +92,18 @@ max_overflow = 0
 concurrency = %d
 checkout_timeout = "30s"
 env = { PYTHONPATH = %q }
-`, s.Pinning, filepath.Join(root, "build/venv/bin/python"), s.Size, s.Concurrency, filepath.Join(root, "tests/e2e/applications"))
-	for name, text := range map[string]string{"dspex.toml": text, "key": "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="} {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
+`, c.Pinning, filepath.Join(c.root, "build/venv/bin/python"), size, c.Concurrency, filepath.Join(c.root, "tests/e2e/applications"))
+	path := filepath.Join(c.folder, "dspex.toml")
+	if err := os.WriteFile(path+"~", []byte(text), 0o600); err != nil {
+		return err
 	}
-	c.start(root)
-	t.Cleanup(c.end)
-	return c
+	return os.Rename(path+"~", path)
 }
 
 // start begins a process, and does not wait until it listens.
-func (c *sidecar) start(root string) {
+func (c *sidecar) start() {
 	c.t.Helper()
-	if root == "" {
-		root, _ = filepath.Abs("../..")
-	}
-	command := exec.Command(filepath.Join(root, "build/dspex-sidecar"), "serve", "--config", filepath.Join(c.folder, "dspex.toml"))
+	command := exec.Command(filepath.Join(c.root, "build/dspex-sidecar"), "serve", "--config", filepath.Join(c.folder, "dspex.toml"))
 	for _, v := range os.Environ() {
 		if !strings.HasPrefix(v, "DSPEX_") && !strings.HasPrefix(v, "PYTHON") {
 			command.Env = append(command.Env, v)
@@ -127,7 +136,7 @@ func (c *sidecar) logged() string {
 // kill ends the process at once, and begins another one on the same folder.
 func (c *sidecar) kill() {
 	c.end()
-	c.start("")
+	c.start()
 }
 
 // end kills the process.
