@@ -202,6 +202,9 @@ class OwnMethods:
             "clients": len(server.clients),
             "version": server.version,
             "worker_restarts": 0,
+            "generation": 1,
+            "reloads": 0,
+            "reload_failures": 0,
             **_NO_FAILURE,
         }
 
