@@ -1,11 +1,17 @@
 package admin
 
 import (
+	"cmp"
+	"context"
+	"log/slog"
 	"maps"
 	"math"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"time"
 
+	"github.com/dspex/dspex-sidecar/internal/events"
 	"github.com/dspex/dspex-sidecar/internal/metrics"
 	"github.com/dspex/dspex-sidecar/internal/session"
 	"github.com/dspex/dspex-sidecar/pool"
@@ -21,22 +27,45 @@ type Config struct {
 	Models   func() []string // what is wrong with model servers
 	Reloads  func() (done, failed uint64, failure string)
 	Metrics  *metrics.Metrics
+	Events   *events.Hub
 	Version  string
+	Log      *slog.Logger
+	Level    *slog.LevelVar // of Log
+
+	DrainLimit func() time.Duration         // the usual one
+	Shutdown   func(limit time.Duration)    // has the sidecar end; does not wait
+	Look       time.Duration                // between looks at the health; 0: a second
+	Looked     func(status string, up bool) // is told of each; up: calls have been taken, or would start a worker; nil: nobody is
 }
 
-// Admin answers the sidecar.* methods.
+// Admin answers the methods sidecar.* and admin.*, and looks at the health. End it with Close.
 type Admin struct {
-	cfg     Config
-	started time.Time
+	cfg   Config
+	since time.Time
+	up    atomic.Bool     // a worker was ready, or none was needed
+	life  context.Context //nolint:containedctx // its own life: what takes time ends with it
+	end   context.CancelFunc
+	tasks sync.WaitGroup
 }
 
 // New makes it; the sidecar's uptime counts from here.
-func New(cfg Config) *Admin { return &Admin{cfg: cfg, started: time.Now()} }
+func New(cfg Config) *Admin {
+	cfg.Look = cmp.Or(cfg.Look, time.Second)
+	a := &Admin{cfg: cfg, since: time.Now()}
+	a.life, a.end = context.WithCancel(context.Background())
+	a.tasks.Go(a.watchHealth)
+	return a
+}
+
+// Close ends what it has begun.
+func (a *Admin) Close() {
+	a.end()
+	a.tasks.Wait()
+}
 
 // Register adds its methods to the server.
 func (a *Admin) Register(s *proxy.Server) {
 	for name, f := range map[string]func(*proxy.Caller) (any, error){
-		"sidecar.health":  a.health,
 		"sidecar.stats":   a.stats,
 		"sidecar.workers": a.workers,
 		"sidecar.pools":   a.pools,
@@ -52,6 +81,9 @@ func (a *Admin) Register(s *proxy.Server) {
 			return f(who)
 		}))
 	}
+	s.Handle("sidecar.health", later(a, false, a.health))
+	s.HandleFeed("sidecar.events", a.events)
+	a.registerForAdmins(s)
 }
 
 func (a *Admin) stats(*proxy.Caller) (any, error) {
@@ -64,7 +96,7 @@ func (a *Admin) stats(*proxy.Caller) (any, error) {
 	result := map[string]any{
 		"active_sessions": a.cfg.Sessions.Len(), "pool_size": s.Size, "healthy_workers": s.Ready(), "total_commands": s.Commands,
 		"total_errors": s.Errors, "utilization": utilization, "queued": s.Waiting, "in_flight": s.InFlight,
-		"uptime_ms": time.Since(a.started).Milliseconds(), "clients": len(a.cfg.Server.Clients()), "version": a.cfg.Version,
+		"uptime_ms": time.Since(a.since).Milliseconds(), "clients": len(a.cfg.Server.Clients()), "version": a.cfg.Version,
 		"worker_restarts": s.Restarts, "generation": s.Generation, "reloads": reloads, "reload_failures": failures,
 	}
 	addFailure(result, &s)

@@ -1,11 +1,12 @@
 package admin
 
 import (
+	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/dspex/dspex-sidecar/pool"
-	"github.com/dspex/dspex-sidecar/proxy"
 )
 
 // Statuses of health.
@@ -15,54 +16,91 @@ const (
 	unhealthy = "unhealthy"
 )
 
-func (a *Admin) health(*proxy.Caller) (any, error) {
+// pingLimit is how long workers may take to answer that are asked by sidecar.health.
+const pingLimit = 5 * time.Second
+
+// health is sidecar.health; with force it asks each worker now.
+func (a *Admin) health(ctx context.Context, p struct {
+	Force bool `msgpack:"force"`
+},
+) (any, error) {
+	var answered map[string]time.Duration
+	if p.Force {
+		limited, cancel := context.WithTimeout(ctx, pingLimit)
+		answered = a.cfg.Pool.Ping(limited)
+		cancel()
+	}
 	s := a.cfg.Pool.Snapshot()
 	status, reasons := a.judge(&s)
 	workers := make([]map[string]any, 0, len(s.Workers))
 	for i := range s.Workers {
 		w := &s.Workers[i]
-		workers = append(workers, map[string]any{"worker": w.ID, "state": w.State, "last_failure": orNil(w.Why)})
+		one := map[string]any{"worker": w.ID, "state": w.State, "last_failure": orNil(w.Why)}
+		if took, asked := answered[w.ID]; p.Force {
+			one["answered_us"] = nil
+			if asked && took >= 0 {
+				one["answered_us"] = took.Microseconds()
+			} else if asked {
+				reasons = append(reasons, w.ID+" did not answer")
+				status = worse(status, degraded)
+			}
+		}
+		workers = append(workers, one)
 	}
-	result := map[string]any{"status": status, "reasons": reasons, "workers": workers}
+	draining := a.cfg.Pool.Draining()
+	result := map[string]any{
+		"status": status, "reasons": reasons, "workers": workers, "started": a.up.Load() || s.Lazy || s.Ready() > 0,
+		"ready": status != unhealthy && !draining && !s.Paused, "draining": draining, "paused": s.Paused,
+	}
 	addFailure(result, &s)
 	return result, nil
+}
+
+// worse is the worse of two statuses.
+func worse(a, b string) string {
+	order := []string{healthy, degraded, unhealthy}
+	return order[max(slices.Index(order, a), slices.Index(order, b))]
 }
 
 // judge says how the sidecar is, and why.
 func (a *Admin) judge(s *pool.Snapshot) (status string, reasons []string) {
 	status, reasons = healthy, []string{}
-	worse := func(to, why string) {
-		if status != unhealthy {
-			status = to
-		}
+	add := func(to, why string) {
+		status = worse(status, to)
 		reasons = append(reasons, why)
 	}
 	switch ready := s.Ready(); {
 	case s.Lazy: // not needed yet
 	case ready == 0 && s.NoWorkers != "":
-		worse(unhealthy, s.NoWorkers+printed(s))
+		add(unhealthy, s.NoWorkers+printed(s))
 	case ready == 0:
-		worse(unhealthy, "no worker is ready")
+		add(unhealthy, "no worker is ready")
 	case ready < s.Size:
-		worse(degraded, fmt.Sprintf("%d of %d workers are ready", ready, s.Size))
+		add(degraded, fmt.Sprintf("%d of %d workers are ready", ready, s.Size))
 	}
 	if status != healthy && s.LastFailure != "" && s.NoWorkers == "" { // which says it already
 		reasons = append(reasons, fmt.Sprintf("last failure, %s ago: %s", s.FailedFor.Round(time.Second), s.LastFailure)+printed(s))
 	}
+	if s.Paused {
+		add(degraded, "dispatch is paused: "+waiting(s.Waiting))
+	}
+	if a.cfg.Pool.Draining() {
+		add(degraded, "draining: no calls are taken")
+	}
 	if s.QueueFull {
-		worse(degraded, "the queue is full: "+waiting(s.Waiting))
+		add(degraded, "the queue is full: "+waiting(s.Waiting))
 	}
 	if n := a.cfg.Sessions.Damages(); n > 0 {
-		worse(degraded, fmt.Sprintf("%d stored sessions are damaged: the log names them; `dspex-sidecar sessions end` forgets one, and so does the end of sessions.ttl", n))
+		add(degraded, fmt.Sprintf("%d stored sessions are damaged: the log names them; `dspex-sidecar sessions end` forgets one, and so does the end of sessions.ttl", n))
 	}
 	if failure := a.cfg.Sessions.StoreFailure(); failure != "" {
-		worse(degraded, "the session store takes no changes: "+failure)
+		add(degraded, "the session store takes no changes: "+failure)
 	}
 	if _, _, failure := a.cfg.Reloads(); failure != "" {
-		worse(degraded, "the configuration in force is the last good one, since the last reload failed: "+failure)
+		add(degraded, "the configuration in force is the last good one, since the last reload failed: "+failure)
 	}
 	for _, why := range a.cfg.Models() {
-		worse(degraded, why)
+		add(degraded, why)
 	}
 	return status, reasons
 }

@@ -70,5 +70,5 @@ func (a *Admin) Ready() (ready bool, said string) {
 	if len(reasons) > 0 {
 		first, _, _ = strings.Cut(": "+reasons[0], "\n")
 	}
-	return status != unhealthy, status + first
+	return status != unhealthy && !s.Paused, status + first
 }

@@ -37,7 +37,7 @@ func (a *Admin) scrape() []metrics.Sample {
 	add("dspex_active_sessions", float64(a.cfg.Sessions.Len()))
 	add("dspex_session_bytes", float64(a.cfg.Sessions.Bytes()))
 	add("dspex_clients", float64(len(a.cfg.Server.Clients())))
-	add("dspex_uptime_seconds", time.Since(a.started).Seconds())
+	add("dspex_uptime_seconds", time.Since(a.since).Seconds())
 	add("dspex_build_info", 1, "version", a.cfg.Version)
 
 	add("dspex_pool_size", float64(s.Size), "pool", s.Name)
@@ -46,6 +46,7 @@ func (a *Admin) scrape() []metrics.Sample {
 	add("dspex_errors_total", float64(s.Errors), "pool", s.Name)
 	add("dspex_in_flight_calls", float64(s.InFlight), "pool", s.Name)
 	add("dspex_queued_calls", float64(s.Waiting), "pool", s.Name)
+	add("dspex_paused", yes(s.Paused), "pool", s.Name)
 	add("dspex_slots", float64(s.Slots()), "pool", s.Name)
 	states := map[string]int{"starting": 0, "ready": 0, "draining": 0}
 	for i := range s.Workers {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/dspex/dspex-sidecar/internal/config"
+	"github.com/dspex/dspex-sidecar/internal/events"
 	"github.com/dspex/dspex-sidecar/wire"
 )
 
@@ -151,6 +152,7 @@ func (r *reloads) noteLocked(o *outcome) {
 	log := r.sidecar.log
 	r.done++
 	r.sidecar.metrics.Reloaded(o.kind())
+	r.sidecar.tellReload(o)
 	if o.err != nil {
 		r.failed++
 		r.failure = describe(o.err)
@@ -253,4 +255,19 @@ func (s *sidecar) read() (*config.Config, error) {
 		return nil, config.Errors{{File: cfg.Path, Message: "is empty, as a file is that is being written; write a comment into it if the defaults are meant"}}
 	}
 	return cfg, nil
+}
+
+// tellReload publishes what became of a reload.
+func (s *sidecar) tellReload(o *outcome) {
+	changed := make([]string, len(o.changes))
+	for i, c := range o.changes {
+		changed[i] = c.Key
+	}
+	reason := any(nil)
+	if o.err != nil {
+		reason = describe(o.err)
+	}
+	s.events.Publish(events.Event{Kind: "reload", Fields: map[string]any{
+		"result": o.kind(), "changed": changed, "generation": o.generation, "asked_by": o.why, "reason": reason,
+	}})
 }

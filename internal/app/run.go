@@ -14,6 +14,7 @@ import (
 
 	"github.com/dspex/dspex-sidecar/internal/admin"
 	"github.com/dspex/dspex-sidecar/internal/config"
+	"github.com/dspex/dspex-sidecar/internal/events"
 	"github.com/dspex/dspex-sidecar/internal/keeper"
 	"github.com/dspex/dspex-sidecar/internal/launch"
 	"github.com/dspex/dspex-sidecar/internal/metrics"
@@ -64,11 +65,16 @@ func Run(ctx context.Context, o Options) error {
 	}
 	s.log.Info("listening", "socket", cfg.Listen.Socket, "version", o.Version, "pid", os.Getpid())
 	s.watch()
+	limit := time.Duration(-1)
 	select {
 	case <-ctx.Done():
 	case <-o.Force:
+	case limit = <-s.wanted:
 	}
-	s.drain(o.Force)
+	if limit < 0 {
+		limit = s.cfg.Load().Pool.ShutdownTimeout
+	}
+	s.drain(limit, o.Force)
 	return nil
 }
 
@@ -93,6 +99,9 @@ type sidecar struct {
 	generation atomic.Pointer[generation]
 	maker      maker
 	metrics    *metrics.Metrics
+	events     events.Hub
+	notifier   *notifier
+	wanted     chan time.Duration // an administrator wants the end, within this limit
 	server     *proxy.Server
 	pool       *pool.Pool
 	sessions   *session.Table
@@ -102,7 +111,9 @@ type sidecar struct {
 }
 
 func newSidecar(o Options, cfg *config.Config, known digests) *sidecar {
-	s := &sidecar{options: o, metrics: metrics.New(wire.Codes()...)}
+	s := &sidecar{
+		options: o, metrics: metrics.New(wire.Codes()...), notifier: newNotifier(o.Environ, os.Getpid()), wanted: make(chan time.Duration, 1),
+	}
 	s.level.Set(cfg.Log.Level)
 	s.log = newLog(cfg, &s.level, o.Stderr)
 	s.cfg.Store(cfg)
@@ -160,14 +171,18 @@ func (s *sidecar) start() error {
 		}
 	})
 	s.server = proxy.New(proxy.Config{
-		Socket: socket, Limits: limits(cfg), Version: s.options.Version, Pool: s.pool, Sessions: s.sessions, Metrics: s.metrics, Log: s.log,
+		Socket: socket, Limits: limits(cfg), Version: s.options.Version, Pool: s.pool, Sessions: s.sessions, Metrics: s.metrics,
+		Events: &s.events, Log: s.log,
 	})
 	s.atEnd(s.server.Close)
 	s.atEnd(s.pool.Close) // before the connections: what is cut off is answered
 	a := admin.New(admin.Config{
-		Pool: s.pool, Server: s.server, Sessions: s.sessions, Metrics: s.metrics, Version: s.options.Version,
+		Pool: s.pool, Server: s.server, Sessions: s.sessions, Metrics: s.metrics, Events: &s.events, Version: s.options.Version, Log: s.log, Level: &s.level,
+		DrainLimit: func() time.Duration { return s.cfg.Load().Pool.ShutdownTimeout }, Shutdown: s.shutdown,
+		Look: s.notifier.look(), Looked: s.notifier.looked,
 		Models: func() []string { return s.generation.Load().models.failures() }, Reloads: s.reloads.status,
 	})
+	s.atEnd(func(context.Context) { a.Close() })
 	a.Register(s.server)
 	if err := s.serveHTTP(a); err != nil {
 		return err
@@ -195,12 +210,12 @@ func (s *sidecar) startPool(cfg *config.Config, kept store.Store) error {
 			background(s.sessions, method, params, answer)
 		},
 		Notified: func(worker string, method, params []byte) error { return notified(s.metrics, worker, method, params) },
-		Metrics:  s.metrics, Log: s.log.With("pool", "default"),
+		Metrics:  s.metrics, Events: &s.events, Log: s.log.With("pool", "default"),
 	})
 	if err != nil {
 		return err
 	}
-	s.sessions, err = session.New(session.Config{Pool: s.pool, Store: kept, Settings: sessionSettings(cfg), Metrics: s.metrics, Log: s.log})
+	s.sessions, err = session.New(session.Config{Pool: s.pool, Store: kept, Settings: sessionSettings(cfg), Metrics: s.metrics, Events: &s.events, Log: s.log})
 	if err != nil {
 		s.atEnd(s.pool.Close)
 	}
@@ -224,11 +239,20 @@ func (s *sidecar) reapOrphans() {
 	})
 }
 
-// drain ends the sidecar: clients are told, calls in flight finish within shutdown_timeout, then all is stopped. Force makes
+// shutdown has Run end the sidecar. Who asks first says within which limit.
+func (s *sidecar) shutdown(limit time.Duration) {
+	select {
+	case s.wanted <- limit:
+	default:
+	}
+}
+
+// drain ends the sidecar: clients are told, calls in flight finish within the limit, then all is stopped. Force makes
 // whatever is left end at once.
-func (s *sidecar) drain(force <-chan struct{}) {
+func (s *sidecar) drain(limit time.Duration, force <-chan struct{}) {
 	s.reloads.halt()
-	limit := s.cfg.Load().Pool.ShutdownTimeout
+	s.notifier.stopping(limit)
+	defer s.notifier.close()
 	forced, cancel := untilClosed(force)
 	defer cancel()
 	ctx, done := context.WithTimeout(forced, limit)

@@ -54,23 +54,37 @@ Exit codes:
 
 // grammar is the whole command line.
 type grammar struct {
-	Serve    serveCommand    `cmd:"" help:"Run the sidecar in the foreground."`
-	Check    checkCommand    `cmd:"" help:"Check a configuration."`
-	Call     callCommand     `cmd:"" help:"Call a method."`
-	Sessions sessionsCommand `cmd:"" help:"List, create, show and end sessions."`
-	Workers  workersCommand  `cmd:"" help:"List workers, or show one."`
-	Clients  clientsCommand  `cmd:"" help:"List the connections of clients."`
-	Calls    callsCommand    `cmd:"" help:"List the calls in flight."`
-	Health   healthCommand   `cmd:"" help:"Say how the sidecar is."`
-	Stats    statsCommand    `cmd:"" help:"Show the statistics."`
-	Reload   reloadCommand   `cmd:"" help:"Have the configuration read again."`
-	Version  versionCommand  `cmd:"" help:"Show the version."`
-	Keeper   keeperCommand   `cmd:"" hidden:""`
+	Serve       serveCommand       `cmd:"" help:"Run the sidecar in the foreground."`
+	Check       checkCommand       `cmd:"" help:"Check a configuration."`
+	Call        callCommand        `cmd:"" help:"Call a method."`
+	Sessions    sessionsCommand    `cmd:"" help:"List, create, show and end sessions."`
+	Workers     workersCommand     `cmd:"" help:"List workers, show, recycle or kill one."`
+	Pools       poolsCommand       `cmd:"" help:"List the pools, or resize one."`
+	Clients     clientsCommand     `cmd:"" help:"List the connections of clients."`
+	Calls       callsCommand       `cmd:"" help:"List the calls in flight, or cancel one."`
+	Health      healthCommand      `cmd:"" help:"Say how the sidecar is."`
+	Healthcheck healthcheckCommand `cmd:"" help:"Answer a probe by the exit code."`
+	Stats       statsCommand       `cmd:"" help:"Show the statistics."`
+	Events      eventsCommand      `cmd:"" help:"Print what happens, as it does."`
+	Trace       traceCommand       `cmd:"" help:"Print the heads of a session's frames as they pass."`
+	Stacks      stacksCommand      `cmd:"" help:"Show where a worker is."`
+	Config      configCommand      `cmd:"" help:"Show the configuration in force."`
+	LogLevel    logLevelCommand    `cmd:"" name:"log-level" help:"Show or change the level of the log."`
+	Reload      reloadCommand      `cmd:"" help:"Have the configuration read again."`
+	Pause       pauseCommand       `cmd:"" help:"Let calls wait."`
+	Resume      resumeCommand      `cmd:"" help:"Let calls go on that wait."`
+	Drain       drainCommand       `cmd:"" help:"Take no more calls, and wait for those in flight."`
+	Shutdown    shutdownCommand    `cmd:"" help:"Have the sidecar end."`
+	Version     versionCommand     `cmd:"" help:"Show the version."`
+	Keeper      keeperCommand      `cmd:"" hidden:""`
 }
 
 // Run runs the command that args (without the program's name) say, and returns the exit code. When ctx is cancelled,
 // `serve` ends in order and all else is interrupted.
 func Run(ctx context.Context, args []string, e Env) int {
+	if probe := quickProbe(args); probe != nil {
+		return e.report(ctx, probe.Run(ctx, &e))
+	}
 	parsed, err := parse(args, &e)
 	if err == nil && parsed != nil {
 		parsed.BindTo(ctx, (*context.Context)(nil))

@@ -27,8 +27,10 @@ func (q *question) list(ctx context.Context, e *Env, method, key string, columns
 }
 
 type workersCommand struct {
-	List workersListCommand `cmd:"" default:"withargs" help:"List the workers."`
-	Show workersShowCommand `cmd:"" help:"Show one worker."`
+	List    workersListCommand    `cmd:"" default:"withargs" help:"List the workers."`
+	Show    workersShowCommand    `cmd:"" help:"Show one worker."`
+	Recycle workersRecycleCommand `cmd:"" help:"Replace a worker when another is ready; for administrators."`
+	Kill    workersKillCommand    `cmd:"" help:"Kill a worker; for administrators."`
 }
 
 func (*workersCommand) Help() string { return "Example:\n\n    " + program + " workers" }
@@ -138,19 +140,33 @@ func (c *clientsCommand) Run(ctx context.Context, e *Env) error {
 	})
 }
 
-type callsCommand struct{ question }
+type callsCommand struct {
+	List   callsListCommand   `cmd:"" default:"withargs" help:"List the calls in flight."`
+	Cancel callsCancelCommand `cmd:"" help:"Cancel a call; for administrators."`
+}
 
 func (*callsCommand) Help() string { return "Example:\n\n    " + program + " calls" }
 
+type callsListCommand struct{ question }
+
+func (*callsListCommand) Help() string { return "Example:\n\n    " + program + " calls list" }
+
+// callName is how `calls cancel` takes it.
+func callName(row map[string]any) string { return cell(row["connection"]) + "/" + cell(row["id"]) }
+
 // Run lists the calls in flight.
-func (c *callsCommand) Run(ctx context.Context, e *Env) error {
+func (c *callsListCommand) Run(ctx context.Context, e *Env) error {
 	return c.list(ctx, e, "sidecar.calls", "calls", []column{
 		since("AGE", "age_ms"), col("METHOD", "method"), col("SESSION", "session"), col("WORKER", "worker"), col("STATE", "state"),
-		col("CONNECTION", "connection"), col("ID", "id"),
+		{"CALL", callName},
 	})
 }
 
-type healthCommand struct{ question }
+type healthCommand struct {
+	question
+
+	Force bool `help:"Ask each worker now."`
+}
 
 func (*healthCommand) Help() string {
 	return "The exit code is 0 for healthy, 5 for degraded and 6 for unhealthy.\n\nExample:\n\n    " + program + " health"
@@ -158,7 +174,11 @@ func (*healthCommand) Help() string {
 
 // Run prints the health; the exit code says it, too.
 func (c *healthCommand) Run(ctx context.Context, e *Env) error {
-	result, err := c.ask(ctx, e, "sidecar.health", nil)
+	var params map[string]any
+	if c.Force {
+		params = map[string]any{"force": true}
+	}
+	result, err := c.ask(ctx, e, "sidecar.health", params)
 	if err == nil && c.JSON {
 		err = e.printJSON(result)
 	} else if err == nil {
@@ -189,8 +209,15 @@ func (e *Env) healthText(result map[string]any) []byte {
 	if line := recentFailure(result); line != "" && !strings.Contains(b.String(), strings.TrimSuffix(line, " …")) {
 		b.WriteString("  last failure: " + line + ", " + duration(result["last_failure_age_ms"]) + " ago\n")
 	}
-	columns := []column{col("WORKER", "worker"), col("STATE", "state"), {"LAST FAILURE", lastFailure}}
-	if workers := rows(result["workers"]); len(workers) > 0 {
+	workers := rows(result["workers"])
+	columns := []column{col("WORKER", "worker"), col("STATE", "state")}
+	if len(workers) > 0 {
+		if _, asked := workers[0]["answered_us"]; asked {
+			columns = append(columns, column{"ANSWERED", func(row map[string]any) string { return took(row["answered_us"]) }})
+		}
+	}
+	columns = append(columns, column{"LAST FAILURE", lastFailure})
+	if len(workers) > 0 {
 		b.WriteString("\n" + string(e.table(columns, workers)))
 	}
 	return []byte(b.String())

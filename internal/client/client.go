@@ -80,6 +80,9 @@ func Dial(ctx context.Context, cfg Config) (*Conn, error) {
 	return c, nil
 }
 
+// Ended is closed when the connection has ended.
+func (c *Conn) Ended() <-chan struct{} { return c.ended }
+
 // Close ends the connection, and with it the calls in flight. What was to be sent is sent, if the sidecar reads.
 func (c *Conn) Close() {
 	c.outbox.End()

@@ -71,7 +71,7 @@ type Method struct {
 	metrics *Metrics
 	name    string
 	ok      *Counter
-	run     *Histogram
+	run     atomic.Pointer[Histogram] // nil: none ran
 
 	mu     sync.Mutex // guards what follows
 	failed map[string]*Counter
@@ -80,7 +80,6 @@ type Method struct {
 func (m *Metrics) newMethod(name string) *Method {
 	return &Method{
 		metrics: m, name: name, ok: m.set.NewCounter(fmt.Sprintf(`dspex_calls_total{method=%q,code="ok"}`, name)),
-		run:    m.set.NewPrometheusHistogramExt(fmt.Sprintf("dspex_call_run_seconds{method=%q}", name), buckets()),
 		failed: make(map[string]*Counter),
 	}
 }
@@ -112,13 +111,22 @@ func (m *Metrics) Add(name string) *Method {
 	return next[name]
 }
 
+// ran is made when the first call ran: the sidecar's own never do.
+func (d *Method) ran() *Histogram {
+	if h := d.run.Load(); h != nil {
+		return h
+	}
+	d.run.Store(d.metrics.set.GetOrCreatePrometheusHistogramExt(fmt.Sprintf("dspex_call_run_seconds{method=%q}", d.name), buckets()))
+	return d.run.Load()
+}
+
 // Done counts a call that was answered, with an error's code or with none. Times below zero are not known.
 func (d *Method) Done(code string, queue, run time.Duration) {
 	if queue >= 0 {
 		d.metrics.Queue.Update(queue.Seconds())
 	}
 	if run >= 0 {
-		d.run.Update(run.Seconds())
+		d.ran().Update(run.Seconds())
 	}
 	if code == "" {
 		d.ok.Inc()
