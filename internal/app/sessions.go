@@ -44,6 +44,9 @@ func openStore(cfg *config.Config, log *slog.Logger) (store.Store, error) {
 			return nil, &config.Error{Key: "sessions.key_file", Message: "cannot be used: " + err.Error()}
 		}
 		o.Seal = key
+		if info, err := os.Stat(s.KeyFile); err == nil && info.Mode().Perm()&0o077 != 0 {
+			log.Warn("others may read the key that seals secrets; its file should have mode 0600", "file", s.KeyFile, "mode", info.Mode().Perm().String())
+		}
 	}
 	f, err := store.OpenFile(s.Path, o)
 	if err != nil {

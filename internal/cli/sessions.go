@@ -100,6 +100,9 @@ func (c *sessionsListCommand) print(e *Env, result map[string]any) error {
 		col("SESSION", "session"), col("WORKER", "worker"), col("CALLS", "calls"), col("WAITING", "waiting"), col("BYTES", "bytes"),
 		since("AGE", "age_ms"), since("IDLE", "idle_ms"), since("TTL", "ttl_ms"), col("LABELS", "labels"),
 	}
+	if slices.ContainsFunc(rows(result["sessions"]), func(row map[string]any) bool { return row["failed"] != nil }) {
+		columns = append(columns, col("FAILED", "failed"))
+	}
 	if c.All {
 		columns = append([]column{col("OWNER", "owner")}, columns...)
 	}
