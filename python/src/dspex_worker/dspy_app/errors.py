@@ -55,8 +55,8 @@ def program_exists(program: str, message: str) -> DspexError:
 def secret_lost(model: str) -> DspexError:
     """The key that a client gave is not there any more."""
     message = (
-        "the API key that was given with configure_lm is not there any more: the session was imported, or the sidecar was"
-        " started again without the [sessions] key_file that it was sealed with; call configure_lm again"
+        "the API key that was given with configure_lm is not there any more: the session was imported, or the sidecar"
+        " was started again without the [sessions] key_file that it was sealed with; call configure_lm again"
     )
     return LMError(message, retryable=False, details={"type": "SecretLost", "reason": "secret_lost", "model": model})
 
