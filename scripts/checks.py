@@ -22,6 +22,7 @@ import reports
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build"
 LONG = os.environ.get("DSPEX_LONG", "") not in ("", "0")
+EXAMPLES = ("examples/chat", "examples/fastapi", "examples/jobs", "examples/parallel")
 STILL_RUNNING_EVERY = 30.0  # seconds between two lines that say what is still going on
 GRACE = 5.0  # seconds between asking a step to end and ending it
 
@@ -76,7 +77,7 @@ def python_lint() -> list[Step]:
     ]
     # One run a tree: each has a conftest.py of its own.
     trees = (("clients/python/src", "clients/python/tests"), ("python/src", "python/tests"))
-    for tree in (*trees, ("scripts",), ("examples/demo",), ("bench",), ("tests",)):
+    for tree in (*trees, ("scripts",), ("examples/demo",), EXAMPLES, ("bench",), ("tests",)):
         if folders := present(*tree):
             # Tests import helpers from beside them by plain name, and the project's packages from where they lie.
             # Those end to end use the helpers of python/tests too.

@@ -23,6 +23,7 @@ func allowed() map[string][]string {
 			"internal/procs", "internal/config", "internal/events", "internal/metrics", "internal/store", "internal/watch", "wire",
 		},
 		"bench/load":      {"wire"},
+		"examples/gowire": {"wire"},
 		"tests/model":     {},
 		"internal/cli":    {"internal/client", "internal/config", "wire"},
 		"internal/client": {"wire"},

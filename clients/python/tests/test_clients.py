@@ -7,6 +7,7 @@ import threading
 from typing import Any
 
 import pytest
+import uvloop
 from dspex import CancelToken, Outputs, errors, wire
 from scripted import Peer, client, drive, serving
 
@@ -37,6 +38,23 @@ def test_call(kind: str) -> None:
 
     with serving(script) as path:
         drive(scenario(path))
+
+
+def test_on_uvloop(kind: str) -> None:
+    async def scenario(path: str) -> None:
+        async with client(kind, path) as c:
+            assert await asyncio.gather(*[c.call("m", {"n": n}) for n in range(100)]) == [{"n": n} for n in range(100)]
+            with pytest.raises(errors.DeadlineExceeded):
+                await c.call("hang", timeout=0.05)
+
+    def script(peer: Peer) -> None:
+        peer.greet()
+        while (message := peer.read()) is not None:
+            if isinstance(message, wire.Request) and message.method != "hang":
+                peer.answer(message, message.params)
+
+    with serving(script) as path:
+        uvloop.run(scenario(path))
 
 
 def test_errors_are_typed(kind: str) -> None:

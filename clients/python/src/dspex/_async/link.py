@@ -8,7 +8,7 @@ import asyncio
 import socket
 from collections.abc import Callable, Mapping
 from time import monotonic
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from dspex.core import Ask, Call, Core, State
 from dspex.deadline import Deadline
@@ -182,8 +182,7 @@ class Link(asyncio.BufferedProtocol):
     # What the event loop calls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is none of asyncio's classes
 
     def get_buffer(self, _sizehint: int) -> memoryview:
         room = self.core.splitter.room()
