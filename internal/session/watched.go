@@ -79,8 +79,7 @@ func (t *Table) StoreFailure() string {
 
 // reasonOf is what clients are told of an error: not where the store is.
 func reasonOf(err error) string {
-	var path *fs.PathError
-	if errors.As(err, &path) {
+	if path, is := errors.AsType[*fs.PathError](err); is {
 		return path.Err.Error()
 	}
 	return err.Error()
