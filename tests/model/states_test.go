@@ -100,7 +100,7 @@ func (s *state) after(r *request, o outcome) []*state {
 func (s *state) afterKeyed(r *request, o outcome) []*state {
 	text := described(o)
 	if known, there := s.keys[r.key]; there {
-		return only(s, o.lost || known == text && (o.err == nil || known != string(wire.CodeWorkerLost) || o.err.Details["maybe_executed"] == true))
+		return only(s, o.lost || known == text)
 	}
 	with := func(c *state, answer string) *state {
 		c = c.copy()
@@ -108,12 +108,13 @@ func (s *state) afterKeyed(r *request, o outcome) []*state {
 		return c
 	}
 	done := s.do(r)
-	dies := with(s, string(wire.CodeWorkerLost))
+	ended := with(done, done.seen())
+	if r.fails {
+		ended = with(s, string(wire.CodeProgramError))
+	}
 	switch {
-	case o.lost && r.fails:
-		return []*state{s, dies, with(s, string(wire.CodeProgramError))}
 	case o.lost:
-		return []*state{s, dies, with(done, done.seen())}
+		return []*state{s, ended, with(s, maybeRan), with(s, neverRan)}
 	case o.failed(wire.CodeSessionLost): // it has not run
 		return []*state{s}
 	case o.err != nil:
@@ -168,10 +169,18 @@ func gotten(value any) string {
 	return fmt.Sprint(state)
 }
 
+// What is kept of a call whose worker or sidecar died.
+const (
+	maybeRan = "worker_lost, maybe_executed: true"
+	neverRan = "worker_lost, maybe_executed: false"
+)
+
 // described is an outcome in the form of state.seen, or its code.
 func described(o outcome) string {
 	m, isMap := o.value.(map[string]any)
 	switch {
+	case o.failed(wire.CodeWorkerLost):
+		return fmt.Sprint("worker_lost, maybe_executed: ", o.err.Details["maybe_executed"])
 	case o.err != nil:
 		return string(o.err.Code)
 	case !isMap:

@@ -167,9 +167,14 @@ class PoolWorker(Peer):
         copy = self._copies.restore(request.params)
         made = None if copy is None else self.runtime.load_objects(copy)
         if made is None:
-            self.respond(request.id, {})
+            self._restored(request.id)
         else:
-            made.add_done_callback(lambda _: self.respond(request.id, {}))
+            made.add_done_callback(lambda _: self._restored(request.id))
+
+    def _restored(self, id: int) -> None:
+        """Say so before the call that follows runs: what that does to this process is not the restore's doing."""
+        self.respond(id, {})
+        self.channel.flush()
 
     def _hello(self, request: wire.Request) -> None:
         """Load the application, here on the main thread, and have the rest of the start done beside pings."""

@@ -137,6 +137,16 @@ def test_in_a_stream(server: Server, tmp_path: Path) -> None:
         assert got.result(20) == [0]
 
 
+def test_a_call_that_ends_its_worker_is_not_taken_for_a_restore(server: Server) -> None:
+    """It has begun, though the session's state came right before it; the session is not quarantined for it."""
+    session = server.client().create_session(state={"n": 7})
+    for _ in range(3):
+        with pytest.raises(WorkerLost) as caught:
+            session.call("end_at_once")
+        assert caught.value.details["maybe_executed"] is True
+    assert session.call("increment") == 8
+
+
 @pytest.mark.parametrize(
     ("how", "reason"), [("segfault", "SIGSEGV"), ("exit", "7"), ("kill", "SIGKILL"), ("abort", "SIGABRT")]
 )

@@ -182,7 +182,10 @@ def test_no_space(tmp_path: Path, disk: SmallDisk | ShortFiles) -> None:
             except StorageUnavailable as error:
                 refused.append(error)
         assert len(refused) >= 7
-        assert all(error.retryable and str(disk.folder) in error.message for error in refused)
+        assert all(error.retryable and str(tmp_path) not in error.message for error in refused)
+        health = client.call("sidecar.health")
+        assert health["status"] == "degraded"
+        assert "the session store takes no changes" in health["reasons"][0]
         for number in range(3):
             with pytest.raises(StorageUnavailable):
                 session.update({"set": "x" * 50_000})
