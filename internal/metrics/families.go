@@ -42,7 +42,7 @@ func Families() []Family {
 		{"dspex_commits_total", counter, "Commits of sessions; by result: ok or failed."},
 		{"dspex_commit_seconds", histogram, "Time that the store took to make a commit durable; none where it keeps sessions in memory."},
 
-		{"dspex_lm_requests_total", counter, "Requests to language models, further attempts included; by model and result: ok or error."},
+		{"dspex_lm_requests_total", counter, "Requests to language models, further attempts included; by model (as configured, or \"client\") and result: ok, error or cancelled."},
 		{"dspex_lm_request_seconds", histogram, "Time that a language model took to answer; by model."},
 		{"dspex_lm_tokens_total", counter, "Tokens of language models; by model and kind: prompt or completion."},
 		{"dspex_lm_cost_dollars_total", counter, "Cost of language models in US dollars, as far as DSPy knows the prices; by model."},

@@ -14,6 +14,7 @@ from dspex import wire
 from dspex.errors import InvalidParams
 
 from dspex_worker.calls import Call
+from dspex_worker.metrics import Metrics
 from dspex_worker.objects import SessionObject
 from dspex_worker.schema import Annotation, Check, Problems
 from dspex_worker.session import Session
@@ -170,12 +171,14 @@ class App:
     Attributes:
         worker: the process that serves the application; None while it is only loaded, in the process that workers are
             forked from.
+        metrics: the application's counters, gauges and histograms.
     """
 
     worker: Worker | None = None
 
     def __init__(self, *, use_dspy: bool | None = None) -> None:
         self.use_dspy = use_dspy
+        self.metrics = Metrics()
         self.methods: dict[str, Method] = {}
         self.programs: dict[str, Program] = {}
         self.worker_start_hooks: list[Callable[[], Any]] = []

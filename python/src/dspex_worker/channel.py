@@ -70,6 +70,7 @@ class Channel:
         self.incomplete_since: float | None = None  # since when the frame that is being read has been under way
         self.writable = True  # False while so much is unsent that streams must pause
         self.closed = False
+        self.before_end: Callable[[], None] | None = None  # what is to be written when the peer has closed its side
         sock.setblocking(False)
         _enlarge_buffers(sock)
 
@@ -154,6 +155,8 @@ class Channel:
             log.debug("reading failed: %s", error)
             size = 0
         if not size:
+            if self.before_end is not None:
+                self.before_end()
             self.flush()
             self.close()
             return

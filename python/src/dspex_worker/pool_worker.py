@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import faulthandler
 import logging
 import os
@@ -28,6 +29,8 @@ from dspex_worker.worker import CHANNEL_BROKEN, LOAD_FAILED, Worker, versions
 log = logging.getLogger("dspex_worker")
 
 DESCRIPTOR = "DSPEX_WORKER_FD"
+
+_TELL_METRICS = 0.1  # seconds after a change: what is counted meanwhile goes along
 
 
 async def serve(load: Callable[[], App], sock: socket.socket, worker_id: str) -> int:
@@ -195,6 +198,8 @@ class PoolWorker(Peer):
         )
         try:
             self._app = app = self._load()
+            app.metrics.begin(self._metrics_changed)  # what was counted where this was forked from is not this worker's
+            self.channel.before_end = self._tell_metrics
             app.init_worker(worker)
         except BaseException as error:  # noqa: BLE001 - importing an application may raise anything
             self._load_failed(request.id, error)
@@ -219,6 +224,15 @@ class PoolWorker(Peer):
             "methods": [method.describe() for method in app.methods.values()],
         }
         self.respond(id, answer)
+
+    def _metrics_changed(self) -> None:
+        """For any thread."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is to be told any more
+            self.loop.call_soon_threadsafe(self.loop.call_later, _TELL_METRICS, self._tell_metrics)
+
+    def _tell_metrics(self) -> None:
+        if self._app is not None and not self.channel.closed and (counted := self._app.metrics.take()):
+            self.channel.write(wire.encode_notification("sidecar.metrics", {"metrics": counted}))
 
     def _take_settings(self, params: dict[str, Any]) -> None:
         """Take what counts for calls that come after it; the frame comes ahead of those."""

@@ -447,3 +447,23 @@ def test_lms_are_closed_when_they_are_dropped() -> None:
             assert await asyncio.to_thread(server.wait_for, lambda s: s.connections == 0)
 
     asyncio.run(go())
+
+
+def test_requests_are_counted_by_model() -> None:
+    app = App()
+
+    async def scenario(driver: Driver, server: OpenAIServer) -> None:
+        server.script += [Reply(status=500, message="oops"), Reply(json_answer(b="yes"), usage=(30, 4))]
+        await driver.call("execute_program", "s", **ASK)
+        mine = {"model": "openai/some-name", "api_key": "k", "api_base": server.base, "adapter": "json"}
+        await driver.call("configure_lm", "s", settings=mine)
+        await driver.call("execute_program", "s", **ASK)
+
+    run(scenario, app=app, num_retries=1)
+    counted = {report["name"]: report["series"] for report in app.metrics.take()}
+    requests = {tuple(one["values"]): one["value"] for one in counted["dspex_lm_requests_total"]}
+    assert requests == {("main", "error"): 1, ("main", "ok"): 1, ("client", "ok"): 1}
+    tokens = {tuple(one["values"]): one["value"] for one in counted["dspex_lm_tokens_total"]}
+    assert (tokens["main", "prompt"], tokens["main", "completion"]) == (30, 4)
+    seconds = {one["values"][0]: sum(one["counts"]) for one in counted["dspex_lm_request_seconds"]}
+    assert seconds == {"main": 2, "client": 1}

@@ -14,6 +14,7 @@ import dspy
 from dspex.errors import DspexError, ProgramError
 from pydantic import BaseModel
 
+from dspex_worker.dspy_app.counts import CLIENT, LmCounts
 from dspex_worker.dspy_app.lm_errors import lm_error
 from dspex_worker.dspy_app.models import CallLimits, LmCache, make_adapter
 from dspex_worker.dspy_app.programs import Program
@@ -44,7 +45,8 @@ class MissingLM(dspy.BaseLM):
 class Executor:
     """Runs programs; owns the LMs and the limit on threads."""
 
-    def __init__(self, concurrency: int) -> None:
+    def __init__(self, concurrency: int, counts: LmCounts) -> None:
+        self._counts = counts
         self.lms = LmCache()
         self._threads = anyio.CapacityLimiter(concurrency)
 
@@ -66,7 +68,7 @@ class Executor:
         if not program.safe:
             await call.unsafe()
         known = settings if isinstance(settings, LmSettings) else None
-        limits = CallLimits(call.deadline, known.num_retries if known else 0, CallUsage())
+        limits = CallLimits(call.deadline, known.num_retries if known else 0, CallUsage(self._counts, _label(known)))
         module = program.for_call()
         async with AsyncExitStack() as stack:
             overrides = await self._lm_overrides(settings, limits, stack)
@@ -100,6 +102,11 @@ class Executor:
         if dspy.settings.lm is None or settings.code == "lm_error":
             return {"lm": MissingLM(settings)}
         return {}
+
+
+def _label(settings: LmSettings | None) -> str:
+    """What the call's model is counted as."""
+    return CLIENT if settings is None or settings.from_client else settings.name
 
 
 # Without these DSPy keeps each call's inputs and answers in lists of the whole process.

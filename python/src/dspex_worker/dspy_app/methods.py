@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from dspex.errors import DspexError
 
 from dspex_worker.calls import current_call
+from dspex_worker.dspy_app.counts import LmCounts
 from dspex_worker.dspy_app.errors import invalid_param, program_exists, program_not_found, secret_lost
 from dspex_worker.dspy_app.execute import Executor
 from dspex_worker.dspy_app.programs import ApplicationPrograms, Program, SessionPrograms, check_id, new_id
@@ -33,12 +34,13 @@ class DspyApp:
 
     def __init__(self, app: App) -> None:
         self._application = ApplicationPrograms(app)
+        self._metrics = app.metrics
         self._signatures = SignatureCache()
 
     def init_worker(self, worker: Worker) -> None:
         """Take over what a worker has of its own: the models' settings, with their keys, and the limit on threads."""
         self.use_models(worker)
-        self._executor = Executor(worker.concurrency)
+        self._executor = Executor(worker.concurrency, LmCounts(self._metrics))
 
     def use_models(self, worker: Worker) -> None:
         """Take over the models' settings for calls that begin from now on."""

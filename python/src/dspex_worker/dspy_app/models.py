@@ -8,7 +8,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,7 +97,7 @@ class CallLM(dspy.LM):
     def update_history(self, entry: dict[str, Any]) -> None:
         """DSPy tells here what a request cost; nothing is kept."""
         if self.limits is not None:
-            self.limits.usage.add_cost(entry.get("cost"))
+            self.limits.usage.add_answer(entry.get("usage") or {}, entry.get("cost"))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """From a thread the request is made on the loop: cancelling the call ends it there, and its connection."""
@@ -107,7 +107,7 @@ class CallLM(dspy.LM):
             return self.limits.request(self.acall(*args, **kwargs))
         self._begin()
         try:
-            with dspy.context(disable_history=False, send_stream=None):
+            with self.limits.usage.request(), dspy.context(disable_history=False, send_stream=None):
                 return super().__call__(*args, **kwargs)
         except Exception as error:
             _blot_out(self.secret, error)
@@ -117,8 +117,9 @@ class CallLM(dspy.LM):
         attempt = 0
         while True:
             sent = self._begin()
+            request = nullcontext() if self.limits is None else self.limits.usage.request()
             try:
-                with dspy.context(disable_history=False):  # for update_history above alone
+                with request, dspy.context(disable_history=False):  # for update_history above alone
                     return await super().acall(*args, **kwargs)
             except Exception as error:
                 _blot_out(self.secret, error)

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+
+from dspex_worker.dspy_app.counts import LmCounts
 
 _TOKENS = ("prompt_tokens", "completion_tokens", "total_tokens")
 
@@ -12,12 +17,28 @@ _TOKENS = ("prompt_tokens", "completion_tokens", "total_tokens")
 class CallUsage:
     """Counts of one call; tokens are DSPy's own count, which knows LMs of the application's, too."""
 
+    counts: LmCounts
+    model: str  # what it is counted as
     calls: int = 0  # requests sent, those that failed and were tried again included
     cost: float = 0.0  # US dollars
     unpriced: int = 0  # answers whose cost is not known
 
-    def add_cost(self, cost: float | None) -> None:
+    @contextmanager
+    def request(self) -> Iterator[None]:
+        """Count the request that is made inside."""
+        began, result = time.monotonic(), "cancelled"
+        try:
+            yield
+            result = "ok"
+        except Exception:
+            result = "error"
+            raise
+        finally:
+            self.counts.requested(self.model, time.monotonic() - began, result)
+
+    def add_answer(self, usage: Mapping[str, Any], cost: float | None) -> None:
         """Count one answer."""
+        self.counts.took(self.model, usage, cost)
         if cost is None:
             self.unpriced += 1
         else:

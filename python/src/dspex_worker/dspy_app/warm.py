@@ -13,11 +13,13 @@ import dspy
 from dspex.errors import DspexError
 from dspy.lm15 import Message, Request, Response, Usage
 
+from dspex_worker.dspy_app.counts import LmCounts
 from dspex_worker.dspy_app.execute import Executor
 from dspex_worker.dspy_app.models import CallLM
 from dspex_worker.dspy_app.programs import Program
 from dspex_worker.dspy_app.settings import LmSettings
 from dspex_worker.dspy_app.signatures import SignatureCache, parse_signature
+from dspex_worker.metrics import Metrics
 
 if TYPE_CHECKING:
     from dspex_worker.calls import Call
@@ -95,7 +97,7 @@ async def warm() -> None:
         lm = CallLM("warm/up", engine=_Engine(_ANSWERS[kind]), async_engine=engine, cache=False)
         with dspy.context(lm=lm, adapter=adapter, trace=None, disable_history=True):
             await program.for_call().acall(**inputs)
-    executor = Executor(1)
+    executor = Executor(1, LmCounts(Metrics()))
     with _refusing_address() as address:
         settings = LmSettings("warm", "openai/gpt-4o-mini", api_key="none", api_base=address)
         with contextlib.suppress(DspexError):
