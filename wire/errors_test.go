@@ -106,7 +106,12 @@ print(json.dumps({code: errors.DspexError(code=code).retryable for code in error
 	if lost := string(wire.CodeConnectionLost); got[lost] != wire.Errorf(wire.CodeConnectionLost, "").Retryable {
 		t.Errorf("%s is retryable in one language alone", lost)
 	}
-	delete(got, string(wire.CodeConnectionLost))
+	for _, own := range []string{string(wire.CodeConnectionLost), "invalid_result"} { // what clients say of themselves
+		if _, there := got[own]; !there {
+			t.Errorf("%s is missing", own)
+		}
+		delete(got, own)
+	}
 	if want := documented(t); !maps.Equal(got, want) {
 		t.Errorf("codes of Python and whether they are retryable:\n%v\nwant those of docs/protocol.md:\n%v", got, want)
 	}
