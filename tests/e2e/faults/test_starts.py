@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import time
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 from dspex.errors import CheckoutTimeout, NoWorkers
-from e2e.support.configuration import APPLICATIONS, merged
+from e2e.support import configuration
+from e2e.support.configuration import APPLICATIONS, SIDECAR, merged
 from e2e.support.machine import until
 from e2e.support.servers import Server
 
@@ -87,10 +90,15 @@ def test_a_python_without_the_worker(start: Literal["zygote", "spawn"]) -> None:
         assert "exit code 1" in f"{error.message} {error.details}"
 
 
-def test_a_secret_that_is_not_there() -> None:
+def test_a_secret_that_is_not_there(tmp_path: Path) -> None:
+    """The sidecar does not start, and says which it is."""
     model = {"model": "openai/m", "api_key": "env:DSPEX_TEST_NOT_SET"}
-    with Server("sidecar", merged(BASE, {"models": {"main": model}}), wait=False) as server:
-        assert "DSPEX_TEST_NOT_SET" in str(refusal(server))
+    config = configuration.write(tmp_path, merged(BASE, {"models": {"main": model}}))
+    done = subprocess.run(
+        [SIDECAR, "serve", "--config", str(config)], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert done.returncode != 0
+    assert "models.main.api_key: env:DSPEX_TEST_NOT_SET" in done.stderr
 
 
 @pytest.mark.parametrize("start", ["zygote", "spawn"])
