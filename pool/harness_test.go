@@ -314,6 +314,7 @@ func (c *call) Settle(_ *wire.Batch, r *pool.Result) {
 	}
 	c.at = time.Now()
 	c.err, c.meta, c.result = r.Err, r.Meta, append([]byte(nil), r.Payload...)
+	c.meta.Usage = bytes.Clone(r.Meta.Usage)
 	close(c.settled)
 }
 

@@ -50,7 +50,10 @@ func (r *rig) suspected() *pool.Flow {
 		j.answer(nil)
 	}
 	r.readyWorkers(r.settings.Size)
-	await(r.tb, "the others have ended", func() bool { return r.pool.Snapshot().InFlight == 0 })
+	await(r.tb, "all has ended, its turn too", func() bool {
+		_, running := f.Waiting()
+		return !running && r.pool.Snapshot().InFlight == 0
+	})
 	return f
 }
 
