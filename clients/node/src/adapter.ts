@@ -8,6 +8,8 @@ import { Client } from "./client.js";
 import { DspexError } from "./errors.js";
 import type { Session, Signature, Tool } from "./session.js";
 
+const LISTEN = 5000; // milliseconds between the making of a socket and the listening on it, at most
+
 /** `python_pool`: a sidecar; `python_bridge`: a stand-alone worker, which ends with this process. */
 export type AdapterKind = "python_pool" | "python_bridge";
 
@@ -54,7 +56,8 @@ export class Adapter implements AsyncDisposable {
       throw new TypeError("app, config and python are for a python_bridge that the adapter starts");
     }
     this.#bridge = starts ? new Bridge(bridge) : undefined;
-    this.client = new Client({ socket: this.#bridge?.path ?? socket, timeoutMs });
+    const waitMs = starts ? LISTEN : 0;
+    this.client = new Client({ socket: this.#bridge?.path ?? socket, timeoutMs, waitMs });
   }
 
   /** Make a session that begins with this state; its id. Throws DspexError (`session_exists`). */

@@ -33,6 +33,7 @@ export class Bridge {
     const options = [...(config === undefined ? [] : ["--config", config]), ...(app === undefined ? [] : [app])];
     const args = ["-m", "dspex_worker", "--end-with-stdin", "--socket", this.path, ...options];
     this.#process = spawn(python, args, { stdio: ["pipe", process.stderr, process.stderr] });
+    this.#process.stdin.on("error", () => {}); // a worker that has ended is noticed by its exit
     this.#process.unref();
     (this.#process.stdin as Writable & { unref?(): void }).unref?.();
     this.#ended = new Promise((resolve) => {

@@ -129,12 +129,15 @@ test("a bridge does not keep the process, and ends with it however that ends", a
       await adapter.health_check();
       console.log(adapter.client.path);
       ${ending}`;
-    const child = spawn(process.execPath, ["--input-type=module", "-e", source], { cwd: PACKAGE });
+    const child = spawn(process.execPath, ["--input-type=module", "-e", source], {
+      cwd: PACKAGE,
+      stdio: ["ignore", "pipe", "inherit"],
+    });
     let path = "";
     child.stdout.on("data", (data) => {
       path += data;
     });
-    await once(child, "exit");
+    await once(child, "close"); // its output has been read, too
     assert.match(path, /^\/.*\/s\n$/);
     const until = performance.now() + 20_000;
     while (existsSync(path.trim())) {

@@ -18,6 +18,7 @@ from .client import AsyncClient
 from .runtime import run_blocking, sleep
 from .session import AsyncSession
 
+_LISTEN: Final = 5.0  # seconds between the making of a socket and the listening on it, at most
 _LOOK: Final = 0.01  # seconds between looks whether a worker listens, and whether calls are in flight
 
 
@@ -53,7 +54,7 @@ class AsyncAdapter:
             raise ValueError("app, config and python are for a python_bridge that the adapter starts")
         self._bridge = Bridge(app, config, python) if starts else None
         path = self._bridge.path if self._bridge is not None else socket
-        self.client = AsyncClient(path, timeout=timeout)
+        self.client = AsyncClient(path, timeout=timeout, wait=_LISTEN if starts else 0.0)
         self._own = f"adapter-{secrets.token_hex(8)}"
         self._known: set[str] = set()  # sessions that are there, as far as is known
         self._running: set[object] = set()  # one for each call in flight
