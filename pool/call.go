@@ -121,6 +121,11 @@ type Handler interface {
 	Finish(batch *wire.Batch, usage []byte)
 }
 
+// Refused is the outcome of a call that was at no worker.
+func Refused(err *wire.Error) *Result {
+	return &Result{Meta: wire.ResponseMeta{QueueUS: -1, RunUS: -1}, Err: err}
+}
+
 // Result is the outcome of a call: Err, or Payload.
 type Result struct {
 	Meta    wire.ResponseMeta

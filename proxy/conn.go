@@ -269,5 +269,5 @@ func (c *conn) keyOf(id, token string) session.Key {
 // leaks nothing by its timing.
 func tokenOwner(token string) string {
 	sum := sha256.Sum256([]byte(token))
-	return "token:" + hex.EncodeToString(sum[:16])
+	return session.TokenPrefix + hex.EncodeToString(sum[:16])
 }

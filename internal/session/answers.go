@@ -39,7 +39,6 @@ const (
 func (t *Table) beginLocked(o *once, params [32]byte) (*store.Change, *wire.Error) {
 	s, k := o.session, o.key
 	stale := t.takeStaleLocked(s, time.Now())
-	t.forgetAnswerLocked(s, k) // it has expired
 	need := answerHead + len(k.Method) + len(k.Key) + errorReserve
 	switch most := t.settings().MaxState; {
 	case s.bytes+need > most:
@@ -65,23 +64,20 @@ func (t *Table) beginLocked(o *once, params [32]byte) (*store.Change, *wire.Erro
 	}, nil
 }
 
-func (t *Table) forgetAnswerLocked(s *session, k store.AnswerKey) {
-	if a := s.answers[k]; a != nil {
-		delete(s.answers, k)
-		s.given = slices.DeleteFunc(s.given, func(other store.AnswerKey) bool { return other == k })
-		s.bytes -= a.size
-		t.bytes -= a.size
-	}
+// dropAnswerLocked forgets an answer that is in s.answers and not in s.given.
+func (t *Table) dropAnswerLocked(s *session, k store.AnswerKey) {
+	size := s.answers[k].size
+	delete(s.answers, k)
+	s.bytes -= size
+	t.bytes -= size
 }
 
 // takeStaleLocked forgets the answers that have been kept for long enough.
 func (t *Table) takeStaleLocked(s *session, now time.Time) (stale []store.AnswerKey) {
-	for len(s.given) > 0 {
+	for len(s.given) > 0 && !now.Before(s.answers[s.given[0]].expires) {
 		k := s.given[0]
-		if now.Before(s.answers[k].expires) {
-			break
-		}
-		t.forgetAnswerLocked(s, k)
+		s.given = s.given[1:]
+		t.dropAnswerLocked(s, k)
 		stale = append(stale, k)
 	}
 	return stale
@@ -106,7 +102,7 @@ func (s *session) takeInAnswers(kept []store.Answer, now time.Time) {
 
 // replay answers with an outcome that was kept.
 func replay(batch *wire.Batch, outcome []byte, h pool.Handler) {
-	r := &pool.Result{Meta: wire.ResponseMeta{QueueUS: -1, RunUS: -1}}
+	r := pool.Refused(nil)
 	if outcome == nil {
 		r.Err = wire.Errorf(wire.CodeWorkerLost, "it is not known what became of a call with this idempotency key that had begun: the sidecar, or its store, ended before its answer was kept; it is not run again").
 			With("maybe_executed", true)
@@ -160,8 +156,9 @@ func decodeOutcome(outcome []byte, r *pool.Result) error {
 	return wire.Unmarshal(f.Error, r.Err)
 }
 
-// keptLocked says what is to be stored of the call's outcome: the answer, or, where it has not run or may be tried again, nothing any more.
-func (o *once) keptLocked(c *store.Change, r *pool.Result, ran bool) {
+// keptLocked says what is to be stored of the call's outcome, which is encoded: the answer, or, where it has not run or may be tried
+// again, nothing any more.
+func (o *once) keptLocked(c *store.Change, r *pool.Result, encoded []byte, ran bool) {
 	if r.Err != nil && (!ran || r.Err.Retryable) {
 		c.Forget = append(c.Forget, o.key)
 		o.over = !ran
@@ -169,7 +166,7 @@ func (o *once) keptLocked(c *store.Change, r *pool.Result, ran bool) {
 	}
 	a := o.session.answers[o.key]
 	c.Answers = append(c.Answers, store.Answer{
-		AnswerKey: o.key, Params: a.params, Outcome: encodeOutcome(r), Left: o.table.cfg.AnswerTTL,
+		AnswerKey: o.key, Params: a.params, Outcome: encoded, Left: o.table.settings().AnswerTTL,
 	})
 }
 
@@ -182,7 +179,7 @@ func (o *once) committedLocked(c *store.Change, stored bool) {
 	}
 	a.running = nil
 	if len(c.Forget) > 0 && c.Forget[len(c.Forget)-1] == o.key {
-		o.table.forgetAnswerLocked(s, o.key)
+		o.table.dropAnswerLocked(s, o.key)
 		return
 	}
 	a.expires = time.Now().Add(o.table.settings().AnswerTTL)

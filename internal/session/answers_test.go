@@ -333,9 +333,8 @@ func TestCancelWhileTheBeginningIsStored(t *testing.T) {
 
 // Answers are kept as long as was said when they were given, whatever is said later.
 func TestShorterAnswerTTL(t *testing.T) {
-	settings := func(c *session.Config) session.Settings { return c.Settings }
 	var s session.Settings
-	b := start(t, func(_ *pool.Settings, c *session.Config) { s = settings(c) })
+	b := start(t, func(_ *pool.Settings, c *session.Config) { s = c.Settings })
 	b.create("a", nil)
 	b.once("a", "do", "long", nil).ok()
 	s.AnswerTTL = time.Millisecond
@@ -344,6 +343,13 @@ func TestShorterAnswerTTL(t *testing.T) {
 	b.until("its end", func() bool { return b.once("a", "do", "short", nil).ok().Call != first })
 	if n := b.once("a", "do", "long", nil).ok().Call; n != 1 {
 		t.Errorf("the other call ran again: %d", n)
+	}
+	for _, r := range b.shelf.snapshot().records {
+		for _, a := range r.Answers {
+			if most := map[string]time.Duration{"long": time.Hour, "short": s.AnswerTTL}[a.Key]; a.Left != most {
+				t.Errorf("the store is to keep %q for %s, and not %s", a.Key, a.Left, most)
+			}
+		}
 	}
 }
 

@@ -94,17 +94,11 @@ func (t *Table) keepLateLocked(c *call) {
 	}
 }
 
-// commitSpentLocked begins a commit that nothing waits for.
 func (t *Table) commitSpentLocked(s *session) {
 	spent := s.spent
-	failed := func(err error) {
-		if err != nil {
-			t.cfg.Log.Error("what calls have spent was not stored", "owner", s.key.Owner, "error", err.Error())
-		}
-	}
-	if now, err := t.cfg.Store.Commit(&store.Change{Number: s.number, Spent: &spent}, failed); now {
-		failed(err)
-	}
+	t.commitAside(&store.Change{Number: s.number, Spent: &spent}, func(err error) {
+		t.cfg.Log.Error("what calls have spent was not stored", "owner", s.key.Owner, "error", err.Error())
+	})
 }
 
 // exceeded holds what was spent against a budget, which renews at the end of now's day, or never.

@@ -104,12 +104,16 @@ func (c *call) tooLong() bool { return c.size > 4*c.table.settings().MaxState }
 // and a cancel crossed, it will say that its copy is stale.
 func (c *call) Settle(batch *wire.Batch, r *pool.Result) {
 	t, s := c.table, c.session
+	var encoded []byte
+	if c.once != nil {
+		encoded = encodeOutcome(r)
+	}
 	t.mu.Lock()
 	if c.ran {
 		t.countLocked(c, usageOf(r.Meta.Usage))
 		t.keepSpentLocked(c)
 	}
-	change, refused := c.outcomeLocked(r)
+	change, refused := c.outcomeLocked(r, encoded)
 	if refused != nil {
 		r = &pool.Result{Meta: r.Meta, Err: refused}
 	}
@@ -143,9 +147,9 @@ func (c *call) Settle(batch *wire.Batch, r *pool.Result) {
 	}
 }
 
-// outcomeLocked is what is to be committed of an outcome, and why that cannot be, in which case the error is the outcome; nil: nothing
-// is to be committed.
-func (c *call) outcomeLocked(r *pool.Result) (change *store.Change, refused *wire.Error) {
+// outcomeLocked is what is to be committed of an outcome, encoded where it is to be kept, and why that cannot be, in which case the error is
+// the outcome; nil: nothing is to be committed.
+func (c *call) outcomeLocked(r *pool.Result, encoded []byte) (change *store.Change, refused *wire.Error) {
 	t, s := c.table, c.session
 	change = &store.Change{Number: s.number}
 	if r.Err == nil && c.changed {
@@ -156,14 +160,15 @@ func (c *call) outcomeLocked(r *pool.Result) (change *store.Change, refused *wir
 	}
 	change.Spent = t.spentLocked(c)
 	if c.once != nil {
-		c.once.keptLocked(change, r, c.ran)
+		c.once.keptLocked(change, r, encoded, c.ran)
 	}
 	if r.Err == nil {
 		if refused = c.admitLocked(change); refused != nil {
 			if c.changed {
 				c.abandonedLocked()
 			}
-			again, _ := c.outcomeLocked(&pool.Result{Meta: wire.ResponseMeta{QueueUS: -1, RunUS: -1}, Err: refused})
+			instead := pool.Refused(refused)
+			again, _ := c.outcomeLocked(instead, encodeOutcome(instead))
 			return again, refused
 		}
 	}

@@ -129,15 +129,22 @@ func (t *Table) dropStale() {
 		}
 	}
 	t.mu.Unlock()
-	failed := func(err error) {
-		if err != nil {
-			t.cfg.Log.Warn("answers that have expired are still in the store", "error", err.Error())
-		}
-	}
 	for _, c := range changes {
-		if now, err := t.cfg.Store.Commit(c, failed); now {
+		t.commitAside(c, func(err error) {
+			t.cfg.Log.Warn("answers that have expired are still in the store", "error", err.Error())
+		})
+	}
+}
+
+// commitAside begins a commit that nothing waits for.
+func (t *Table) commitAside(c *store.Change, failed func(error)) {
+	done := func(err error) {
+		if err != nil {
 			failed(err)
 		}
+	}
+	if now, err := t.cfg.Store.Commit(c, done); now {
+		done(err)
 	}
 }
 

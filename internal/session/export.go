@@ -61,3 +61,24 @@ func (p *Page) takeLocked(s *session, after string, most int, entries map[string
 	}
 	p.Next = ""
 }
+
+// importing is the key of a session whose pages are coming in.
+const importing = reserved + "importing"
+
+// findImporting is the session of that key, if its pages are coming in.
+func (t *Table) findImporting(key Key) (*session, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	s := t.sessions[key]
+	switch {
+	case s == nil:
+		return nil, notFound(key)
+	case s.state[importing] == nil:
+		return nil, notImporting(key)
+	}
+	return s, nil
+}
+
+func notImporting(key Key) *wire.Error {
+	return wire.Errorf(wire.CodeInvalidParams, "session %q is not being imported: a page is added only until the last one has come", key.ID)
+}

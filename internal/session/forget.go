@@ -27,7 +27,7 @@ func (t *Table) forget(batch *wire.Batch, s *session, done Done) {
 		t.deleted(s.number, err)
 		if err != nil {
 			err = wire.Errorf(wire.CodeStorageUnavailable, "session %q has ended, but is not deleted from the store yet, which is tried again: %s",
-				s.key.ID, wire.FromError(err).Message)
+				s.key.ID, reasonOf(err))
 		}
 		done(b, err)
 	}

@@ -48,13 +48,13 @@ func (t *Table) load() error {
 	return nil
 }
 
-// tokenPrefix begins the owner of a session that has a token.
-const tokenPrefix = "token:"
+// TokenPrefix begins the owner of a session that has a token; a hash of the token follows.
+const TokenPrefix = "token:"
 
 // payerOf is who pays for a session that was stored: where it has a token, who made it is not known any more.
 func payerOf(owner string) string {
-	if strings.HasPrefix(owner, tokenPrefix) {
-		return tokenPrefix
+	if strings.HasPrefix(owner, TokenPrefix) {
+		return TokenPrefix
 	}
 	return owner
 }

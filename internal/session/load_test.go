@@ -337,6 +337,10 @@ func TestFailingDiskIsTold(t *testing.T) {
 	if b.table.StoreFailure() != "" {
 		t.Error(b.table.StoreFailure())
 	}
+	b.shelf.failNext("delete", &fs.PathError{Op: "write", Path: "/secret/place", Err: syscall.ENOSPC})
+	if err := b.await(b.ending("a")); code(err) != wire.CodeStorageUnavailable || strings.Contains(err.Error(), "secret") {
+		t.Error(err)
+	}
 }
 
 // Calls come when the last page has, and half a session does not outlive the sidecar.

@@ -48,46 +48,57 @@ func (t *Table) SubmitOnce(batch *wire.Batch, key Key, payer, idempotencyKey str
 		return nil, refused
 	}
 	ticket := &Ticket{handler: c.Handler}
-	k := store.AnswerKey{Method: string(c.Method), Key: idempotencyKey}
+	o := &once{
+		table: t, session: s, key: store.AnswerKey{Method: string(c.Method), Key: idempotencyKey}, payer: payer, size: len(c.Params),
+		waiters: []*Ticket{ticket},
+	}
 	params := sha256.Sum256(c.Params)
 	t.mu.Lock()
-	a := s.answers[k]
-	switch {
-	case a == nil, a.running == nil && !time.Now().Before(a.expires):
-		o := &once{table: t, session: s, key: k, payer: payer, size: len(c.Params), waiters: []*Ticket{ticket}}
-		mark, refused := t.beginLocked(o, params)
-		t.mu.Unlock()
-		if refused == nil {
-			ticket.once = o
-			t.runOnce(batch, o, mark, ledger, c)
-			return ticket, nil
+	mark, outcome, refused := o.placeLocked(ticket, params, c.Deadline)
+	if mark == nil {
+		t.leaveLocked(s)
+		if ledger != nil {
+			t.leaveLocked(ledger)
 		}
-		t.mu.Lock()
-		err = refused
-	case a.params != params:
-		err = wire.Errorf(wire.CodeInvalidParams, "the idempotency key %q was used for %s with other params", k.Key, k.Method)
-	case a.running != nil && a.running.refused != nil:
-		err = wire.Errorf(wire.CodeSessionBusy, "the call with the idempotency key %q is being stopped; ask again", k.Key)
-	case a.running != nil:
-		ticket.once = a.running
-		a.running.attachLocked()
-		a.running.waiters = append(a.running.waiters, ticket)
-		if d := c.Deadline; !d.IsZero() {
-			ticket.timer = time.AfterFunc(time.Until(d), ticket.expired)
-		}
-	}
-	t.leaveLocked(s)
-	if ledger != nil {
-		t.leaveLocked(ledger)
 	}
 	t.mu.Unlock()
 	switch {
-	case err != nil:
-		return nil, err
+	case refused != nil:
+		return nil, refused
+	case mark != nil:
+		t.runOnce(batch, o, mark, ledger, c)
 	case ticket.once == nil:
-		replay(batch, a.outcome, c.Handler)
+		replay(batch, outcome, c.Handler)
 	}
 	return ticket, nil
+}
+
+// placeLocked finds out what becomes of a request: it begins, and mark has to be stored first; or the ticket joins another; or the
+// outcome was kept.
+func (o *once) placeLocked(ticket *Ticket, params [32]byte, deadline time.Time) (mark *store.Change, outcome []byte, refused *wire.Error) {
+	t := o.table
+	a := o.session.answers[o.key]
+	switch {
+	case a == nil, a.running == nil && !time.Now().Before(a.expires):
+		mark, refused = t.beginLocked(o, params)
+		if refused == nil {
+			ticket.once = o
+		}
+	case a.params != params:
+		refused = wire.Errorf(wire.CodeInvalidParams, "the idempotency key %q was used for %s with other params", o.key.Key, o.key.Method)
+	case a.running == nil:
+		outcome = a.outcome
+	case a.running.refused != nil:
+		refused = wire.Errorf(wire.CodeSessionBusy, "the call with the idempotency key %q is being stopped; ask again", o.key.Key)
+	default:
+		ticket.once = a.running
+		a.running.attachLocked()
+		a.running.waiters = append(a.running.waiters, ticket)
+		if !deadline.IsZero() {
+			ticket.timer = time.AfterFunc(time.Until(deadline), ticket.expired)
+		}
+	}
+	return mark, outcome, refused
 }
 
 // keeperOf is the session that keeps the answers of calls in key; it has been told of one more call.
@@ -109,8 +120,7 @@ func (t *Table) runOnce(batch *wire.Batch, o *once, mark *store.Change, ledger *
 		Method: bytes.Clone(c.Method), Params: bytes.Clone(c.Params), Owned: true, Meta: c.Meta, Deadline: c.Deadline, Nested: c.Nested,
 	}
 	o.call.Meta.Traceparent, o.call.Meta.App = bytes.Clone(c.Meta.Traceparent), bytes.Clone(c.Meta.App)
-	h := &call{table: t, session: s, flow: s.flow, pool: &o.call, inner: o, once: o, ledger: ledger}
-	o.call.Handler = h
+	o.call.Handler = &call{table: t, session: s, flow: s.flow, pool: &o.call, inner: o, once: o, ledger: ledger}
 	if s.ledger {
 		begin := func(b *wire.Batch, err error) {
 			o.begun(err)
@@ -170,7 +180,7 @@ func (k *Ticket) Leave(batch *wire.Batch, why *wire.Error, stop bool) {
 	if at < 0 {
 		return
 	}
-	k.settle(batch, &pool.Result{Err: why, Meta: wire.ResponseMeta{QueueUS: -1, RunUS: -1}})
+	k.settle(batch, pool.Refused(why))
 	if stopped {
 		o.table.cfg.Pool.Cancel(batch, &o.call, why)
 	}

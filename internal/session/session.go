@@ -67,9 +67,6 @@ func (s *session) record() *store.Record {
 	}
 }
 
-// importing is the key of a session whose pages are coming in.
-const importing = reserved + "importing"
-
 var trueValue = []byte{0xc3} //nolint:gochecknoglobals // a constant
 
 // headBytes is about what a session takes beside what is in it.

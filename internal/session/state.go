@@ -162,24 +162,6 @@ func (t *Table) Reset(batch *wire.Batch, key Key, deadline time.Time, done Done)
 	n.take(batch, deadline)
 }
 
-// findImporting is the session of that key, if its pages are coming in.
-func (t *Table) findImporting(key Key) (*session, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	s := t.sessions[key]
-	switch {
-	case s == nil:
-		return nil, notFound(key)
-	case s.state[importing] == nil:
-		return nil, notImporting(key)
-	}
-	return s, nil
-}
-
-func notImporting(key Key) *wire.Error {
-	return wire.Errorf(wire.CodeInvalidParams, "session %q is not being imported: a page is added only until the last one has come", key.ID)
-}
-
 // Move has a session go on at another worker: that of the id, or, where it is empty, the least loaded other one. Where a call runs, it moves after
 // that.
 func (t *Table) Move(key Key, worker string) error {
@@ -204,14 +186,6 @@ func (t *Table) Forgive() {
 	for _, f := range flows {
 		f.Forgive()
 	}
-}
-
-// take is submit for a session that is in the table.
-func (u *turn) take(batch *wire.Batch, deadline time.Time) {
-	u.table.mu.Lock()
-	u.session.joinedLocked()
-	u.table.mu.Unlock()
-	u.submit(batch, deadline)
 }
 
 // find is the session of that key, if it can be used.

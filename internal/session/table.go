@@ -36,7 +36,7 @@ type Table struct {
 
 	mu          sync.Mutex // guards what follows, and the sessions
 	sessions    map[Key]*session
-	ledgers     map[string]*session // by owner
+	ledgers     map[string]*session // by payer
 	byNumber    map[uint64]*session
 	detached    map[string]detached // by payer
 	bytes       int                 // of all sessions

@@ -38,6 +38,14 @@ func (u *turn) submit(batch *wire.Batch, deadline time.Time) {
 	u.session.flow.Submit(batch, &u.call)
 }
 
+// take is submit for a session that is in the table.
+func (u *turn) take(batch *wire.Batch, deadline time.Time) {
+	u.table.mu.Lock()
+	u.session.joinedLocked()
+	u.table.mu.Unlock()
+	u.submit(batch, deadline)
+}
+
 // run is called when the turn has come.
 func (u *turn) run(batch *wire.Batch) {
 	if u.create {
@@ -173,9 +181,7 @@ func (u *turn) Settle(batch *wire.Batch, r *pool.Result) {
 
 // Finish takes the turn off the session's active calls.
 func (u *turn) Finish(*wire.Batch, []byte) {
-	u.table.mu.Lock()
-	u.table.leaveLocked(u.session)
-	u.table.mu.Unlock()
+	u.table.leave(u.session)
 }
 
 // The rest of pool.Handler is for calls at a worker, which a turn never is.
