@@ -9,10 +9,8 @@ import (
 	"github.com/dspex/dspex-sidecar/wire"
 )
 
-// named is the worker of that id, of any generation; nil where there is none.
-func (p *Pool) named(id string) *Worker {
-	p.mu.Lock()
-	defer p.mu.Unlock()
+// namedLocked is the worker of that id, of any generation; nil where there is none.
+func (p *Pool) namedLocked(id string) *Worker {
 	for _, w := range p.workers {
 		if w.id == id {
 			return w
@@ -24,12 +22,13 @@ func (p *Pool) named(id string) *Worker {
 // KillWorker kills a worker at once; another takes its place. Its calls are run again where that is safe, else answered worker_lost. It returns false where
 // there is no such worker.
 func (p *Pool) KillWorker(id, why string) bool {
-	w := p.named(id)
-	if w == nil {
-		return false
-	}
 	var batch wire.Batch
 	p.mu.Lock()
+	w := p.namedLocked(id)
+	if w == nil {
+		p.mu.Unlock()
+		return false
+	}
 	if w.why == "" {
 		w.why, w.end = why, endKilled
 	}
@@ -100,11 +99,12 @@ type WorkerStacks struct {
 
 // Stacks asks a worker where it is, which goes on meanwhile. It returns false where there is no such worker with a process.
 func (p *Pool) Stacks(ctx context.Context, id string) (*WorkerStacks, bool) {
-	w := p.named(id)
-	if w == nil {
+	p.mu.Lock()
+	w := p.namedLocked(id)
+	if w == nil || w.proc == nil {
+		p.mu.Unlock()
 		return nil, false
 	}
-	p.mu.Lock()
 	proc := w.proc
 	now := time.Now()
 	out := &WorkerStacks{}
@@ -114,9 +114,6 @@ func (p *Pool) Stacks(ctx context.Context, id string) (*WorkerStacks, bool) {
 		out.Calls = append(out.Calls, CallStacks{Request: c.id, Method: c.method.Name, Since: now.Sub(c.sent)})
 	}
 	p.mu.Unlock()
-	if proc == nil {
-		return nil, false
-	}
 	q := &inquiry{answered: make(chan struct{})}
 	if len(calls) > 0 && p.askWhere(w, calls, q) {
 		select {

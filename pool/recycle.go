@@ -82,13 +82,12 @@ func (p *Pool) RecycleWorker(id, why string) bool {
 	defer batch.Flush()
 	p.mu.Lock()
 	defer p.unlock(&batch)
-	for _, w := range p.workers {
-		if w.id == id && w.state == workerReady {
-			p.recycleLocked(w, why, &batch)
-			return true
-		}
+	w := p.namedLocked(id)
+	if w == nil || w.state != workerReady {
+		return false
 	}
-	return false
+	p.recycleLocked(w, why, &batch)
+	return true
 }
 
 // recycleLocked has a worker replaced. It takes calls until its replacement is ready, and ends when its calls have.

@@ -14,12 +14,12 @@ func (c *conn) reply(batch *wire.Batch, id uint64, result any) {
 		c.refuse(batch, id, wire.FromError(err))
 		return
 	}
-	c.respond(batch, id, &pool.Result{Payload: payload, Owned: true, Meta: wire.ResponseMeta{QueueUS: -1, RunUS: -1}})
+	c.respond(batch, id, &pool.Result{Payload: payload, Owned: true, Meta: noTimes})
 }
 
 // refuse answers a request with an error.
 func (c *conn) refuse(batch *wire.Batch, id uint64, err *wire.Error) {
-	c.respond(batch, id, &pool.Result{Err: err, Meta: wire.ResponseMeta{QueueUS: -1, RunUS: -1}})
+	c.respond(batch, id, pool.Refused(err))
 }
 
 // respond sends a response; one that the client cannot receive becomes an error.

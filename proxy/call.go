@@ -184,7 +184,7 @@ func (k *call) cancel(batch *wire.Batch, why *wire.Error, gone bool) {
 
 // end settles and finishes a call that never came to the pool.
 func (k *call) end(batch *wire.Batch, err *wire.Error) {
-	k.Settle(batch, &pool.Result{Err: err, Meta: wire.ResponseMeta{QueueUS: -1, RunUS: -1}})
+	k.Settle(batch, pool.Refused(err))
 	k.Finish(batch, nil)
 }
 

@@ -1,8 +1,6 @@
 package proxy
 
 import (
-	"time"
-
 	"github.com/vmihailenco/msgpack/v5"
 
 	"github.com/dspex/dspex-sidecar/internal/session"
@@ -42,8 +40,8 @@ func (s *Server) sessionExport(who *Caller, params []byte) (any, error) {
 		return nil, wire.Errorf(wire.CodeSessionBusy, "the session has changed since the export began; begin again")
 	}
 	export := map[string]any{
-		"format": exportFormat, "session": key.ID, "version": i.Version, "labels": labelsOf(i), "ttl_ms": orNil(i.TTL.Milliseconds()),
-		"max_age_ms": orNil(i.MaxAge.Milliseconds()), "started": page.Started, "state": msgpack.RawMessage(page.State), "lost": append([]string{}, page.Lost...),
+		"format": exportFormat, "session": key.ID, "version": i.Version, "labels": labelsOf(i), "ttl_ms": wire.OrNil(i.TTL.Milliseconds()),
+		"max_age_ms": wire.OrNil(i.MaxAge.Milliseconds()), "started": page.Started, "state": msgpack.RawMessage(page.State), "lost": append([]string{}, page.Lost...),
 	}
 	result := map[string]any{"export": export, "next": nil}
 	if page.Next != "" {
@@ -105,8 +103,8 @@ func (s *Server) sessionImport(batch *wire.Batch, who *Caller, params []byte, re
 	if err == nil {
 		key, err = keyOf(who, p.Session, p.Owner)
 	}
-	if err == nil && !wire.ValidSessionID(key.ID) {
-		err = wire.Errorf(wire.CodeInvalidParams, "a session id is text of 1 to %d bytes without control characters", wire.MaxSessionID)
+	if err == nil {
+		err = checkID(key.ID)
 	}
 	if err == nil && s.isDraining() {
 		err = wire.Errorf(wire.CodeDraining, "the sidecar is ending")
@@ -123,13 +121,8 @@ func (s *Server) sessionImport(batch *wire.Batch, who *Caller, params []byte, re
 	}
 	o := session.Options{
 		Payer: who.Payer, More: p.More,
+		TTL: timeOf(p.Export.TTL), MaxAge: timeOf(p.Export.MaxAge),
 		State: p.Export.State, Labels: p.Export.Labels, Imported: true, Started: p.Export.Started, Lost: p.Export.Lost,
-	}
-	if p.Export.TTL != nil {
-		o.TTL = time.Duration(*p.Export.TTL) * time.Millisecond
-	}
-	if p.Export.MaxAge != nil {
-		o.MaxAge = time.Duration(*p.Export.MaxAge) * time.Millisecond
 	}
 	s.cfg.Sessions.Create(batch, key, o, done)
 }

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/dspex/dspex-sidecar/internal/metrics"
+	"github.com/dspex/dspex-sidecar/internal/session"
 	"github.com/dspex/dspex-sidecar/wire"
 )
 
@@ -39,7 +40,7 @@ func (c *conn) callOwn(batch *wire.Batch, m ownMethod, k *call, params []byte) {
 
 // caller is who makes a call of the sidecar's own.
 func (c *conn) caller(k *call) *Caller {
-	who := &Caller{UID: c.uid, Payer: c.owner, Owner: c.keyOf("", "").Owner, Admin: c.server.limits.Load().administers(c.uid), Session: k.key.ID, Deadline: k.Deadline}
+	who := &Caller{UID: c.uid, Payer: c.owner, Owner: c.holder, Admin: c.server.limits.Load().administers(c.uid), Session: k.key.ID, Deadline: k.Deadline}
 	if k.key.Owner != "" {
 		who.Owner = k.key.Owner
 	}
@@ -55,11 +56,15 @@ func (s *Server) ownMethods() map[string]Method {
 			return nil, wire.Errorf(wire.CodeInvalidFrame, "hello is the first request of a connection, and only that")
 		}),
 		"session.create": s.sessionCreate,
-		"session.end":    s.sessionEnd,
+		"session.end": onOne(func(batch *wire.Batch, _ *Caller, key session.Key, done session.Done) {
+			s.cfg.Sessions.End(batch, key, done)
+		}),
 		"session.get":    Plain(s.sessionGet),
 		"session.update": s.sessionUpdate,
 		"session.list":   Plain(s.sessionList),
-		"session.reset":  s.sessionReset,
+		"session.reset": onOne(func(batch *wire.Batch, who *Caller, key session.Key, done session.Done) {
+			s.cfg.Sessions.Reset(batch, key, who.Deadline, done)
+		}),
 		"session.export": Plain(s.sessionExport),
 		"session.import": s.sessionImport,
 

@@ -54,20 +54,17 @@ func (s *Server) sessionCreate(batch *wire.Batch, who *Caller, params []byte, re
 		token := random()
 		key.Owner, result["token"] = tokenOwner(token), token
 	}
-	o := session.Options{Payer: who.Payer, State: p.State, Labels: p.Labels}
-	if p.TTL != nil {
-		o.TTL = time.Duration(*p.TTL) * time.Millisecond
-	}
-	if p.MaxAge != nil {
-		o.MaxAge = time.Duration(*p.MaxAge) * time.Millisecond
-	}
+	o := session.Options{Payer: who.Payer, State: p.State, Labels: p.Labels, TTL: timeOf(p.TTL), MaxAge: timeOf(p.MaxAge)}
 	s.cfg.Sessions.Create(batch, key, o, func(b *wire.Batch, err error) { reply(b, result, err) })
 }
 
 func (p *sessionParams) check() error {
+	if p.Session != "" {
+		if err := checkID(p.Session); err != nil {
+			return err
+		}
+	}
 	switch {
-	case p.Session != "" && !wire.ValidSessionID(p.Session):
-		return wire.Errorf(wire.CodeInvalidParams, "a session id is text of 1 to %d bytes without control characters", wire.MaxSessionID)
 	case !isTime(p.TTL):
 		return wire.Errorf(wire.CodeInvalidParams, "ttl_ms is at least 1 and at most ten years")
 	case !isTime(p.MaxAge):
@@ -83,6 +80,21 @@ func (p *sessionParams) check() error {
 // isTime says whether a limit of time, in milliseconds, can be one; none is.
 func isTime(ms *int64) bool {
 	return ms == nil || *ms >= 1 && *ms <= int64(10*365*24*time.Hour/time.Millisecond)
+}
+
+// timeOf is such a limit; 0 where there is none.
+func timeOf(ms *int64) time.Duration {
+	if ms == nil {
+		return 0
+	}
+	return time.Duration(*ms) * time.Millisecond
+}
+
+func checkID(id string) error {
+	if !wire.ValidSessionID(id) {
+		return wire.Errorf(wire.CodeInvalidParams, "a session id is text of 1 to %d bytes without control characters", wire.MaxSessionID)
+	}
+	return nil
 }
 
 func checkLabels(labels map[string]string) error {
@@ -134,38 +146,24 @@ func named(who *Caller, inParams string) (session.Key, error) {
 	return session.Key{Owner: who.Owner, ID: id}, nil
 }
 
-// about reads params that name a session and nothing else.
-func about(who *Caller, params []byte) (session.Key, error) {
-	var p struct {
-		Session string `msgpack:"session"`
-		Owner   string `msgpack:"owner"`
+// onOne makes a Method of what is done to one session, which is all that its params name.
+func onOne(do func(batch *wire.Batch, who *Caller, key session.Key, done session.Done)) Method {
+	return func(batch *wire.Batch, who *Caller, params []byte, reply Reply) {
+		var p struct {
+			Session string `msgpack:"session"`
+			Owner   string `msgpack:"owner"`
+		}
+		err := wire.Unmarshal(params, &p)
+		var key session.Key
+		if err == nil {
+			key, err = keyOf(who, p.Session, p.Owner)
+		}
+		if err != nil {
+			reply(batch, nil, err)
+			return
+		}
+		do(batch, who, key, func(b *wire.Batch, err error) { reply(b, map[string]any{"session": key.ID}, err) })
 	}
-	if err := wire.Unmarshal(params, &p); err != nil {
-		return session.Key{}, err
-	}
-	return keyOf(who, p.Session, p.Owner)
-}
-
-func (s *Server) sessionEnd(batch *wire.Batch, who *Caller, params []byte, reply Reply) {
-	key, err := about(who, params)
-	if err != nil {
-		reply(batch, nil, err)
-		return
-	}
-	s.cfg.Sessions.End(batch, key, func(b *wire.Batch, err error) {
-		reply(b, map[string]any{"session": key.ID}, err)
-	})
-}
-
-func (s *Server) sessionReset(batch *wire.Batch, who *Caller, params []byte, reply Reply) {
-	key, err := about(who, params)
-	if err != nil {
-		reply(batch, nil, err)
-		return
-	}
-	s.cfg.Sessions.Reset(batch, key, who.Deadline, func(b *wire.Batch, err error) {
-		reply(b, map[string]any{"session": key.ID}, err)
-	})
 }
 
 func (s *Server) sessionMove(who *Caller, params []byte) (any, error) {
@@ -222,26 +220,15 @@ func labelsOf(i *session.Info) map[string]string {
 }
 
 func infoMap(i *session.Info) map[string]any {
-	var worker any
-	if i.Worker != "" {
-		worker = i.Worker
-	}
 	var failed any
 	if i.Failed != nil {
 		failed = i.Failed.Message
 	}
 	return map[string]any{
-		"session": i.Key.ID, "owner": i.Key.Owner, "worker": worker, "labels": labelsOf(i), "bytes": i.Bytes, "age_ms": i.Age.Milliseconds(),
-		"idle_ms": i.Idle.Milliseconds(), "ttl_ms": i.TTL.Milliseconds(), "max_age_ms": orNil(i.MaxAge.Milliseconds()), "calls": i.Calls, "waiting": i.Waiting,
+		"session": i.Key.ID, "owner": i.Key.Owner, "worker": wire.OrNil(i.Worker), "labels": labelsOf(i), "bytes": i.Bytes, "age_ms": i.Age.Milliseconds(),
+		"idle_ms": i.Idle.Milliseconds(), "ttl_ms": i.TTL.Milliseconds(), "max_age_ms": wire.OrNil(i.MaxAge.Milliseconds()), "calls": i.Calls, "waiting": i.Waiting,
 		"spent": spentMap(i), "failed": failed,
 	}
-}
-
-func orNil(ms int64) any {
-	if ms == 0 {
-		return nil
-	}
-	return ms
 }
 
 // spentMap is nil where nothing is counted.

@@ -204,6 +204,14 @@ func Marshal(v any) ([]byte, error) {
 	return buf.Bytes(), nil
 }
 
+// OrNil is v, or nil where v is zero: how results say that there is nothing.
+func OrNil[T comparable](v T) any {
+	if v == *new(T) {
+		return nil
+	}
+	return v
+}
+
 // SplitMap splits an encoded map, whose structure Scan has passed, into its keys and undecoded values, which lie in b and
 // whose content is not checked. A nil is the empty map. Errors: invalid_params where b is no map, invalid_frame where a key
 // breaks the rules on content.

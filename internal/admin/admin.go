@@ -111,7 +111,7 @@ func (a *Admin) workers(*proxy.Caller) (any, error) {
 		list = append(list, map[string]any{
 			"worker": w.ID, "pool": s.Name, "generation": w.Generation, "state": w.State, "pid": w.PID, "in_flight": w.InFlight,
 			"slots": w.Slots, "sessions": w.Pins, "calls": w.Calls, "errors": w.Errors, "age_ms": w.Age.Milliseconds(),
-			"overflow": w.Overflow, "last_failure": orNil(w.Why), "versions": w.Versions,
+			"overflow": w.Overflow, "last_failure": wire.OrNil(w.Why), "versions": w.Versions,
 		})
 	}
 	return map[string]any{"workers": list}, nil
@@ -121,7 +121,7 @@ func (a *Admin) pools(*proxy.Caller) (any, error) {
 	s := a.cfg.Pool.Snapshot()
 	return map[string]any{"pools": []map[string]any{{
 		"pool": s.Name, "size": s.Size, "max_overflow": s.MaxOverflow, "workers": len(s.Workers), "ready": s.Ready(), "queued": s.Waiting,
-		"in_flight": s.InFlight, "slots": s.Slots(), "restarts": s.Restarts, "last_failure": orNil(s.LastFailure),
+		"in_flight": s.InFlight, "slots": s.Slots(), "restarts": s.Restarts, "last_failure": wire.OrNil(s.LastFailure),
 	}}}, nil
 }
 
@@ -155,16 +155,9 @@ func (a *Admin) calls(who *proxy.Caller) (any, error) {
 			continue
 		}
 		list = append(list, map[string]any{
-			"connection": c.Connection, "id": c.ID, "method": c.Method, "session": orNil(c.Session), "worker": orNil(c.Worker),
+			"connection": c.Connection, "id": c.ID, "method": c.Method, "session": wire.OrNil(c.Session), "worker": wire.OrNil(c.Worker),
 			"state": c.State, "age_ms": c.Age.Milliseconds(),
 		})
 	}
 	return map[string]any{"calls": list}, nil
-}
-
-func orNil(s string) any {
-	if s == "" {
-		return nil
-	}
-	return s
 }

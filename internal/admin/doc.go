@@ -1,3 +1,3 @@
-// Package admin owns what operators see: the sidecar.* methods for health, statistics, workers, clients and calls. It
-// reads snapshots and changes nothing.
+// Package admin owns what operators see and do: health, statistics, workers, clients, calls, events and metrics, and what administrators
+// ask for. It holds no state of its own but whether the sidecar was ever up; what it changes it has the pool, the server and the log do.
 package admin

@@ -125,5 +125,5 @@ func (a *Admin) healthChanged(from, to string, reasons []string) {
 	} else if from != "" {
 		a.cfg.Log.Warn("health has changed", "status", to, "was", from, "reasons", reasons)
 	}
-	a.cfg.Events.Publish(events.Event{Kind: "health", Fields: map[string]any{"status": to, "was": orNil(from), "reasons": reasons}})
+	a.cfg.Events.Publish(events.Event{Kind: "health", Fields: map[string]any{"status": to, "was": wire.OrNil(from), "reasons": reasons}})
 }

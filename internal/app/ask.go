@@ -87,7 +87,7 @@ func (s *sidecar) handle() {
 		for _, one := range cfg.Settings() {
 			list = append(list, map[string]any{"key": one.Key, "value": one.Value, "origin": one.Origin})
 		}
-		return map[string]any{"path": orNil(cfg.Path), "profile": orNil(cfg.Profile), "dev": s.options.Dev, "generation": s.generation.Load().number, "settings": list}, nil
+		return map[string]any{"path": wire.OrNil(cfg.Path), "profile": wire.OrNil(cfg.Profile), "dev": s.options.Dev, "generation": s.generation.Load().number, "settings": list}, nil
 	}))
 }
 
@@ -96,13 +96,6 @@ func onlyAdmins(who *proxy.Caller) error {
 		return wire.Errorf(wire.CodePermissionDenied, "only administrators see or reload the configuration (listen.admin_uids)")
 	}
 	return nil
-}
-
-func orNil(text string) any {
-	if text == "" {
-		return nil
-	}
-	return text
 }
 
 // method is admin.reload.
@@ -159,7 +152,7 @@ func (o *outcome) result() map[string]any {
 	changes := make([]map[string]any, 0, len(o.changes))
 	for _, c := range o.changes {
 		changes = append(changes, map[string]any{
-			"key": c.Key, "old": orNil(c.Old), "new": orNil(c.New), "effect": string(c.Effect), "in_force": c.Effect != config.Restart,
+			"key": c.Key, "old": wire.OrNil(c.Old), "new": wire.OrNil(c.New), "effect": string(c.Effect), "in_force": c.Effect != config.Restart,
 			"took_us": took[string(c.Effect)].Microseconds(),
 		})
 	}

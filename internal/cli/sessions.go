@@ -220,11 +220,7 @@ func (c *sessionsEndCommand) Run(ctx context.Context, e *Env) error {
 
 // change asks for something to be done with a session, and says that it was.
 func (q *question) change(ctx context.Context, e *Env, method, done string, params map[string]any) error {
-	result, err := q.ask(ctx, e, method, params)
-	if err != nil || q.JSON {
-		return e.jsonUnless(err, result)
-	}
-	return e.print([]byte(done + cell(result["session"]) + "\n"))
+	return q.tell(ctx, e, method, params, func(r map[string]any) string { return done + cell(r["session"]) })
 }
 
 type sessionsResetCommand struct {
