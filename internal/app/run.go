@@ -82,14 +82,6 @@ func Run(ctx context.Context, o Options) error {
 // hooks.
 const lastWait = time.Second
 
-func newLog(cfg *config.Config, level slog.Leveler, w io.Writer) *slog.Logger {
-	options := &slog.HandlerOptions{Level: level}
-	if cfg.Log.Format == "text" {
-		return slog.New(slog.NewTextHandler(w, options))
-	}
-	return slog.New(slog.NewJSONHandler(w, options))
-}
-
 // sidecar is what runs. Its parts are ended in the reverse order of ends.
 type sidecar struct {
 	options    Options

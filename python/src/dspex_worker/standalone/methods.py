@@ -180,11 +180,24 @@ class OwnMethods:
             result["next"] = "\0".join(last) if all else last[1]
         return result
 
-    def _health(self, who: Who) -> dict[str, Any]:
-        worker = {"worker": self._server.worker.id, "state": self._server.state, "last_failure": None}
-        if self._server.draining:
-            return {"status": "unhealthy", "reasons": ["the server is ending"], "workers": [worker], **_NO_FAILURE}
-        return {"status": "healthy", "reasons": [], "workers": [worker], **_NO_FAILURE}
+    def _health(self, who: Who, force: bool = False) -> dict[str, Any]:
+        worker: dict[str, Any] = {
+            "worker": self._server.worker.id,
+            "state": self._server.state,
+            "last_failure": None,
+            **({"answered_us": 0} if force else {}),  # it is the one that answers
+        }
+        draining = self._server.draining
+        return {
+            "status": "unhealthy" if draining else "healthy",
+            "reasons": ["the server is ending"] if draining else [],
+            "ready": not draining,
+            "started": True,
+            "draining": draining,
+            "paused": False,
+            "workers": [worker],
+            **_NO_FAILURE,
+        }
 
     def _stats(self, who: Who) -> dict[str, Any]:
         server = self._server
