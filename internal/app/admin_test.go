@@ -5,6 +5,7 @@ import (
 	"net"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -161,7 +162,7 @@ func TestEvents(t *testing.T) {
 	}
 }
 
-// The service manager hears that the sidecar is ready, lives and stops.
+// The service manager hears that the sidecar is ready, lives, reloads and stops.
 func TestServiceManagerIsTold(t *testing.T) {
 	p := newPlace(t, self(t), "")
 	address := filepath.Join(p.dir, "n")
@@ -190,6 +191,11 @@ func TestServiceManagerIsTold(t *testing.T) {
 	heard("READY=1")
 	heard("WATCHDOG=1")
 	heard("WATCHDOG=1")
+	if err := s.Process.Signal(syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	heard("RELOADING=1")
+	heard("READY=1")
 	s.signal(s.Process.Pid)
 	heard("STOPPING=1")
 	if code := s.ended(p); code != 0 {

@@ -125,6 +125,7 @@ func (r *reloads) next(ctx context.Context) bool {
 	if len(asks) == 0 {
 		return false
 	}
+	defer r.sidecar.notifier.reloading()()
 	o := r.sidecar.reload(ctx, renew)
 	r.mu.Lock()
 	defer r.mu.Unlock()

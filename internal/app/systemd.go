@@ -7,6 +7,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // notifier tells the service manager how it stands, in the protocol of sd_notify(3): one datagram of lines a message. It does nothing where nobody asked for it.
@@ -14,10 +16,11 @@ type notifier struct {
 	address  string
 	watchdog time.Duration // the service is ended if it says nothing for so long; 0: it is not
 
-	mu   sync.Mutex // guards what follows
-	conn *net.UnixConn
-	up   bool
-	said string
+	mu     sync.Mutex // guards what follows
+	conn   *net.UnixConn
+	up     bool
+	ending bool
+	said   string
 }
 
 // newNotifier reads what the manager has put into the environment.
@@ -57,7 +60,7 @@ func (n *notifier) looked(status string, up bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	var lines []string
-	if up && !n.up {
+	if up && !n.up && !n.ending {
 		n.up = true
 		lines = append(lines, "READY=1")
 	}
@@ -73,6 +76,23 @@ func (n *notifier) looked(status string, up bool) {
 	}
 }
 
+// reloading says that a reload has begun; what it returns says that it has ended. The time tells a manager of Type=notify-reload whether it is the one that it asked for.
+func (n *notifier) reloading() (done func()) {
+	var now unix.Timespec
+	_ = unix.ClockGettime(unix.CLOCK_MONOTONIC, &now)
+	n.whileUp("RELOADING=1", fmt.Sprintf("MONOTONIC_USEC=%d", now.Nano()/1000))
+	return func() { n.whileUp("READY=1") }
+}
+
+// whileUp sends the lines where the manager takes the service to be ready, and not to be ending.
+func (n *notifier) whileUp(lines ...string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.up && !n.ending {
+		n.sendLocked(lines)
+	}
+}
+
 // stopping says that the end has begun, and that it may take so long.
 func (n *notifier) stopping(limit time.Duration) {
 	if n.address == "" {
@@ -80,6 +100,7 @@ func (n *notifier) stopping(limit time.Duration) {
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	n.ending = true
 	n.sendLocked([]string{"STOPPING=1", "STATUS=draining", fmt.Sprintf("EXTEND_TIMEOUT_USEC=%d", (limit + 5*time.Second).Microseconds())})
 }
 
