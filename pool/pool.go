@@ -128,10 +128,12 @@ func (p *Pool) Ready(ctx context.Context) error {
 	return err
 }
 
-func (p *Pool) readyLocked() int {
+func (p *Pool) readyLocked() int { return p.inStateLocked(workerReady) }
+
+func (p *Pool) inStateLocked(state workerState) int {
 	n := 0
 	for _, w := range p.workers {
-		if w.state == workerReady {
+		if w.state == state {
 			n++
 		}
 	}

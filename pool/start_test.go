@@ -154,6 +154,18 @@ func TestStartTimeout(t *testing.T) {
 	})
 }
 
+// Before the first worker is ready more slots are no help, and the error does not advise them.
+func TestCheckoutTimeoutWhileStarting(t *testing.T) {
+	r := start(t, func(s *setup) {
+		s.CheckoutTimeout = 20 * time.Millisecond
+		s.starter.Hello = func(*pooltest.Worker, wiretest.Message) {}
+	})
+	e := r.run("echo", 1).failed(wire.CodeCheckoutTimeout)
+	if !strings.Contains(e.Message, "no worker of pool test was ready within 20ms: 1 starting") || strings.Contains(e.Message, "size") || !e.Retryable {
+		t.Errorf("got %v", e)
+	}
+}
+
 func TestHelloRefused(t *testing.T) {
 	r := start(t, func(s *setup) {
 		s.starter.Hello = func(w *pooltest.Worker, m wiretest.Message) {

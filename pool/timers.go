@@ -150,15 +150,25 @@ func (p *Pool) checkoutDueLocked(c *Call, batch *wire.Batch) {
 		p.leavePinLocked(f, batch)
 		return
 	}
+	p.failLocked(c, p.noSlotLocked(f))
+	p.offerLocked(f, batch)
+}
+
+// noSlotLocked is the error of a flow's call that waited for a slot as long as it may.
+func (p *Pool) noSlotLocked(f *Flow) *wire.Error {
+	s := &p.cfg.Settings
+	if p.readyLocked() == 0 {
+		err := wire.Errorf(wire.CodeCheckoutTimeout, "no worker of pool %s was ready within %s: %d starting, %d calls wait; try again, health says how the start goes, and checkout_timeout is how long calls wait for it",
+			p.cfg.Name, s.CheckoutTimeout, p.inStateLocked(workerStarting), p.waiting).With("retry_after_ms", p.retryAfterLocked())
+		if p.lastFailure != "" {
+			err = err.With("last_failure", p.lastFailure)
+		}
+		return err
+	}
 	where := "any worker"
 	if f.pin != nil {
 		where = f.pin.id + ", to which its session is pinned,"
 	}
-	err := wire.Errorf(wire.CodeCheckoutTimeout, "no slot of %s came free within %s (pool %s, %d calls wait); raise checkout_timeout, size or concurrency",
+	return wire.Errorf(wire.CodeCheckoutTimeout, "no slot of %s came free within %s (pool %s, %d calls wait); raise checkout_timeout, size or concurrency",
 		where, s.CheckoutTimeout, p.cfg.Name, p.waiting).With("retry_after_ms", p.retryAfterLocked())
-	if p.readyLocked() == 0 && p.lastFailure != "" {
-		err = err.With("last_failure", p.lastFailure)
-	}
-	p.failLocked(c, err)
-	p.offerLocked(f, batch)
 }

@@ -44,10 +44,18 @@ func (*workersListCommand) Help() string {
 // busy shows how many of a worker's slots are taken.
 func busy(row map[string]any) string { return cell(row["in_flight"]) + "/" + cell(row["slots"]) }
 
+// pid is a dash for a worker that has no process yet.
+func pid(row map[string]any) string {
+	if text := cell(row["pid"]); text != "0" {
+		return text
+	}
+	return "-"
+}
+
 // Run lists the workers. `workers show` has their pool, too: there is one.
 func (c *workersListCommand) Run(ctx context.Context, e *Env) error {
 	return c.list(ctx, e, "sidecar.workers", "workers", []column{
-		col("WORKER", "worker"), col("STATE", "state"), col("PID", "pid"),
+		col("WORKER", "worker"), col("STATE", "state"), {"PID", pid},
 		{"BUSY", busy},
 		col("SESSIONS", "sessions"),
 		col("CALLS", "calls"), col("ERRORS", "errors"), since("AGE", "age_ms"),
@@ -116,7 +124,7 @@ func (c *workersShowCommand) print(e *Env, row map[string]any) error {
 	}
 	out := record([]column{
 		col("WORKER", "worker"), col("POOL", "pool"), col("GENERATION", "generation"), col("OVERFLOW", "overflow"), col("STATE", "state"),
-		col("PID", "pid"),
+		{"PID", pid},
 		{"BUSY", busy},
 		col("SESSIONS", "sessions"), col("CALLS", "calls"), col("ERRORS", "errors"),
 		since("AGE", "age_ms"),

@@ -33,6 +33,7 @@ func fixtures() map[string]any {
 		"sidecar.workers": map[string]any{"workers": []any{
 			worker("worker_1", nil),
 			worker("worker_2", map[string]any{"state": "dead", "in_flight": 0, "last_failure": "killed by SIGKILL\n\x1b]0;title\aTraceback\n  boom"}),
+			worker("worker_3", map[string]any{"state": "starting", "pid": 0, "in_flight": 0, "calls": 0, "errors": 0, "sessions": 0}),
 		}},
 		"sidecar.clients": map[string]any{"clients": []any{map[string]any{
 			"connection": "c1", "name": "evil\x1b[2J\n\u202ename", "version": "1", "uid": 1000, "pid": 77, "in_flight": 1, "age_ms": 12_345, "total_commands": 9,
