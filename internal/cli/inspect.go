@@ -55,7 +55,8 @@ func pid(row map[string]any) string {
 // Run lists the workers. `workers show` has their pool, too: there is one.
 func (c *workersListCommand) Run(ctx context.Context, e *Env) error {
 	return c.list(ctx, e, "sidecar.workers", "workers", []column{
-		col("WORKER", "worker"), col("STATE", "state"), {"PID", pid},
+		col("WORKER", "worker"), col("STATE", "state"),
+		{"PID", pid},
 		{"BUSY", busy},
 		col("SESSIONS", "sessions"),
 		col("CALLS", "calls"), col("ERRORS", "errors"), since("AGE", "age_ms"),
