@@ -25,7 +25,8 @@ func allowed() map[string][]string {
 		"bench/load":      {"wire"},
 		"examples/gowire": {"wire"},
 		"tests/model":     {},
-		"internal/cli":    {"internal/client", "internal/config", "wire"},
+		"internal/cli":    {"internal/client", "internal/config", "internal/load", "wire"},
+		"internal/load":   {"internal/client", "wire"},
 		"internal/client": {"wire"},
 		"internal/admin":  {"proxy", "internal/session", "pool", "internal/events", "internal/metrics", "wire"},
 

@@ -34,7 +34,7 @@ func (c *callCommand) Run(ctx context.Context, e *Env) error {
 	if err := c.check(); err != nil {
 		return usage(err, c.command())
 	}
-	params, err := c.params(ctx, e)
+	params, err := readParams(ctx, e, c.Params, c.command())
 	if err != nil {
 		return err
 	}
@@ -91,12 +91,13 @@ func (c *callCommand) check() error {
 	return nil
 }
 
-func (c *callCommand) params(ctx context.Context, e *Env) (map[string]any, error) {
-	if c.Params == "" {
+// readParams reads params as a command line gives them.
+func readParams(ctx context.Context, e *Env, given, command string) (map[string]any, error) {
+	if given == "" {
 		return map[string]any{}, nil
 	}
-	text := []byte(c.Params)
-	if c.Params == "-" {
+	text := []byte(given)
+	if given == "-" {
 		var err error
 		if text, err = readAll(ctx, e.Stdin); err != nil {
 			return nil, err
@@ -104,7 +105,7 @@ func (c *callCommand) params(ctx context.Context, e *Env) (map[string]any, error
 	}
 	params, err := decodeObject(text, "params are", paramsDepth)
 	if err != nil {
-		return nil, usage(fmt.Errorf("the parameters cannot be read: %w", err), c.command())
+		return nil, usage(fmt.Errorf("the parameters cannot be read: %w", err), command)
 	}
 	return params, nil
 }

@@ -74,6 +74,7 @@ type grammar struct {
 	Pause       pauseCommand       `cmd:"" help:"Let calls wait."`
 	Resume      resumeCommand      `cmd:"" help:"Let calls go on that wait."`
 	Drain       drainCommand       `cmd:"" help:"Take no more calls, and wait for those in flight."`
+	Bench       benchCommand       `cmd:"" help:"Make a load, and tell how long calls took."`
 	Shutdown    shutdownCommand    `cmd:"" help:"Have the sidecar end."`
 	Version     versionCommand     `cmd:"" help:"Show the version."`
 	Keeper      keeperCommand      `cmd:"" hidden:""`
