@@ -18,8 +18,10 @@ type Method struct {
 	Session   string         `msgpack:"session" json:"session"` // likewise
 	ReadOnly  bool           `msgpack:"read_only" json:"read_only"`
 	Retry     *string        `msgpack:"retry" json:"retry"`
+	Process   *string        `msgpack:"process" json:"process"`
 	RetrySafe bool           `msgpack:"-" json:"-"`
 }
+
 
 // What a method says of a session and of a stream. One that wants no session runs in one as well: in its turn, at the
 // worker that the session is pinned to.
@@ -113,6 +115,8 @@ func (m *Method) check() error {
 		return fmt.Errorf("stream is %q", m.Stream)
 	case m.Retry != nil && *m.Retry != "safe":
 		return fmt.Errorf("retry is %q", *m.Retry)
+	case m.Process != nil && *m.Process != "own":
+		return fmt.Errorf("process is %q", *m.Process)
 	}
 	return nil
 }
@@ -122,7 +126,7 @@ func reserved(name string) bool {
 	if name == "hello" || name == "ping" {
 		return true
 	}
-	for _, family := range []string{"session.", "sidecar.", "admin."} {
+	for _, family := range []string{"session.", "sidecar.", "admin.", "runs."} {
 		if strings.HasPrefix(name, family) {
 			return true
 		}

@@ -25,7 +25,7 @@ Anything = TypeVar("Anything")
 Way = Literal["inline", "task", "thread", "task_stream", "thread_stream"]
 
 RESERVED_NAMES = frozenset({"hello", "ping"})
-RESERVED_PREFIXES = ("session.", "sidecar.", "admin.")
+RESERVED_PREFIXES = ("session.", "sidecar.", "admin.", "runs.")
 
 _STREAMS = (Iterator, Iterable, AsyncIterator, AsyncIterable)
 
@@ -40,10 +40,14 @@ class Method:
         read_only: bool = False,
         retry: Literal["safe"] | None = None,
         inline: bool = False,
+        process: Literal["own"] | None = None,
     ) -> None:
         self.function = function
         self.name = name
         self.read_only = read_only
+        if process not in (None, "own"):
+            raise ValueError(f"method {name!r}: process is 'own' or None, not {process!r}")
+        self.process = process
         if retry not in (None, "safe"):
             raise ValueError(f"method {name!r}: retry is 'safe' or None, not {retry!r}")
         self.retry = retry
@@ -145,6 +149,7 @@ class Method:
             "session": self.session,
             "read_only": self.read_only,
             "retry": self.retry,
+            "process": self.process,
         }
 
 
@@ -220,6 +225,7 @@ class App:
         retry: Literal["safe"] | None = None,
         inline: bool = False,
         stream: Callable[..., Any] | None = None,
+        process: Literal["own"] | None = None,
     ) -> Callable[[Function], Function]: ...
     def method(
         self,
@@ -231,18 +237,29 @@ class App:
         retry: Literal["safe"] | None = None,
         inline: bool = False,
         stream: Callable[..., Any] | None = None,
+        process: Literal["own"] | None = None,
     ) -> Any:
         """Register a function as a method, by its own name or ``name``.
 
         ``read_only``: does not write to its session, so it may run beside other such calls. ``retry="safe"``: may be
         run again if its worker dies. ``inline``: a plain function that never blocks; it runs at once on the loop's
         thread. ``stream``: a generator with the same parameters, which runs instead when a stream is asked for.
+        ``process="own"``: for what takes long and much. Each call has a process of its own, forked beside the pool for
+        it and ended with it; it sees its session as it was when it began, and holds up none of the session's calls.
         """
         if function is None:
             return functools.partial(
-                self._add_method, name=name, read_only=read_only, retry=retry, inline=inline, stream=stream
+                self._add_method,
+                name=name,
+                read_only=read_only,
+                retry=retry,
+                inline=inline,
+                stream=stream,
+                process=process,
             )
-        return self._add_method(function, name=None, read_only=False, retry=None, inline=False, stream=None)
+        return self._add_method(
+            function, name=None, read_only=False, retry=None, inline=False, stream=None, process=None
+        )
 
     def _add_method(
         self,
@@ -253,10 +270,11 @@ class App:
         retry: Literal["safe"] | None,
         inline: bool,
         stream: Callable[..., Any] | None,
+        process: Literal["own"] | None,
     ) -> Function:
-        method = Method(function, _checked_name(name or function.__name__), read_only, retry, inline)
+        method = Method(function, _checked_name(name or function.__name__), read_only, retry, inline, process)
         if stream is not None:
-            method.streamed = Method(stream, method.name, read_only, retry, False)
+            method.streamed = Method(stream, method.name, read_only, retry, False, process)
             if method.stream or not method.streamed.stream:
                 raise TypeError(f"method {method.name!r}: stream is the generator for a plain function")
         if method.name in self.methods:

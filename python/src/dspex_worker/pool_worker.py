@@ -19,7 +19,7 @@ from dspex.errors import Cancelled, DspexError, UnknownMethod
 from dspex_worker import loading, stacks
 from dspex_worker.app import App, Method
 from dspex_worker.batch import Batch
-from dspex_worker.calls import Call
+from dspex_worker.calls import ENDED, Call
 from dspex_worker.copies import Copies, change_frames
 from dspex_worker.peer import Peer
 from dspex_worker.runtime import Runtime
@@ -31,6 +31,7 @@ log = logging.getLogger("dspex_worker")
 DESCRIPTOR = "DSPEX_WORKER_FD"
 
 _TELL_METRICS = 0.1  # seconds after a change: what is counted meanwhile goes along
+_TELL_USAGE = 1.0  # seconds between looks at what a call that has the process to itself has used
 
 
 async def serve(load: Callable[[], App], sock: socket.socket, worker_id: str) -> int:
@@ -87,6 +88,8 @@ class PoolWorker(Peer):
             self.fail(id, error)
             return
         self.calls[id] = call
+        if method.process is not None:
+            self.runtime.spawn(self._tell_usage(call))
         self.runtime.start(call)
 
     def handle_notification(self, notification: wire.Notification) -> None:
@@ -233,6 +236,15 @@ class PoolWorker(Peer):
     def _tell_metrics(self) -> None:
         if self._app is not None and not self.channel.closed and (counted := self._app.metrics.take()):
             self.channel.write(wire.encode_notification("sidecar.metrics", {"metrics": counted}))
+
+    async def _tell_usage(self, call: Call) -> None:
+        """Say what a call has used so far, so that limits count while it runs."""
+        told: dict[str, Any] = {}
+        while call.state != ENDED:
+            await asyncio.sleep(_TELL_USAGE)
+            if call.usage != told and call.state != ENDED:
+                told = dict(call.usage)
+                self.channel.write(wire.encode_notification("call.usage", {"call": call.id, "usage": told}))
 
     def _take_settings(self, params: dict[str, Any]) -> None:
         """Take what counts for calls that come after it; the frame comes ahead of those."""

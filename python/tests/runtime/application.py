@@ -430,3 +430,9 @@ def made(name: str) -> int:
 async def bad_item() -> AsyncIterator[Any]:
     yield 1
     yield {"x": object()}
+
+
+@app.method(process="own")
+async def spend(tokens: int) -> None:
+    current_call().usage["total_tokens"] = tokens
+    await asyncio.Event().wait()

@@ -101,6 +101,7 @@ def test_the_answer_to_hello(start: Callable[..., Worker]) -> None:
         "session": "none",
         "read_only": False,
         "retry": None,
+        "process": None,
     }
     assert methods["get"]["session"] == "required"
     assert methods["get"]["read_only"] is True
