@@ -41,6 +41,13 @@ func (p *Pool) stopLocked(c *Call, why *wire.Error, atOnce bool, batch *wire.Bat
 	p.timeLocked(c)
 }
 
+// StopReport is how long after a deadline has passed a client may have to wait for the answer that tells how its call ended.
+func (p *Pool) StopReport() time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.stopReport()
+}
+
 // stopReport is how long after a stop the client waits for the step that ends the call. Where that is to be the last one, the others in the
 // worker have their grace time before it.
 func (p *Pool) stopReport() time.Duration {

@@ -40,6 +40,7 @@ func (c *conn) handshake(batch *wire.Batch) bool {
 	c.reply(batch, f.ID, map[string]any{
 		"protocol": wire.Protocol, "features": []string{}, "server": map[string]any{"name": "dspex-sidecar", "version": c.server.cfg.Version},
 		"connection": c.id, "max_frame": c.limits.MaxFrame, "max_in_flight": c.limits.MaxInFlight,
+		"stop_report_ms": c.server.cfg.Pool.StopReport().Milliseconds(),
 	})
 	c.server.greeted(c, batch)
 	return true

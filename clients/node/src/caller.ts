@@ -20,6 +20,8 @@ export type SessionOptions = {
   state?: Params | undefined;
   /** Milliseconds without use after which it expires. */
   ttlMs?: number | undefined;
+  /** Milliseconds after which it expires, used or not. */
+  maxAgeMs?: number | undefined;
   /** To find it by in `session.list`. */
   labels?: Readonly<Record<string, string>> | undefined;
   pool?: string | undefined;
@@ -114,8 +116,9 @@ export class Caller {
 
   /** Make a session. With `await using` it ends when the block does. */
   async createSession(options: SessionOptions = {}): Promise<Session> {
-    const { id, ttlMs, state, labels, pool, token } = options;
-    const params = { session: id, state, ttl_ms: ttlMs, labels, pool, token: token || undefined };
+    const { id, ttlMs, maxAgeMs, state, labels, pool, token } = options;
+    const times = { ttl_ms: ttlMs, max_age_ms: maxAgeMs };
+    const params = { session: id, state, ...times, labels, pool, token: token || undefined };
     const made = await this.call<{ session: string; token?: string }>("session.create", params);
     return this.session(made.session, made);
   }

@@ -163,7 +163,10 @@ export class Connection implements Owner {
   start(call: Call, meta: object | null, params: object | null, deadline: Deadline | undefined): void {
     this.#core.request(call, meta, params);
     call.deadline = deadline;
-    if (deadline !== undefined && deadline.givesUp < this.#rings) this.#setAlarm(deadline.givesUp);
+    if (deadline !== undefined) {
+      const givesUp = deadline.givesUp(this.#core.stopReport);
+      if (givesUp < this.#rings) this.#setAlarm(givesUp);
+    }
     this.#hold();
     this.#send();
   }
@@ -263,8 +266,9 @@ export class Connection implements Owner {
     let first = Number.POSITIVE_INFINITY;
     for (const call of [...this.#core.calls.values()]) {
       if (call.done || call.deadline === undefined) continue;
-      if (call.deadline.givesUp <= now) this.cancel(call, call.deadline.error(call.method));
-      else first = Math.min(first, call.deadline.givesUp);
+      const givesUp = call.deadline.givesUp(this.#core.stopReport);
+      if (givesUp <= now) this.cancel(call, call.deadline.error(call.method));
+      else first = Math.min(first, givesUp);
     }
     if (first < Number.POSITIVE_INFINITY && this.state !== "closed") this.#setAlarm(first);
   }

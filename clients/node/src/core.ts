@@ -37,6 +37,8 @@ export abstract class Call {
   item(_item: unknown): void {}
 }
 
+const LONGEST_REPORT = 60_000; // milliseconds; a client waits no longer, whatever it was told
+
 const NOTHING: WireMap = Object.freeze({});
 
 /** `leaving`: the sidecar said goaway; calls in flight finish, new ones go elsewhere. */
@@ -72,6 +74,8 @@ export class Core implements Sink {
   readonly out = new Writer();
   readonly splitter: FrameSplitter;
   server: WireMap = {};
+  /** Milliseconds past a call's deadline that the sidecar may take to tell how it ended. */
+  stopReport = 0;
   readonly #owner: Owner;
   #peerLimit = MIN_FRAME_LIMIT;
   #lastId = 0;
@@ -97,6 +101,8 @@ export class Core implements Sink {
       throw new DspexError("invalid_frame", "the answer to hello is not one of protocol 1");
     }
     this.#peerLimit = limit;
+    const { stop_report_ms: report } = map;
+    if (typeof report === "number" && report > 0) this.stopReport = Math.min(report, LONGEST_REPORT);
     this.server = map;
     if (this.state === "greeting") this.#move("ready"); // else it left in the same breath
   }

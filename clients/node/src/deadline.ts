@@ -2,7 +2,10 @@
 
 import { DspexError } from "./errors.js";
 
-/** Milliseconds past its deadline that a call waits for the sidecar's `deadline_exceeded`, which says more than its own. */
+/**
+ * Milliseconds past its deadline, and what the sidecar itself takes to tell how the call ended, that a call waits for
+ * its `deadline_exceeded`, which says more than the client's own.
+ */
 const GRACE = 100;
 
 /** The instant at which so many milliseconds from now have passed. */
@@ -16,9 +19,12 @@ export class Deadline {
     this.#ends = performance.now() + timeoutMs;
   }
 
-  /** The instant (`performance.now()`) at which the client waits no longer for the sidecar's own answer. */
-  get givesUp(): number {
-    return this.#ends + GRACE;
+  /**
+   * The instant (`performance.now()`) at which the client waits no longer for the sidecar's own answer, which may take so
+   * many milliseconds to tell how the call ended.
+   */
+  givesUp(stopReport: number): number {
+    return this.#ends + stopReport + GRACE;
   }
 
   /** Milliseconds; 0 when it has passed. */

@@ -18,6 +18,7 @@ export type SessionInfo = {
   age_ms: number;
   idle_ms: number;
   ttl_ms: number;
+  max_age_ms: number | null;
   calls: number;
 };
 

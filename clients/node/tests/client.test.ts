@@ -2,10 +2,10 @@
 
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
-import { setImmediate as turn } from "node:timers/promises";
+import { setTimeout as sleep, setImmediate as turn } from "node:timers/promises";
 import type { Client } from "../src/index.js";
 import { encodeResponse, Kind } from "../src/wire/index.js";
-import { echo, echoing, failure, framed, type Script, scripted, served, take } from "./support/scripted.js";
+import { echo, echoing, failure, framed, type Script, scripted, served, TIMEOUT, take } from "./support/scripted.js";
 
 test("a call", async () => {
   const script: Script = async (peer) => {
@@ -80,6 +80,21 @@ test("a late answer reaches nobody", async () => {
     const { details } = await failure(client.call("slow", null, { timeoutMs: 50 }), "deadline_exceeded");
     assert.deepEqual(details, { ended_by: "client" });
     assert.equal(await client.call("m"), "second");
+  });
+});
+
+test("an answer that takes as long as the sidecar said is waited for", async () => {
+  const script: Script = async (peer) => {
+    await peer.greet({ stop_report_ms: TIMEOUT });
+    const { id } = await peer.request();
+    await sleep(400); // past the deadline, and what any client waits
+    peer.fail(id, scripted("deadline_exceeded", { details: { ended_by: "kill" } }));
+    await echoing(peer);
+  };
+  await served([script], async (client) => {
+    const { details } = await failure(client.call("slow", null, { timeoutMs: 50 }), "deadline_exceeded");
+    assert.deepEqual(details, { ended_by: "kill" });
+    assert.deepEqual(await client.call("m", { n: 1 }), { n: 1 });
   });
 });
 

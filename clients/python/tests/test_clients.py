@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from typing import Any
 
 import pytest
 import uvloop
 from dspex import CancelToken, Outputs, errors, wire
-from scripted import Peer, client, drive, serving
+from scripted import TIMEOUT, Peer, client, drive, serving
 
 pytestmark = pytest.mark.parametrize("kind", ["threads", "asyncio"])
 
@@ -117,6 +118,25 @@ def test_a_late_answer_reaches_nobody(kind: str) -> None:
             assert exceeded.value.details == {"ended_by": "client"}
             assert isinstance(exceeded.value, TimeoutError)
             assert await c.call("m") == "second"
+
+    with serving(script) as path:
+        drive(scenario(path))
+
+
+def test_an_answer_that_takes_as_long_as_the_sidecar_said_is_waited_for(kind: str) -> None:
+    def script(peer: Peer) -> None:
+        peer.greet(stop_report_ms=round(TIMEOUT * 1000))
+        slow = peer.read()
+        time.sleep(0.4)  # past the deadline, and what any client waits
+        peer.fail(slow, "deadline_exceeded", details={"ended_by": "kill"})
+        peer.echo()
+
+    async def scenario(path: str) -> None:
+        async with client(kind, path) as c:
+            with pytest.raises(errors.DeadlineExceeded) as exceeded:
+                await c.call("slow", timeout=0.05)
+            assert exceeded.value.details == {"ended_by": "kill"}
+            assert await c.call("m", {"n": 1}) == {"n": 1}
 
     with serving(script) as path:
         drive(scenario(path))

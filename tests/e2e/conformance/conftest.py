@@ -1,13 +1,43 @@
-"""One suite, two servers: the sidecar with its workers, and stand-alone mode."""
+"""One suite, two servers (the sidecar with its workers, stand-alone mode), and two clients (Python's, Node's)."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from e2e.support import node_client
 from e2e.support.configuration import merged
+from e2e.support.node_client import NodeClient
 from e2e.support.servers import Server
+
+# What makes a client, in a test's own text or by a fixture of its. Other tests send frames themselves, and need to run
+# once only, or name the clients that they are about.
+_MAKES = (".client(", "provoke(")
+_MADE = "session"
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    source = inspect.getsource(metafunc.function)
+    if _MADE in metafunc.fixturenames or any(made in source for made in _MAKES):
+        metafunc.parametrize("speaks", ["python", "node"], indirect=True)
+
+
+@pytest.fixture(autouse=True)
+def speaks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Whose client the servers give to the test."""
+    kind: str = getattr(request, "param", "python")
+    if kind == "node":
+        monkeypatch.setattr(Server, "clients", NodeClient)
+    return kind
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _drivers() -> Iterator[None]:
+    yield
+    if node_client.driver.cache_info().currsize:
+        node_client.driver().close()
 
 
 @pytest.fixture(scope="module", params=["sidecar", "standalone"])

@@ -19,6 +19,7 @@ from dspex.errors import ConnectionLost, SessionExists, SessionNotFound
 from e2e.support import machine
 from e2e.support.configuration import APPLICATIONS, ROOT, Tables, write
 from e2e.support.machine import WAIT, until
+from e2e.support.node_client import NodeAdapter
 from e2e.support.servers import Server
 from support.openai_server import OpenAIServer, json_answer
 
@@ -61,10 +62,10 @@ async def outcome(made: Any) -> Any:
     return await made if inspect.isawaitable(made) else made
 
 
-@pytest.mark.parametrize("make", [Adapter, AsyncAdapter])
-def test_the_same_code_everywhere(place: Place, make: type[Adapter] | type[AsyncAdapter]) -> None:
+@pytest.mark.parametrize("make", [Adapter, AsyncAdapter, NodeAdapter])
+def test_the_same_code_everywhere(place: Place, make: type[Adapter] | type[AsyncAdapter] | type[NodeAdapter]) -> None:
     async def scenario() -> None:
-        adapter = make(place.kind, **place.options)
+        adapter: Any = make(place.kind, **place.options)
         assert await outcome(adapter.create_session("chat-1", {"language": "en"})) == "chat-1"
         with pytest.raises(SessionExists):
             await outcome(adapter.create_session("chat-1"))

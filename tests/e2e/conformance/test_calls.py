@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from dspex import wire
 from dspex.errors import DspexError, InvalidParams, NotSerializable, UnknownMethod
-from e2e.conformance.differences import expected
+from e2e.conformance.differences import as_read, expected
 from e2e.support.servers import Server
 
 ECHOES = ("echo", "echo_async", "echo_inline")
@@ -58,27 +58,30 @@ def test_values_come_back_as_they_went(server: Server, method: str) -> None:
     client = server.client()
     for value in VALUES:
         got = client.call(method, {"value": value})
-        assert got == value
+        assert got == as_read(client, value)
         assert type(got) is type(value)
     assert math.copysign(1, client.call(method, {"value": -0.0})) == -1
     assert math.isnan(client.call(method, {"value": math.nan}))
-    assert client.call(method, {"value": tuple(VALUES)}) == VALUES
+    assert client.call(method, {"value": tuple(VALUES)}) == as_read(client, VALUES)
 
 
 def test_values_go_into_sessions_and_out_again(server: Server) -> None:
-    with server.client().create_session(state={"all": VALUES}) as session:
-        assert session.state()["all"] == VALUES
+    client = server.client()
+    values = as_read(client, VALUES)
+    with client.create_session(state={"all": VALUES}) as session:
+        assert session.state()["all"] == values
         session.call("put", {"key": "again", "value": VALUES})
         session.update({"third": VALUES})
         state = session.call("get")
-        assert [state[key] for key in ("all", "again", "third")] == [VALUES] * 3
+        assert [state[key] for key in ("all", "again", "third")] == [values] * 3
         assert session.state() == state
 
 
 def test_times_have_a_zone(server: Server) -> None:
     instant = datetime(2026, 1, 1, 12, 0, 0, 1, UTC)
-    got = server.client().call("echo", {"value": instant})
-    assert got == instant
+    client = server.client()
+    got = client.call("echo", {"value": instant})
+    assert got == as_read(client, instant)
     assert got.utcoffset() == timedelta(0)
 
 

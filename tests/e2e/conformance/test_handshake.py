@@ -36,6 +36,7 @@ def test_hello_tells_what_holds(server: Server) -> None:
     assert hello["server"]["name"] == expected(server, "name")
     assert hello["server"]["version"]
     assert (hello["max_frame"], hello["max_in_flight"]) == (16 << 20, 1024)
+    assert hello.get("stop_report_ms") == expected(server, "stop_report_ms of hello")
     connection = server.raw()
     clients = {one["name"]: one for one in connection.call("sidecar.clients")["clients"]}
     assert clients["a"]["connection"] == hello["connection"]

@@ -1,4 +1,4 @@
-"""Functions of the client's that workers call, by both clients, nested, cancelled at each level, and left."""
+"""Functions of the client's that workers call, by all clients, nested, cancelled at each level, and left."""
 
 from __future__ import annotations
 
@@ -12,21 +12,24 @@ import pytest
 from dspex import Asked, AsyncAsked, AsyncClient, CancelToken, Client
 from dspex.errors import Cancelled, DeadlineExceeded, DspexError, ProgramError, SessionBusy, UnknownMethod
 from e2e.support.machine import WAIT, until
+from e2e.support.node_client import NodeClient
 from e2e.support.servers import Server
 
 LEVELS = 3
 
 AnyAsked = Asked | AsyncAsked
-AnyClient = Client | AsyncClient
+AnyClient = Client | AsyncClient | NodeClient
+
+CLIENTS: dict[str, type[AnyClient]] = {"threads": Client, "asyncio": AsyncClient, "node": NodeClient}
 
 
 async def outcome(made: Any) -> Any:
-    """What either client returns: a function that the one for threads runs has a thread, and may block it."""
+    """What any client returns: a function that those for threads run has a thread, and may block it."""
     return await made if inspect.isawaitable(made) else made
 
 
 def drive(server: Server, kind: str, scenario: Callable[[AnyClient], Coroutine[Any, Any, None]]) -> None:
-    client = Client(server.path) if kind == "threads" else AsyncClient(server.path)
+    client = CLIENTS[kind](server.path)
 
     async def run() -> None:
         try:
@@ -38,10 +41,10 @@ def drive(server: Server, kind: str, scenario: Callable[[AnyClient], Coroutine[A
     asyncio.run(run())
 
 
-both = pytest.mark.parametrize("kind", ["threads", "asyncio"])
+each = pytest.mark.parametrize("kind", list(CLIENTS))
 
 
-@both
+@each
 def test_three_levels_deep(server: Server, kind: str) -> None:
     async def level(params: dict[str, Any], asked: AnyAsked) -> Any:
         value = params["value"]
@@ -57,7 +60,7 @@ def test_three_levels_deep(server: Server, kind: str) -> None:
     drive(server, kind, scenario)
 
 
-@both
+@each
 @pytest.mark.parametrize("at", range(LEVELS + 1))
 @pytest.mark.parametrize("method", ["ask", "ask_in_thread"])
 def test_a_cancel_at_each_level(server: Server, kind: str, method: str, at: int) -> None:
@@ -102,7 +105,7 @@ def test_a_cancel_at_each_level(server: Server, kind: str, method: str, at: int)
     )
 
 
-@both
+@each
 @pytest.mark.parametrize("method", ["ask", "ask_in_thread"])
 def test_errors_come_back_as_what_they_are(server: Server, kind: str, method: str) -> None:
     def fails(_: Any, __: AnyAsked) -> Any:
@@ -126,7 +129,7 @@ def test_errors_come_back_as_what_they_are(server: Server, kind: str, method: st
     drive(server, kind, scenario)
 
 
-@both
+@each
 def test_a_deadline_ends_the_function(server: Server, kind: str) -> None:
     ended = threading.Event()
 
@@ -146,7 +149,7 @@ def test_a_deadline_ends_the_function(server: Server, kind: str) -> None:
     drive(server, kind, scenario)
 
 
-@both
+@each
 def test_a_client_that_leaves_ends_the_call_that_asks(server: Server, kind: str) -> None:
     async def leaves(_: Any, asked: AnyAsked) -> None:
         leaving.set()
@@ -169,6 +172,6 @@ def test_a_client_that_leaves_ends_the_call_that_asks(server: Server, kind: str)
 
 
 async def _in_thread_or_task(client: AnyClient, method: str, params: dict[str, Any]) -> Any:
-    if isinstance(client, Client):
-        return await asyncio.to_thread(client.call, method, params)
-    return await client.call(method, params)
+    if isinstance(client, AsyncClient):
+        return await client.call(method, params)
+    return await asyncio.to_thread(client.call, method, params)

@@ -8,7 +8,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
 from dspex import Client, wire
+from dspex.errors import DeadlineExceeded
 from e2e.support.machine import until
 from e2e.support.servers import Server
 from runtime.harness import Connection
@@ -158,6 +160,9 @@ def test_an_answer_that_names_the_last_step(tmp_path: Path) -> None:
             assert f"in {method}" in error["details"]["stacks"]
             assert "kill_in_ms" not in error["details"]
             server.healthy()
+        with pytest.raises(DeadlineExceeded) as exceeded:  # a client waits for that answer
+            server.client().call("block", {"marker": str(tmp_path / "again")}, timeout=0.5)
+        assert exceeded.value.details["ended_by"] == "kill"
 
 
 def test_pure_python_that_spins(server: Server) -> None:

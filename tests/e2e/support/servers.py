@@ -9,9 +9,9 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from dspex import Client
 from e2e.support import configuration, machine
@@ -24,7 +24,12 @@ _BROKEN = ("panic:", "fatal error:", "goroutine ", "DATA RACE")  # in no log, ev
 
 
 class Server:
-    """A server of either kind, in a folder of its own. Use it as a context manager, or ``close`` it."""
+    """A server of either kind, in a folder of its own. Use it as a context manager, or ``close`` it.
+
+    ``clients`` makes the clients that tests get: Python's, unless a fixture puts another in place for a test.
+    """
+
+    clients: ClassVar[Callable[..., Any]] = Client
 
     def __init__(
         self,
@@ -94,7 +99,7 @@ class Server:
         return connection
 
     def client(self, **options: Any) -> Client:
-        client = Client(self.path, **{"timeout": machine.WAIT, **options})
+        client: Client = type(self).clients(self.path, **{"timeout": machine.WAIT, **options})
         self._opened.append(client)
         return client
 

@@ -82,6 +82,9 @@ class Ask:
         self.token = CancelToken()
 
 
+_LONGEST_REPORT: Final = 60.0  # seconds; a client waits no longer, whatever it was told
+
+
 class State(Enum):
     GREETING = "greeting"
     READY = "ready"
@@ -107,6 +110,7 @@ class Core:
         asks: what the sidecar asked and was not answered, by its own ids.
         news: those that came, or ended, since the shell last took them.
         ignored: frames that belonged to nothing.
+        stop_report: seconds past a call's deadline that the sidecar may take to tell how it ended.
     """
 
     def __init__(self, max_frame: int = wire.DEFAULT_FRAME) -> None:
@@ -118,6 +122,7 @@ class Core:
         self.ignored = 0
         self.splitter = wire.FrameSplitter(max_frame)
         self.server: dict[str, Any] = {}
+        self.stop_report = 0.0
         self._peer_limit = wire.MIN_FRAME_LIMIT
         self._last_id = 0
         self._orphans: deque[Call] = deque()
@@ -136,6 +141,9 @@ class Core:
         if type(limit) is not int or limit < wire.MIN_FRAME_LIMIT or answer.get("protocol") != wire.PROTOCOL:
             raise InvalidFrame("the answer to hello is not one of protocol 1")
         self._peer_limit = limit
+        stop_report = answer.get("stop_report_ms")
+        if type(stop_report) is int and stop_report > 0:
+            self.stop_report = min(stop_report / 1000, _LONGEST_REPORT)
         self.server = answer
         if self.state is State.GREETING:  # else it said goaway, or left, in the same breath
             self._move(State.READY)

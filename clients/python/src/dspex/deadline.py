@@ -9,7 +9,8 @@ from typing import Final
 from .errors import DeadlineExceeded
 
 GRACE: Final = 0.1
-"""Seconds past its deadline that a call waits for the sidecar's `deadline_exceeded`, which says more than its own."""
+"""Seconds past its deadline, and what the sidecar itself takes to tell how the call ended, that a call waits for its
+`deadline_exceeded`, which says more than the client's own."""
 
 _LONGEST: Final = 1e9  # seconds, some thirty years: more makes no difference, and less than any clock can count
 
@@ -25,10 +26,13 @@ class Deadline:
         self.timeout = timeout
         self._ends = monotonic() + min(timeout, _LONGEST)
 
-    @property
-    def gives_up(self) -> float:
-        """The instant (`time.monotonic()`) at which the client waits no longer for the sidecar's own answer."""
-        return self._ends + GRACE
+    def gives_up(self, stop_report: float) -> float:
+        """The instant (`time.monotonic()`) at which the client waits no longer for the sidecar's own answer.
+
+        Args:
+            stop_report: seconds past the deadline that the sidecar may take to tell how the call ended.
+        """
+        return self._ends + stop_report + GRACE
 
     def left(self) -> float:
         """Seconds; 0 when it has passed."""

@@ -247,18 +247,19 @@ class Link(asyncio.BufferedProtocol):
     def _set_alarm(self, call: TaskCall, deadline: Deadline) -> None:
         """One timer for all calls: most end before their deadlines, and would only have set and cleared one."""
         call.deadline = deadline
-        if self._alarm is None or self._alarm.when() > deadline.gives_up:
+        gives_up = deadline.gives_up(self.core.stop_report)
+        if self._alarm is None or self._alarm.when() > gives_up:
             if self._alarm is not None:
                 self._alarm.cancel()
-            self._alarm = self._loop.call_at(deadline.gives_up, self._ring)
+            self._alarm = self._loop.call_at(gives_up, self._ring)
 
     def _ring(self) -> None:
         self._alarm = None
-        now = monotonic()
+        now, report = monotonic(), self.core.stop_report
         waiting = [call for call in self.core.calls.values() if isinstance(call, TaskCall) and not call.done]
         for call in waiting:
-            if call.deadline is not None and call.deadline.gives_up <= now:
+            if call.deadline is not None and call.deadline.gives_up(report) <= now:
                 self.cancel(call, call.deadline.error(call.method))
-        ahead = [call.deadline.gives_up for call in waiting if not call.done and call.deadline is not None]
+        ahead = [call.deadline.gives_up(report) for call in waiting if not call.done and call.deadline is not None]
         if ahead:
             self._alarm = self._loop.call_at(min(ahead), self._ring)

@@ -133,7 +133,7 @@ class Link:
         try:
             with self._lock:
                 self.core.request(call, meta, params)
-            while not self._send() and _seconds_left(deadline) != 0.0:
+            while not self._send() and self._seconds_left(deadline) != 0.0:
                 self._wait_writable(deadline)
         except BaseException:
             self.cancel(call)
@@ -156,9 +156,9 @@ class Link:
                 if sleeper is None:
                     self._lead(call, deadline)
                 else:
-                    left = _seconds_left(deadline)
+                    left = self._seconds_left(deadline)
                     sleeper.acquire(timeout=-1 if left is None else left)
-                if deadline is not None and monotonic() >= deadline.gives_up and not call.items:
+                if deadline is not None and monotonic() >= deadline.gives_up(self.core.stop_report) and not call.items:
                     self.cancel(call, deadline.error(call.method))
         except BaseException:
             self.cancel(call)  # KeyboardInterrupt, say: the answer is wanted no more
@@ -231,7 +231,7 @@ class Link:
     def _lead(self, call: ThreadCall, deadline: Deadline | None) -> None:
         """Read for all, until `call` has what it waits for. The caller is the leader, and ceases to be."""
         while not call.ready():
-            left = _seconds_left(deadline)
+            left = self._seconds_left(deadline)
             if left == 0.0:
                 return
             if self._unsent and self._writer is None:
@@ -374,7 +374,7 @@ class Link:
             with self._lock:
                 if self._leader is None:
                     self._leader = me
-            left = _seconds_left(deadline)
+            left = self._seconds_left(deadline)
             if self._leader is me:
                 self._wait_both(left)
                 return
@@ -415,7 +415,8 @@ class Link:
         except OSError:
             pass
 
-
-def _seconds_left(deadline: Deadline | None) -> float | None:
-    """How long to wait at a time; None: without an end; 0: not at all."""
-    return None if deadline is None else min(max(0.0, deadline.gives_up - monotonic()), _LONGEST_POLL)
+    def _seconds_left(self, deadline: Deadline | None) -> float | None:
+        """How long to wait at a time; None: without an end; 0: not at all."""
+        if deadline is None:
+            return None
+        return min(max(0.0, deadline.gives_up(self.core.stop_report) - monotonic()), _LONGEST_POLL)
