@@ -7,7 +7,6 @@ import inspect
 import types
 import typing
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 from dspex import wire
@@ -16,12 +15,12 @@ from dspex.errors import InvalidParams
 from dspex_worker.calls import Call
 from dspex_worker.metrics import Metrics
 from dspex_worker.objects import SessionObject
+from dspex_worker.offers import Offers
 from dspex_worker.schema import Annotation, Check, Problems
 from dspex_worker.session import Session
 from dspex_worker.worker import Worker
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-Anything = TypeVar("Anything")
 Way = Literal["inline", "task", "thread", "task_stream", "thread_stream"]
 
 RESERVED_NAMES = frozenset({"hello", "ping"})
@@ -159,18 +158,7 @@ def invalid_params(method: str, problems: Problems) -> InvalidParams:
     return InvalidParams(f"{method}: {first}", details={"errors": problems})
 
 
-@dataclass(frozen=True)
-class Program:
-    """A program registered for all sessions: a ``dspy.Module`` subclass, instance or zero-argument factory."""
-
-    name: str
-    target: Any
-    description: str
-    signature: Any = None
-    retry: Literal["safe"] | None = None
-
-
-class App:
+class App(Offers):
     """What a worker serves. ``use_dspy``: None installs the DSPy application where dspy can be imported.
 
     Attributes:
@@ -182,10 +170,10 @@ class App:
     worker: Worker | None = None
 
     def __init__(self, *, use_dspy: bool | None = None) -> None:
+        super().__init__()
         self.use_dspy = use_dspy
         self.metrics = Metrics()
         self.methods: dict[str, Method] = {}
-        self.programs: dict[str, Program] = {}
         self.worker_start_hooks: list[Callable[[], Any]] = []
         self.worker_stop_hooks: list[Callable[[], Any]] = []
         self.session_start_hooks: list[Callable[[Session], Any]] = []
@@ -283,61 +271,6 @@ class App:
             )
         self.methods[method.name] = method
         return function
-
-    @typing.overload
-    def program(self, target: type[Anything], /) -> type[Anything]: ...
-    @typing.overload
-    def program(
-        self,
-        name: str | None = None,
-        /,
-        *,
-        description: str = ...,
-        signature: Any = ...,
-        retry: Literal["safe"] | None = ...,
-    ) -> Callable[[Anything], Anything]: ...
-    @typing.overload
-    def program(
-        self, target: Anything, /, *, description: str = ..., signature: Any = ..., retry: Literal["safe"] | None = ...
-    ) -> Anything: ...
-    def program(
-        self,
-        target: Any = None,
-        /,
-        *,
-        description: str = "",
-        signature: Any = None,
-        retry: Literal["safe"] | None = None,
-    ) -> Any:
-        """Register a ``dspy.Module`` subclass, instance or zero-argument factory as a program for all sessions.
-
-        As ``@app.program``, ``@app.program("name", …)`` or ``app.program("name")(module)``. ``retry="safe"``: its tools
-        and its own code may be run again if the worker dies; what only asks LMs may be in any case.
-        """
-        more = {"description": description, "signature": signature, "retry": retry}
-        if target is None or isinstance(target, str):
-            return functools.partial(self._add_program, name=target, **more)
-        return self._add_program(target, name=None, **more)
-
-    def _add_program(
-        self,
-        target: Anything,
-        *,
-        name: str | None,
-        description: str,
-        signature: Any,
-        retry: Literal["safe"] | None,
-    ) -> Anything:
-        name = name or getattr(target, "__name__", None) or type(target).__name__
-        if name in self.programs:
-            raise ValueError(f"program {name!r} is registered twice")
-        if retry not in (None, "safe"):
-            raise ValueError(f"program {name!r}: retry is 'safe' or None, not {retry!r}")
-        is_named = inspect.isclass(target) or inspect.isfunction(target)
-        self.programs[name] = Program(
-            name, target, description or (inspect.getdoc(target) or "" if is_named else ""), signature, retry
-        )
-        return target
 
     def on_worker_start(self, hook: Function) -> Function:
         """Run ``hook()`` (sync or async) before the worker is ready."""

@@ -197,6 +197,7 @@ class PoolWorker(Peer):
             generation=hello.get("generation", 1),
             concurrency=hello.get("concurrency", 64),
             models=hello.get("models") or {},
+            dspy=hello.get("dspy") or {},
             tracebacks=hello.get("tracebacks", False),
         )
         try:

@@ -21,6 +21,7 @@ class Worker:
         generation: the number of the pool's generation.
         concurrency: how many calls it runs at once.
         models: settings of the configured models by name: ``model``, ``api_key``, ``api_base``, ``adapter``, …
+        dspy: what the operator permits DSPy programs, and settings of the configured programs by name.
         tracebacks: whether errors of the application carry their tracebacks.
     """
 
@@ -29,6 +30,7 @@ class Worker:
     generation: int = 1
     concurrency: int = 64
     models: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False)
+    dspy: dict[str, Any] = field(default_factory=dict)
     tracebacks: bool = False
 
 

@@ -98,7 +98,7 @@ def test_wrong_programs_are_refused_and_leave_nothing() -> None:
             await driver.call("create_program", "s", id="p", signature="a -> a")
         with pytest.raises(InvalidSignature, match="reasoning"):
             await driver.call("create_program", "s", id="p", signature="a -> reasoning", module="chain_of_thought")
-        with pytest.raises(InvalidParams, match="modules are: chain_of_thought, predict"):
+        with pytest.raises(InvalidParams, match="modules are: best_of_n, chain_of_thought, multi"):
             await driver.call("create_program", "s", id="p", signature="a -> b", module="os.system")
         for id in ("", "x" * 129, "a\nb"):
             with pytest.raises(InvalidParams):

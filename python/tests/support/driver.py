@@ -137,13 +137,17 @@ class Driver:
 
 @asynccontextmanager
 async def driving(
-    app: App, models: dict[str, dict[str, Any]] | None = None, *, tracebacks: bool = False
+    app: App,
+    models: dict[str, dict[str, Any]] | None = None,
+    *,
+    tracebacks: bool = False,
+    settings: dict[str, Any] | None = None,
 ) -> AsyncIterator[Driver]:
     """Install the DSPy application, run the hooks, and clean up as a worker does."""
     from dspex_worker import dspy_app
 
     await asyncio.to_thread(dspy_app.install, app)  # as before the loop of a worker runs
-    app.init_worker(Worker("worker_1", concurrency=8, models=models or {}))
+    app.init_worker(Worker("worker_1", concurrency=8, models=models or {}, dspy=settings or {}))
     driver = Driver(app, tracebacks=tracebacks)
     await driver.runtime.start_worker()
     try:

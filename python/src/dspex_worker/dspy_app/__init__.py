@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 __all__ = ["install"]
 
+# What LiteLLM, which makes the requests that DSPy's own client cannot make, keeps for itself.
+_LITELLM = ("LoggingWorker._worker_loop", "LoggingWorker._process_log_task", "Logging.async_success_handler")
+
 
 def install(app: App) -> None:
     """Register the DSPy application's methods with ``app``, build its programs, and warm DSPy up.
@@ -27,4 +30,6 @@ def install(app: App) -> None:
     """
     keep_to_this_process()
     DspyApp(app).register(app)
+    for task in _LITELLM:
+        app.keep_task(task)
     asyncio.run(warm())

@@ -5,17 +5,19 @@ from __future__ import annotations
 import re
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import date, datetime
 from functools import reduce
 from operator import or_
 from typing import Any, Literal
 
+import dspy
+
 MAX_DEPTH = 16
 MAX_MEMBERS = 32  # of a union: what pydantic and DSPy do with one takes time by the square of its members
 ALLOWED = (
-    "str, int, float, bool, list, dict, date, datetime, bytes, Literal[…], Optional[…], list[…], dict[str, …]"
-    " and unions of these with |"
+    "str, int, float, bool, list, dict, date, datetime, bytes, Literal[…], Optional[…], list[…], dict[str, …],"
+    " tuple[…], set[…], unions of these with |, dspy.History, dspy.Image, dspy.Audio, dspy.File"
 )
 
 _PLAIN: dict[str, Any] = {
@@ -31,13 +33,15 @@ _PLAIN: dict[str, Any] = {
     "dict": dict[str, Any],
 }
 
+_DSPY: dict[str, Any] = {kind.__name__: kind for kind in (dspy.History, dspy.Image, dspy.Audio, dspy.File)}
+
 _TOKEN = re.compile(
     r"""\s*(?:
-        (?P<name>[^\W\d]\w*)
+        (?P<name>(?:dspy\.)?[^\W\d]\w*)
       | (?P<number>-?\d+(?!\w))
       | (?P<text>"(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*')
       | (?P<arrow>->)
-      | (?P<sign>[\[\]|,:])
+      | (?P<sign>[\[\]|,:]|\.\.\.)
       | (?P<end>\Z)
     )""",
     re.VERBOSE,
@@ -55,9 +59,13 @@ class TypeTextError(ValueError):
 
 
 class Tokens:
-    """The tokens of a text, with one to look at. Raises ``TypeTextError`` where no token can be read."""
+    """The tokens of a text, with one to look at. Raises ``TypeTextError`` where no token can be read.
 
-    def __init__(self, text: str) -> None:
+    ``named`` are the types of the application's by name.
+    """
+
+    def __init__(self, text: str, named: Mapping[str, Any]) -> None:
+        self.named = named
         self._tokens: list[tuple[str, str, int]] = list(_tokens(text))
         self._next = 0
 
@@ -115,13 +123,13 @@ def _tokens(text: str) -> Iterator[tuple[str, str, int]]:
         position = match.end()
 
 
-def parse_type(text: str) -> Any:
-    """Return the type that ``text`` names.
+def parse_type(text: str, named: Mapping[str, Any] = types.MappingProxyType({})) -> Any:
+    """Return the type that ``text`` names; ``named`` are the application's.
 
     Raises:
         TypeTextError: it is not of the allow-list.
     """
-    tokens = Tokens(text)
+    tokens = Tokens(text, named)
     parsed = read_type(tokens)
     if tokens.kind != "end":
         raise tokens.error(f"{tokens.describe()} is left over")
@@ -152,9 +160,10 @@ def _single(tokens: Tokens, depth: int) -> Any:
         raise tokens.error(f"expected a type, found {name}")
     name = tokens.take()
     if not tokens.accept("["):
-        if name in _PLAIN:
-            return _PLAIN[name]
-        raise TypeTextError(at, _unknown(name))
+        found = _PLAIN.get(name) or tokens.named.get(name) or _DSPY.get(name.removeprefix("dspy."))
+        if found is None:
+            raise TypeTextError(at, _unknown(name, tokens.named))
+        return found
     if name == "Literal":
         return _literal(tokens)
     made = _generic(name, at, tokens, depth)
@@ -168,13 +177,28 @@ def _generic(name: str, at: int, tokens: Tokens, depth: int) -> Any:
             return list[read_type(tokens, depth + 1)]  # type: ignore[misc]
         case "Optional":
             return _union([read_type(tokens, depth + 1), type(None)])
+        case "set":
+            return set[read_type(tokens, depth + 1)]  # type: ignore[misc]
+        case "tuple":
+            return tuple[_members(tokens, depth)]  # type: ignore[misc]
         case "dict":
             key_at = tokens.position
             if read_type(tokens, depth + 1) is not str:
                 raise TypeTextError(key_at, "the keys of a dict are str: write dict[str, …]")
             tokens.expect(",", "and the type of the values in dict[str, …]")
             return dict[str, read_type(tokens, depth + 1)]  # type: ignore[misc]
-    raise TypeTextError(at, _unknown(name))
+    raise TypeTextError(at, _unknown(name, tokens.named))
+
+
+def _members(tokens: Tokens, depth: int) -> tuple[Any, ...]:
+    members = [read_type(tokens, depth + 1)]
+    while tokens.accept(","):
+        if len(members) == 1 and tokens.accept("..."):
+            return members[0], ...
+        if len(members) == MAX_MEMBERS:
+            raise tokens.error(f"a tuple has at most {MAX_MEMBERS} members; write tuple[…, ...]")
+        members.append(read_type(tokens, depth + 1))
+    return tuple(members)
 
 
 def _literal(tokens: Tokens) -> Any:
@@ -204,13 +228,14 @@ def _literal_value(tokens: Tokens) -> str | int | bool | None:
     )
 
 
-def _unknown(name: str) -> str:
+def _unknown(name: str, named: Mapping[str, Any]) -> str:
     hints = {"List": "list[…]", "Dict": "dict[str, …]", "Union": "A | B", "Any": "list or dict", "string": "str"}
     if name in hints:
         return f"type {name!r} is not known: write {hints[name]}"
     if name in ("Literal", "Optional"):
         return f"{name} needs what it holds in brackets: {name}[…]"
-    return f"type {name!r} is not known; types are {ALLOWED}"
+    own = "".join(f", {one}" for one in sorted(named))
+    return f"type {name!r} is not known; types are {ALLOWED}{own}"
 
 
 def type_text(annotation: Any) -> str:
@@ -218,6 +243,10 @@ def type_text(annotation: Any) -> str:
     plain = {made: name for name, made in _PLAIN.items() if name not in ("list", "dict")}
     if annotation in plain:
         return plain[annotation]
+    if annotation is Ellipsis:
+        return "..."
+    if annotation in _DSPY.values():
+        return f"dspy.{annotation.__name__}"
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if annotation in (list, list[Any]):
         return "list"

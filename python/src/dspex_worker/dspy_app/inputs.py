@@ -1,28 +1,21 @@
-"""Inputs are checked here before any LM is called: DSPy only logs a warning and spends the call.
-
-Text is not taken for numbers, nor numbers for truth values. Dates and times, which a client in another language may
-have no type for, are taken as ISO 8601 text too.
-"""
+"""Inputs are checked here before any LM is called: DSPy only logs a warning and spends the call."""
 
 from __future__ import annotations
 
 import types
 import typing
 from collections.abc import Mapping, Sequence
-from datetime import date, datetime
-from functools import partial
-from typing import Annotated, Any, Literal, Union
+from typing import Any, Literal, Union
 
-from pydantic import BeforeValidator, ConfigDict, Strict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError
-from pydantic_core import PydanticCustomError
 
 from dspex_worker.dspy_app.errors import Problem, invalid_params
 from dspex_worker.dspy_app.field_types import type_text
+from dspex_worker.dspy_app.media import NOTHING, Permissions, forbidden
 from dspex_worker.dspy_app.names import problem_of_name
 from dspex_worker.dspy_app.signatures import Field, allows_none
-
-_STRICT = frozenset({str, int, float, bool, bytes})
+from dspex_worker.dspy_app.wire_types import strict_type
 
 
 class InputChecker:
@@ -31,27 +24,32 @@ class InputChecker:
     def __init__(self, fields: Sequence[Field] | None) -> None:
         self._fields = None if fields is None else {field.name: _FieldChecker(field) for field in fields}
 
-    def check(self, inputs: object) -> dict[str, Any]:
-        """Return the inputs as the program takes them.
+    def check(self, inputs: object, permissions: Permissions = NOTHING, at: str = "inputs") -> dict[str, Any]:
+        """Return the inputs as the program takes them; ``at`` is what they are called in errors.
 
         Raises:
             DspexError: ``invalid_params``, with all that is missing, unknown or of a wrong type.
         """
         if not isinstance(inputs, Mapping):
-            raise invalid_params([Problem("inputs", f"must be a map, is {type(inputs).__name__}")])
+            raise invalid_params([Problem(at, f"must be a map, is {type(inputs).__name__}")])
         problems: list[Problem] = []
-        checked = self._check_names(inputs, problems) if self._fields is None else self._check(inputs, problems)
+        if self._fields is None:
+            checked = self._check_names(inputs, problems)
+        else:
+            checked = self._check(inputs, permissions, problems)
+        for name, value in checked.items():
+            problems += [Problem(name, problem) for problem in forbidden(value, permissions)]
         if problems:
-            raise invalid_params(problems)
+            raise invalid_params([Problem(f"{at}.{one.path}", one.message) for one in problems])
         return checked
 
     def _check_names(self, inputs: Mapping[str, Any], problems: list[Problem]) -> dict[str, Any]:
         for name in inputs:
             if problem := problem_of_name(name, output=False):
-                problems.append(Problem(f"inputs.{name}", problem))
+                problems.append(Problem(name, problem))
         return dict(inputs)
 
-    def _check(self, inputs: Mapping[str, Any], problems: list[Problem]) -> dict[str, Any]:
+    def _check(self, inputs: Mapping[str, Any], permissions: Permissions, problems: list[Problem]) -> dict[str, Any]:
         fields = self._fields or {}
         checked: dict[str, Any] = {}
         for name, field in fields.items():
@@ -60,12 +58,12 @@ class InputChecker:
             if field.optional:
                 checked[name] = None  # else DSPy warns of it in every call, and a module's forward lacks an argument
             else:
-                problems.append(Problem(f"inputs.{name}", "is missing"))
+                problems.append(Problem(name, "is missing"))
         for name, value in inputs.items():
             if name in fields:
-                checked[name] = fields[name].check(value, problems)
+                checked[name] = fields[name].check(value, permissions, problems)
             else:
-                problems.append(Problem(f"inputs.{name}", f"is not an input; inputs are {', '.join(fields) or 'none'}"))
+                problems.append(Problem(name, f"is not an input; inputs are {', '.join(fields) or 'none'}"))
         return checked
 
 
@@ -81,15 +79,15 @@ class _FieldChecker:
         except PydanticSchemaGenerationError:  # a class of the application's that is not pydantic's
             self._adapter = TypeAdapter(field.type, config=ConfigDict(arbitrary_types_allowed=True))
 
-    def check(self, value: Any, problems: list[Problem]) -> Any:
+    def check(self, value: Any, permissions: Permissions, problems: list[Problem]) -> Any:
         try:
-            return self._adapter.validate_python(value)
+            return self._adapter.validate_python(value, context=permissions)
         except ValidationError as error:
             problems.extend(self._problems(value, error))
             return None
 
     def _problems(self, value: Any, error: ValidationError) -> list[Problem]:
-        path = f"inputs.{self._name}"
+        path = self._name
         if self._has_union:  # pydantic tells one error for each member
             return [Problem(path, f"must be {type_text(self._type)}, is {_told(value)}")]
         found = error.errors(include_url=False, include_context=False, include_input=False)
@@ -113,32 +111,3 @@ def _has_union(annotation: Any) -> bool:
     if typing.get_origin(annotation) is Literal:
         return False
     return any(_has_union(argument) for argument in typing.get_args(annotation))
-
-
-def strict_type(annotation: Any) -> Any:
-    """The type with its plain members strict; types of the application's own are left to their own rules."""
-    if isinstance(annotation, type) and annotation in _STRICT:
-        return Annotated[annotation, Strict()]
-    if annotation in (date, datetime):
-        return Annotated[annotation, BeforeValidator(_date_or_text)]
-    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin in (Union, types.UnionType):
-        return Union[tuple(strict_type(argument) for argument in arguments)]  # noqa: UP007 - made at run time
-    if origin is Literal:
-        return Annotated[annotation, BeforeValidator(partial(_exactly_one_of, arguments))]
-    if origin in (list, dict, tuple, set, frozenset):
-        return origin[tuple(a if a is Ellipsis else strict_type(a) for a in arguments)]
-    return annotation
-
-
-def _exactly_one_of(allowed: tuple[Any, ...], value: Any) -> Any:
-    """Let a value pass for pydantic to tell whether it is allowed, unless it only equals one: True does 1."""
-    if isinstance(value, (bool, int, float)) and not any(type(value) is type(one) and value == one for one in allowed):
-        raise PydanticCustomError("literal", f"Input should be {type_text(Literal[allowed])[8:-1]}")
-    return value
-
-
-def _date_or_text(value: Any) -> Any:
-    if isinstance(value, (date, str)):
-        return value
-    raise PydanticCustomError("date", "Input should be a date or time: an instant, or ISO 8601 text")

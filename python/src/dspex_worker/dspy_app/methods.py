@@ -10,9 +10,10 @@ from dspex.errors import DspexError
 from dspex_worker.calls import current_call
 from dspex_worker.dspy_app.counts import LmCounts
 from dspex_worker.dspy_app.errors import invalid_param, program_exists, program_not_found, secret_lost
-from dspex_worker.dspy_app.execute import Executor
+from dspex_worker.dspy_app.execute import Executor, plain
+from dspex_worker.dspy_app.media import NOTHING, Permissions
 from dspex_worker.dspy_app.programs import ApplicationPrograms, Program, SessionPrograms, check_id, new_id
-from dspex_worker.dspy_app.records import MAX_DEMOS
+from dspex_worker.dspy_app.records import MAX_DEMOS, Record, new_stamp
 from dspex_worker.dspy_app.settings import LmSettings, Models
 from dspex_worker.dspy_app.signatures import MAX_TEXT, SignatureCache, json_schema
 from dspex_worker.dspy_app.stream import Item, Sink
@@ -30,6 +31,7 @@ class DspyApp:
     """The DSPy application in one worker. Its methods' docstrings are what ``sidecar.methods`` shows."""
 
     _models: Models
+    _permissions = NOTHING
     _executor: Executor
 
     def __init__(self, app: App) -> None:
@@ -40,6 +42,7 @@ class DspyApp:
     def init_worker(self, worker: Worker) -> None:
         """Take over what a worker has of its own: the models' settings, with their keys, and the limit on threads."""
         self.use_models(worker)
+        self._permissions = self._application.kinds.permissions = Permissions.read(worker.dspy)
         self._executor = Executor(worker.concurrency, LmCounts(self._metrics))
 
     def use_models(self, worker: Worker) -> None:
@@ -98,13 +101,15 @@ class DspyApp:
         module: str = "predict",
         instructions: str | None = None,
         demos: list[dict[str, Any]] | None = None,
-        tools: list[dict[str, Any]] | None = None,
+        tools: list[dict[str, Any] | str] | None = None,
+        parameters: dict[str, Any] | None = None,
         replace: bool = False,
     ) -> dict[str, Any]:
         """Make a program in this session from a signature (text, or name, description, inputs and outputs).
 
-        Demos are examples for the LM: maps of the signature's fields. Tools, for the module "react", are functions that
-        the client offers: maps of name, description and schema, the JSON schema of what they take.
+        Demos are examples for the LM: maps of the signature's fields. Tools, for the module "react", are names of the
+        application's, and functions that the client offers: maps of name, description and schema, the JSON schema of
+        what they take. Parameters are the module's: max_iters, n, …
         """
         id = new_id() if id is None else check_id(id)
         if instructions is not None and len(instructions) > MAX_TEXT:
@@ -116,7 +121,8 @@ class DspyApp:
             raise program_exists(id, "is registered by the application")
         if id in programs and not replace:
             raise program_exists(id, "exists in this session; say replace: true")
-        program = programs.create(id, signature, module, instructions or None, demos, tools)
+        record = Record(signature, module, instructions or None, None, new_stamp(), tools, parameters)
+        program = programs.create(id, record, demos)
         return {
             "program": id,
             "module": module,
@@ -128,14 +134,14 @@ class DspyApp:
     async def execute_program(self, program: str, inputs: dict[str, Any], session: Session | None) -> dict[str, Any]:
         """Run a program and return its outputs. As a stream: the pieces of the outputs as they come, then the same."""
         found, settings = self._prepared(program, session)
-        return await self._executor.run(found, found.checker.check(inputs), settings, current_call())
+        return await self._executor.run(found, found.checker.check(inputs, self._permissions), settings, current_call())
 
     async def stream_program(
         self, program: str, inputs: dict[str, Any], session: Session | None
     ) -> AsyncIterator[Item]:
         """Do the same, yielding ``{type: "delta", field, text}`` and ``{type: "status", message}``."""
         found, settings = self._prepared(program, session)
-        checked = found.checker.check(inputs)
+        checked = found.checker.check(inputs, self._permissions)
         call = current_call()
         sink = Sink()
 
@@ -171,7 +177,7 @@ class DspyApp:
             "instructions": found.instructions or found.doc or None,
             "inputs": json_schema(found.inputs),
             "outputs": json_schema(found.outputs),
-            "demos": found.demos,
+            "demos": plain(found.demos),
             "model": settings.name if isinstance(settings, LmSettings) else None,
         }
 

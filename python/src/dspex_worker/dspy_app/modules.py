@@ -11,7 +11,8 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError
 
 from dspex_worker.dspy_app.errors import invalid_param
-from dspex_worker.dspy_app.inputs import strict_type
+from dspex_worker.dspy_app.media import NOTHING, forbidden
+from dspex_worker.dspy_app.wire_types import strict_type
 
 _AUGMENTED: TypeAdapter[Any] = TypeAdapter(bool)  # DSPy marks so the demos that an optimiser made
 
@@ -87,7 +88,7 @@ def load_state(base: dspy.Module, state: Mapping[str, Any]) -> dspy.Module:
             another type than its field's.
     """
     loaded = base.deepcopy()
-    known = dict(loaded.named_predictors())
+    known = dict(predictors(loaded))
     for name in state:
         if name not in known:
             raise invalid_param(f"state.{name}", f"is no predictor of the program; predictors are {', '.join(known)}")
@@ -101,10 +102,10 @@ def _predictor_state(name: str, predictor: dspy.Predict, state: Mapping[str, Any
     for key in state:
         if key not in ("demos", "instructions"):
             raise invalid_param(f"state.{name}.{key}", "is not known; known are demos, instructions")
-    _check_demos(f"state.{name}.demos", predictor, demos)
+    demos = _checked_demos(f"state.{name}.demos", predictor, demos)
     saved = predictor.dump_state()
     signature = saved["signature"] | ({"instructions": state["instructions"]} if "instructions" in state else {})
-    return {"traces": [], "train": [], "demos": [dict(demo) for demo in demos], "signature": signature, "lm": None}
+    return {"traces": [], "train": [], "demos": demos, "signature": signature, "lm": None}
 
 
 def demos_state(module: dspy.Module, demos: list[dict[str, Any]]) -> dict[str, Any]:
@@ -113,23 +114,33 @@ def demos_state(module: dspy.Module, demos: list[dict[str, Any]]) -> dict[str, A
     Raises:
         DspexError: ``invalid_params``: there are several predictors, or what is no demo of the one.
     """
-    found = module.named_predictors()
+    found = predictors(module)
     if len(found) != 1:
         raise invalid_param("demos", f"are for a program of one predictor; this one has {len(found)}")
     name, predictor = found[0]
-    _check_demos("demos", predictor, demos)
+    _checked_demos("demos", predictor, demos)
     return {name: {"demos": demos}}
 
 
-def _check_demos(path: str, predictor: dspy.Predict, demos: list[dict[str, Any]]) -> None:
+def _checked_demos(path: str, predictor: dspy.Predict, demos: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The demos as DSPy takes them: with the values that the fields' types make of them."""
     fields = predictor.signature.fields
     types = {field: _type_adapter(info.annotation) for field, info in fields.items()} if demos else {}
+    made: list[dict[str, Any]] = []
     for index, demo in enumerate(demos):
+        made.append({})
         for field, value in demo.items():
+            at = f"{path}[{index}].{field}"
             if field not in fields and field != "augmented":
-                raise invalid_param(f"{path}[{index}].{field}", "is no field of the signature")
-            if not _fits(types.get(field, _AUGMENTED), value):  # an adapter would fail of it
-                raise invalid_param(f"{path}[{index}].{field}", "is of another type than the field")
+                raise invalid_param(at, "is no field of the signature")
+            try:
+                adapter = types.get(field, _AUGMENTED)
+                made[-1][field] = value if adapter is None else adapter.validate_python(value)
+            except ValidationError:  # an adapter would fail of it
+                raise invalid_param(at, "is of another type than the field") from None
+            for problem in forbidden(made[-1][field], NOTHING):
+                raise invalid_param(at, problem)
+    return made
 
 
 def _type_adapter(annotation: Any) -> TypeAdapter[Any] | None:
@@ -138,12 +149,3 @@ def _type_adapter(annotation: Any) -> TypeAdapter[Any] | None:
         return TypeAdapter(strict_type(annotation))
     except PydanticSchemaGenerationError:
         return None
-
-
-def _fits(adapter: TypeAdapter[Any] | None, value: Any) -> bool:
-    try:
-        if adapter is not None:
-            adapter.validate_python(value)
-    except ValidationError:
-        return False
-    return True

@@ -4,34 +4,31 @@ from __future__ import annotations
 
 import inspect
 import secrets
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import dspy
 from dspex.errors import DspexError
 
-from dspex_worker.dspy_app.errors import invalid_param, invalid_signature, program_not_found
+from dspex_worker.dspy_app.errors import invalid_param, program_not_found
 from dspex_worker.dspy_app.inputs import InputChecker
+from dspex_worker.dspy_app.kinds import OWN, Kinds, ModuleMaker, outputs_of
 from dspex_worker.dspy_app.modules import copy_module, demos_state, load_state, only_asks, predictors, runs_async
 from dspex_worker.dspy_app.records import Record, unusable
 from dspex_worker.dspy_app.signatures import Field, SignatureCache, SignatureSpec, fields_of, parse_signature
-from dspex_worker.dspy_app.tools import REACT, check_tools, react
+from dspex_worker.offers import own_doc
 
 if TYPE_CHECKING:
     from dspex_worker.app import App
-    from dspex_worker.app import Program as Registered
+    from dspex_worker.offers import Program as Registered
     from dspex_worker.session import Session
 
 Scope = Literal["session", "application"]
-ModuleMaker = Callable[[type[dspy.Signature]], dspy.Module]
 
 MAX_ID = 128  # bytes
 _RECORD = "program."  # prefix of a record's key in the session's reserved state
 _LOCAL = "dspex.programs"  # built programs in ``session.local``: id -> (stamp, Program)
-
-_OWN_MODULES: dict[str, ModuleMaker] = {"predict": dspy.Predict, "chain_of_thought": dspy.ChainOfThought}
-_REASONING = "reasoning"  # the output that ChainOfThought adds
 
 
 class Program:
@@ -84,16 +81,18 @@ class ApplicationPrograms:
     """What the application registered: programs, and modules that take a signature (for ``create_program``)."""
 
     def __init__(self, app: App) -> None:
-        self.modules: dict[str, ModuleMaker] = dict(_OWN_MODULES)
+        modules: dict[str, ModuleMaker] = {}
+        self.types = app.named_types
         self.safe = frozenset(name for name, registered in app.programs.items() if registered.retry == "safe")
         self._programs: dict[str, Program] = {}
         for name, registered in app.programs.items():
             if _takes_signature(registered.target):
-                if name in _OWN_MODULES:
+                if name in OWN:
                     raise ValueError(f"program {name!r} has the name of a module of DSPy's")
-                self.modules[name] = registered.target
+                modules[name] = registered.target
             else:
-                self._programs[name] = _registered(registered)
+                self._programs[name] = _registered(registered, app.named_types)
+        self.kinds = Kinds(modules, app.tools, app.rewards)
 
     def __contains__(self, id: str) -> bool:
         return id in self._programs
@@ -119,21 +118,24 @@ def _takes_signature(target: Any) -> bool:
     return len(needed) == 1
 
 
-def _registered(registered: Registered) -> Program:
+def _registered(registered: Registered, types: Mapping[str, Any]) -> Program:
     name, target = registered.name, registered.target
     module = target if isinstance(target, dspy.Module) else target()
     if not isinstance(module, dspy.Module):
         raise TypeError(f"program {name!r}: {target!r} made {type(module).__name__}, not a dspy.Module")
-    inputs, outputs = _told_fields(module, registered.signature)
-    doc = registered.description or inspect.getdoc(type(module)) or ""
+    inputs, outputs = _told_fields(module, registered.signature, types)
+    dspys = type(module).__module__.partition(".")[0] == "dspy"
+    doc = registered.description or ("" if dspys else own_doc(type(module)))  # a base's tells of DSPy, not of this
     safe = registered.retry == "safe"
     return Program(name, "application", type(module).__name__, module, inputs, outputs, doc, safe)
 
 
-def _told_fields(module: dspy.Module, declared: Any) -> tuple[tuple[Field, ...] | None, tuple[Field, ...] | None]:
+def _told_fields(
+    module: dspy.Module, declared: Any, types: Mapping[str, Any]
+) -> tuple[tuple[Field, ...] | None, tuple[Field, ...] | None]:
     """The fields that the decorator tells, else the module's own signature, else the parameters of its ``forward``."""
     if isinstance(declared, (str, Mapping)):
-        spec = parse_signature(declared)
+        spec = parse_signature(declared, types)
         return spec.inputs, spec.outputs
     signature = declared or getattr(module, "signature", None)
     if signature is None and isinstance(module, dspy.ChainOfThought):
@@ -162,8 +164,7 @@ class SessionPrograms:
     def __init__(self, session: Session, application: ApplicationPrograms, signatures: SignatureCache) -> None:
         self._reserved: MutableMapping[str, Any] = session.reserved
         self._built: dict[str, tuple[str, Program]] = session.local.setdefault(_LOCAL, {})
-        self._modules = application.modules
-        self._safe = application.safe
+        self._application = application
         self._signatures = signatures
 
     def __contains__(self, id: str) -> bool:
@@ -197,21 +198,12 @@ class SessionPrograms:
         self._built[id] = (record.stamp, program)
         return program
 
-    def create(
-        self,
-        id: str,
-        signature: Any,
-        module: str,
-        instructions: str | None,
-        demos: list[dict[str, Any]] | None,
-        tools: list[dict[str, Any]] | None,
-    ) -> Program:
+    def create(self, id: str, record: Record, demos: list[dict[str, Any]] | None) -> Program:
         """Build a program and keep its record; one of the same id is replaced.
 
         Raises:
             DspexError: ``invalid_signature``, ``invalid_params``.
         """
-        record = Record(signature, module, instructions, None, secrets.token_hex(8), tools)
         program = self._build(id, record)
         if demos:
             record = replace(record, state=demos_state(program.for_call(), demos))
@@ -228,23 +220,15 @@ class SessionPrograms:
         self._built.pop(id, None)
 
     def _build(self, id: str, record: Record) -> Program:
-        maker = self._modules.get(record.module)
-        if maker is None and record.module != REACT:
-            known = ", ".join(sorted([*self._modules, REACT]))
-            raise invalid_param("module", f"{record.module!r} is not known; modules are: {known}")
-        spec = parse_signature(record.signature)
-        if record.module == "chain_of_thought" and _REASONING in {f.name for f in spec.inputs + spec.outputs}:
-            raise invalid_signature(_REASONING, "chain_of_thought adds an output of this name itself")
-        if maker is None:
-            check_tools(record.tools, spec)
-        elif record.tools is not None:
-            raise invalid_param("tools", f"are for the module {REACT!r}")
-        built = self._signatures.build(spec, record.instructions)
-        module = react(built, record.tools) if maker is None else maker(built)
+        application = self._application
+        spec = parse_signature(record.signature, application.types)
+        kind, parts = application.kinds.check(record.module, record.parameters, record.tools, spec)
+        module = kind.make(self._signatures.build(spec, record.instructions), parts)
         if record.state is not None:
             module = load_state(module, record.state)
-        safe = record.module in self._safe
-        return Program(id, "session", record.module, module, spec.inputs, _outputs(module, spec), safe=safe)
+        inputs = kind.inputs(spec, parts.parameters)
+        safe = record.module in application.safe
+        return Program(id, "session", record.module, module, inputs, outputs_of(module, spec), safe=safe)
 
 
 def _told(id: str, value: object) -> dict[str, str]:
@@ -254,15 +238,6 @@ def _told(id: str, value: object) -> dict[str, str]:
         return {"module": "", "doc": error.message}
     described = record.signature.get("description") if isinstance(record.signature, Mapping) else None
     return {"module": record.module, "doc": record.instructions or (described if isinstance(described, str) else "")}
-
-
-def _outputs(module: dspy.Module, spec: SignatureSpec) -> tuple[Field, ...]:
-    """The outputs of the signature, and before them what ReAct and ChainOfThought add."""
-    if isinstance(module, dspy.ReAct):
-        return Field("trajectory", dict[str, Any]), *fields_of(module.extract.predict.signature, "outputs")
-    if not isinstance(module, dspy.ChainOfThought):
-        return spec.outputs
-    return fields_of(module.predict.signature, "outputs")
 
 
 def check_id(id: str) -> str:

@@ -6,6 +6,7 @@ it is checked here each time a program is built of it, on any worker. The signat
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -27,7 +28,9 @@ class Record:
     instructions: str | None
     state: dict[str, Any] | None  # demos and instructions by predictor, as ``modules.load_state`` takes it
     stamp: str  # another one after each change, so that a module built earlier is not taken for this one
-    tools: Any = None  # of a react program, as the client gave them; they are checked where the program is built
+    # These are as the client gave them, and checked where the program is built.
+    tools: Any = None  # of a react program
+    parameters: Any = None  # of the module
 
     @classmethod
     def read(cls, id: str, value: object) -> Record:
@@ -42,6 +45,11 @@ class Record:
         return {name: value for name, value in vars(self).items() if name not in _OPTIONAL or value is not None}
 
 
+def new_stamp() -> str:
+    """A stamp that no record has yet."""
+    return secrets.token_hex(8)
+
+
 def unusable(id: str, why: str) -> DspexError:
     """The error for a program whose record nothing can be built of."""
     path = f"program {shortened(id)!r}"
@@ -50,7 +58,7 @@ def unusable(id: str, why: str) -> DspexError:
 
 
 _FIELDS = frozenset(Record.__dataclass_fields__)
-_OPTIONAL = frozenset({"tools"})  # absent from records that were written before there were any
+_OPTIONAL = frozenset({"tools", "parameters"})  # absent from records that were written before there were any
 
 
 def _problem(value: object) -> str | None:

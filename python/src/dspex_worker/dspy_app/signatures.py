@@ -11,6 +11,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import dspy
@@ -21,6 +22,7 @@ from pydantic.errors import PydanticInvalidForJsonSchema, PydanticSchemaGenerati
 from dspex_worker.dspy_app.errors import invalid_signature
 from dspex_worker.dspy_app.field_types import Tokens, TypeTextError, parse_type, read_type, type_text
 from dspex_worker.dspy_app.names import problem_of_name
+from dspex_worker.dspy_app.wire_types import wire_schema
 
 MAX_FIELDS = 64  # of inputs and of outputs
 MAX_TEXT = 16_384  # characters of a signature's text form, of all types together, of a description, of instructions
@@ -52,17 +54,17 @@ class SignatureSpec:
         return f"{_fields_text(self.inputs)} -> {_fields_text(self.outputs)}"
 
 
-def parse_signature(given: object) -> SignatureSpec:
-    """Read a signature in text form or in field form.
+def parse_signature(given: object, named: Mapping[str, Any] = MappingProxyType({})) -> SignatureSpec:
+    """Read a signature in text form or in field form; ``named`` are the application's types by name.
 
     Raises:
         DspexError: ``invalid_signature``, saying where and why.
     """
     if isinstance(given, str):
-        inputs, outputs = _read_text(given)
+        inputs, outputs = _read_text(given, named)
         spec = SignatureSpec(inputs, outputs)
     elif isinstance(given, Mapping):
-        spec = _read_fields(given)
+        spec = _read_fields(given, named)
     else:
         raise invalid_signature("signature", f"must be text or a map, is {type(given).__name__}")
     _check_sides(spec)
@@ -89,11 +91,11 @@ def _check_sides(spec: SignatureSpec) -> None:
         raise invalid_signature(f"outputs.{name}", "is an input, too; DSPy would drop one of them")
 
 
-def _read_text(text: str) -> tuple[tuple[Field, ...], tuple[Field, ...]]:
+def _read_text(text: str, named: Mapping[str, Any]) -> tuple[tuple[Field, ...], tuple[Field, ...]]:
     if len(text) > MAX_TEXT:
         raise invalid_signature("signature", f"longer than {MAX_TEXT} characters")
     try:
-        tokens = Tokens(text)
+        tokens = Tokens(text, named)
         inputs = _text_fields(tokens)
         tokens.expect("->", "between the inputs and the outputs")
         outputs = _text_fields(tokens)
@@ -116,7 +118,7 @@ def _text_fields(tokens: Tokens) -> tuple[Field, ...]:
     return tuple(fields)
 
 
-def _read_fields(given: Mapping[str, Any]) -> SignatureSpec:
+def _read_fields(given: Mapping[str, Any], named: Mapping[str, Any]) -> SignatureSpec:
     _check_keys("signature", given, {"name", "description", "inputs", "outputs"})
     name = given.get("name")
     if name is not None and not (isinstance(name, str) and re.fullmatch(r"[A-Za-z]\w{0,63}", name, re.ASCII)):
@@ -130,7 +132,7 @@ def _read_fields(given: Mapping[str, Any]) -> SignatureSpec:
         types += sum(len(field["type"]) for field in fields if _has_type_text(field))
         if types > MAX_TEXT:
             raise invalid_signature(side, f"the texts of all types are longer than {MAX_TEXT} characters")
-        sides[side] = tuple(_read_field(f"{side}[{index}]", field) for index, field in enumerate(fields))
+        sides[side] = tuple(_read_field(f"{side}[{index}]", field, named) for index, field in enumerate(fields))
     return SignatureSpec(sides["inputs"], sides["outputs"], name, _optional_text("description", given))
 
 
@@ -138,7 +140,7 @@ def _has_type_text(given: object) -> bool:
     return isinstance(given, Mapping) and isinstance(given.get("type"), str)
 
 
-def _read_field(path: str, given: object) -> Field:
+def _read_field(path: str, given: object, named: Mapping[str, Any]) -> Field:
     if not isinstance(given, Mapping):
         raise invalid_signature(path, "must be a map {name, type?, description?}")
     _check_keys(path, given, {"name", "type", "description"})
@@ -148,7 +150,7 @@ def _read_field(path: str, given: object) -> Field:
     if not isinstance(type_given, str) or len(type_given) > MAX_TEXT:
         raise invalid_signature(f"{path}.type", f"must be the text of a type, of at most {MAX_TEXT} characters")
     try:
-        parsed = parse_type(type_given)
+        parsed = parse_type(type_given, named)
     except TypeTextError as error:
         raise invalid_signature(f"{path}.type", f"{error} (at character {error.position + 1})") from None
     return Field(name, parsed, _optional_text("description", given, f"{path}."))
@@ -253,7 +255,7 @@ def json_schema(fields: Sequence[Field] | None) -> dict[str, Any]:
 
 def _schema_of(annotation: Any) -> dict[str, Any]:
     try:
-        return TypeAdapter(annotation).json_schema()
+        return wire_schema(annotation)
     except (PydanticSchemaGenerationError, PydanticInvalidForJsonSchema):
         return {}  # a type of the application's that has no JSON form
 

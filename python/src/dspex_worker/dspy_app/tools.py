@@ -1,11 +1,14 @@
-"""Tools of ReAct programs that the client runs: each use of one is a request to the client that made the call."""
+"""Tools of ReAct programs: the application's, and the client's, each use of which is a request to the client."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import inspect
+from collections.abc import Callable, Iterator, Mapping
 from datetime import date
+from functools import partial
 from typing import Any, Final
 
+import anyio
 import dspy
 from dspex import wire
 from dspex.errors import DspexError
@@ -14,17 +17,15 @@ from jsonschema import Draft202012Validator, SchemaError, ValidationError
 from jsonschema.validators import extend
 from referencing import Registry
 
-from dspex_worker.calls import current_call
-from dspex_worker.dspy_app.errors import invalid_param, invalid_signature
-from dspex_worker.dspy_app.signatures import MAX_TEXT, SignatureSpec
+from dspex_worker.calls import current_call, message_of
+from dspex_worker.dspy_app.errors import invalid_param
+from dspex_worker.dspy_app.signatures import MAX_TEXT
+from dspex_worker.dspy_app.thread_calls import run_in_thread
 
 REACT: Final = "react"
 MAX_TOOLS: Final = 64
 
 _FINISH: Final = "finish"  # ReAct's own tool
-# Names that ReAct gives to fields of its own, or takes from a program's inputs.
-_INPUTS: Final = frozenset({"trajectory", "next_thought", "next_tool_name", "next_tool_args", "max_iters"})
-_OUTPUTS: Final = frozenset({"trajectory", "reasoning"})
 _KEYS: Final = frozenset({"name", "description", "schema"})
 
 
@@ -54,31 +55,58 @@ class ClientTool(dspy.Tool):
             return f"Execution error in {self.name}: {error.message}"
 
 
-def react(signature: type[dspy.Signature], tools: list[Mapping[str, Any]]) -> dspy.Module:
-    """A ReAct program with tools that `check_tools` let through."""
-    return dspy.ReAct(signature, [_tool(**tool) for tool in tools])
+class ApplicationTool(dspy.Tool):
+    """A function of the application's. A plain one runs on a thread, and leaves the loop to other calls."""
+
+    @with_callbacks  # type: ignore[untyped-decorator]
+    async def use(self, **arguments: Any) -> Any:
+        """Run it, with what fits its annotations."""
+        run = partial(self.func, **self._validate_and_parse_args(**arguments))
+        if inspect.iscoroutinefunction(self.func):
+            return await run()
+        return await run_in_thread(anyio.CapacityLimiter(1), run, lambda: None)
+
+    async def acall(self, **arguments: Any) -> Any:
+        """What an LM is told of its use: the result, or what went wrong, without the traceback."""
+        try:
+            return _plain(await self.use(**arguments))
+        except Exception as error:  # noqa: BLE001 - whatever a tool raises, the LM may do something about it
+            return f"Execution error in {self.name}: {message_of(error)}"[:10_000]
 
 
-def check_tools(tools: object, spec: SignatureSpec) -> None:
-    """Raises DspexError `invalid_params`, or `invalid_signature` for names of fields that ReAct uses itself."""
-    for side, fields, taken in (("inputs", spec.inputs, _INPUTS), ("outputs", spec.outputs, _OUTPUTS | _INPUTS)):
-        for field in fields:
-            if field.name in taken:
-                raise invalid_signature(f"{side}.{field.name}", "is a name that react uses itself")
+def react(signature: type[dspy.Signature], tools: list[dspy.Tool], max_iters: int) -> dspy.Module:
+    """A ReAct program with tools that `check_tools` made."""
+    return dspy.ReAct(signature, tools, max_iters=max_iters)
+
+
+def check_tools(tools: object, known: Mapping[str, Callable[..., Any]]) -> list[dspy.Tool]:
+    """The tools that a client named: text is one of the application's, a map one of its own.
+
+    Raises DspexError `invalid_params`.
+    """
     if not isinstance(tools, list) or not 1 <= len(tools) <= MAX_TOOLS:
         raise invalid_param("tools", f"must be a list of 1 to {MAX_TOOLS} tools")
-    names = {_FINISH}
+    made: dict[str, dspy.Tool] = {_FINISH: None}
     for index, tool in enumerate(tools):
-        if problem := _problem(tool):
-            raise invalid_param(f"tools[{index}]", problem)
-        if tool["name"] in names:
-            raise invalid_param(f"tools[{index}].name", f"{tool['name']!r} is taken")
-        names.add(tool["name"])
+        if isinstance(tool, str):
+            if tool not in known:
+                have = ", ".join(sorted(known)) or "none"
+                raise invalid_param(f"tools[{index}]", f"the application has no tool {tool[:200]!r}; it has: {have}")
+            name = tool
+        else:
+            if problem := _problem(tool):
+                raise invalid_param(f"tools[{index}]", problem)
+            name = tool["name"]
+        if name in made:
+            raise invalid_param(f"tools[{index}].name", f"{name!r} is taken")
+        made[name] = ApplicationTool(known[name], name=name) if isinstance(tool, str) else _tool(**tool)
+    del made[_FINISH]
+    return list(made.values())
 
 
 def _problem(tool: object) -> str | None:
     if not isinstance(tool, Mapping) or not tool.keys() <= _KEYS:
-        return "must be a map of name, description and schema"
+        return "must be a map of name, description and schema, or the name of a tool of the application's"
     name, description, schema = tool.get("name"), tool.get("description"), tool.get("schema")
     if not isinstance(name, str) or not 1 <= len(name.encode()) <= wire.MAX_METHOD or not name.isprintable():
         return f"name must be text of 1 to {wire.MAX_METHOD} bytes"
