@@ -2,10 +2,9 @@
 
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
-import { setTimeout as sleep, setImmediate as turn } from "node:timers/promises";
 import type { Client } from "../src/index.js";
-import { encodeResponse, Kind } from "../src/wire/index.js";
-import { echo, echoing, failure, framed, type Script, scripted, served, TIMEOUT, take } from "./support/scripted.js";
+import { Kind } from "../src/wire/index.js";
+import { echo, echoing, failure, framed, type Script, scripted, served, take } from "./support/scripted.js";
 
 test("a call", async () => {
   const script: Script = async (peer) => {
@@ -83,122 +82,6 @@ test("a late answer reaches nobody", async () => {
   });
 });
 
-test("an answer that takes as long as the sidecar said is waited for", async () => {
-  const script: Script = async (peer) => {
-    await peer.greet({ stop_report_ms: TIMEOUT });
-    const { id } = await peer.request();
-    await sleep(400); // past the deadline, and what any client waits
-    peer.fail(id, scripted("deadline_exceeded", { details: { ended_by: "kill" } }));
-    await echoing(peer);
-  };
-  await served([script], async (client) => {
-    const { details } = await failure(client.call("slow", null, { timeoutMs: 50 }), "deadline_exceeded");
-    assert.deepEqual(details, { ended_by: "kill" });
-    assert.deepEqual(await client.call("m", { n: 1 }), { n: 1 });
-  });
-});
-
-test("what belongs to nothing is ignored", async () => {
-  const script: Script = async (peer) => {
-    await peer.greet();
-    const { id } = await peer.request();
-    peer.answer(id, "good");
-    peer.answer(id, "again");
-    peer.answer(999, "stray");
-    peer.item(999, "stray");
-    peer.cancel(999);
-    peer.notify("news", {});
-    peer.raw(framed(Buffer.from("926301", "hex"), Buffer.from("90", "hex"))); // an unknown kind; a head that cannot be read
-    await echoing(peer);
-  };
-  await served([script], async (client) => {
-    assert.equal(await client.call("m"), "good");
-    assert.deepEqual(await client.call("m", { n: 2 }), { n: 2 });
-  });
-});
-
-test("bytes one at a time", async () => {
-  const script: Script = async (peer) => {
-    await peer.greet();
-    const { id } = await peer.request();
-    peer.socket.setNoDelay();
-    for (const byte of peer.frames((to) => encodeResponse(to, id, { worker: "w" }, { text: "é".repeat(20) }))) {
-      peer.raw(Buffer.from([byte]));
-      await turn();
-    }
-    await echoing(peer);
-  };
-  await served([script], async (client) => assert.deepEqual(await client.call("m"), { text: "é".repeat(20) }));
-});
-
-describe("a cut frame settles all calls, and the next connects again", () => {
-  for (const cut of [0, 3, 4, 5, -1]) {
-    test(`cut at ${cut}`, async () => {
-      const script: Script = async (peer) => {
-        await peer.greet();
-        const { id } = await peer.request();
-        await peer.request();
-        await peer.request();
-        peer.raw(peer.frames((to) => encodeResponse(to, id, null, "cut")).subarray(0, cut));
-        peer.socket.end();
-      };
-      await served([script, echo], async (client) => {
-        const calls = await Promise.all([1, 2, 3].map(() => failure(client.call("m"), "connection_lost")));
-        for (const lost of calls) assert.match(lost.message, /closed the connection/);
-        assert.deepEqual(await client.call("m", { n: 1 }), { n: 1 });
-      });
-    });
-  }
-});
-
-describe("broken structure ends the connection", () => {
-  const bombs = {
-    nesting: framed(Buffer.alloc(2_000_000, 0x91)),
-    length: framed(Buffer.from("ddffffffff", "hex")),
-    chain: framed(Buffer.alloc(15_000, Buffer.from("dcffff", "hex"))),
-    extension: framed(Buffer.from("950102c0c0d40100", "hex")),
-    "type 0xc1": framed(Buffer.from("c1", "hex")),
-    "length 0": Buffer.alloc(4),
-  };
-  for (const [name, bomb] of Object.entries(bombs)) {
-    test(name, async () => {
-      const script: Script = async (peer) => {
-        await peer.greet();
-        await peer.request();
-        peer.raw(bomb);
-        assert.equal(await peer.read(), undefined);
-      };
-      await served([script, echo], async (client) => {
-        assert.match((await failure(client.call("m"), "connection_lost")).message, /broke the protocol/);
-        assert.deepEqual(await client.call("m", { n: 1 }), { n: 1 });
-      });
-    });
-  }
-});
-
-test("bad content settles its own call only", async () => {
-  const script: Script = async (peer) => {
-    await peer.greet();
-    const [first, second, stream] = [await peer.request(), await peer.request(), await peer.request()];
-    peer.raw(framed(Buffer.from([0x95, 0x01, first.id, 0xc0, 0xc0, 0xa1, 0xff])));
-    peer.raw(framed(Buffer.from([0x94, 0x03, stream.id, 0xc0, 0xa1, 0xff])));
-    peer.raw(framed(Buffer.from([0x95, 0x00, second.id, 0xa1, 0x61, 0xc0, 0x81, 0xa1, 0x61, 0xa1, 0xff]))); // an ask
-    const late = [await peer.read(), await peer.read()];
-    assert.deepEqual(late.find((message) => message?.kind === Kind.cancel)?.id, stream.id);
-    const refused = late.find((message) => message?.kind === Kind.response);
-    assert.deepEqual([refused?.id, refused?.error?.code], [second.id, "invalid_frame"]);
-    peer.fail(stream.id, scripted("cancelled"));
-    peer.answer(second.id, "good");
-    await echoing(peer);
-  };
-  await served([script], async (client) => {
-    const calls = [failure(client.call("m"), "invalid_frame"), client.call("m")];
-    await failure(take(client.stream("s")), "invalid_frame");
-    await calls[0];
-    assert.equal(await calls[1], "good");
-  });
-});
-
 test("an answer over the limit settles its own call only", async () => {
   const script: Script = async (peer) => {
     const hello = await peer.greet();
@@ -234,20 +117,6 @@ test("large frames both ways at once", async () => {
   await served([script], async (client) => {
     const results = await Promise.all([client.call("m", { a: big }), client.call("m", { a: big })]);
     assert.deepEqual(results, [big, big]);
-  });
-});
-
-test("protocol_error", async () => {
-  const complaint = { code: "invalid_frame", message: "your head" };
-  const script: Script = async (peer) => {
-    await peer.greet();
-    peer.notify("protocol_error", { id: (await peer.request()).id, ...complaint });
-    await peer.request();
-    peer.notify("protocol_error", { id: null, ...complaint });
-  };
-  await served([script], async (client) => {
-    assert.match((await failure(client.call("m"), "invalid_frame")).message, /your head/);
-    assert.match((await failure(client.call("m"), "connection_lost")).message, /your head/);
   });
 });
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from typing import Any
 
 import pytest
 import uvloop
 from dspex import CancelToken, Outputs, errors, wire
-from scripted import TIMEOUT, Peer, client, drive, serving
+from scripted import Peer, client, drive, serving
 
 pytestmark = pytest.mark.parametrize("kind", ["threads", "asyncio"])
 
@@ -118,139 +117,6 @@ def test_a_late_answer_reaches_nobody(kind: str) -> None:
             assert exceeded.value.details == {"ended_by": "client"}
             assert isinstance(exceeded.value, TimeoutError)
             assert await c.call("m") == "second"
-
-    with serving(script) as path:
-        drive(scenario(path))
-
-
-def test_an_answer_that_takes_as_long_as_the_sidecar_said_is_waited_for(kind: str) -> None:
-    def script(peer: Peer) -> None:
-        peer.greet(stop_report_ms=round(TIMEOUT * 1000))
-        slow = peer.read()
-        time.sleep(0.4)  # past the deadline, and what any client waits
-        peer.fail(slow, "deadline_exceeded", details={"ended_by": "kill"})
-        peer.echo()
-
-    async def scenario(path: str) -> None:
-        async with client(kind, path) as c:
-            with pytest.raises(errors.DeadlineExceeded) as exceeded:
-                await c.call("slow", timeout=0.05)
-            assert exceeded.value.details == {"ended_by": "kill"}
-            assert await c.call("m", {"n": 1}) == {"n": 1}
-
-    with serving(script) as path:
-        drive(scenario(path))
-
-
-def test_what_belongs_to_nothing_is_ignored(kind: str) -> None:
-    def script(peer: Peer) -> None:
-        peer.greet()
-        request = peer.read()
-        peer.answer(request, "good")
-        peer.answer(request, "again")  # a second response
-        peer.send(wire.encode_response(999, None, "stray"), wire.encode_item(999, "stray"))
-        peer.send(b"\x00\x00\x00\x03\x92\x63\x01", wire.encode_notification("news", {}), wire.encode_cancel(999))
-        peer.send(b"\x00\x00\x00\x01\x90")  # a head that cannot be read
-        peer.echo()
-
-    async def scenario(path: str) -> None:
-        async with client(kind, path) as c:
-            assert await c.call("m") == "good"
-            assert await c.call("m", {"n": 2}) == {"n": 2}
-
-    with serving(script) as path:
-        drive(scenario(path))
-
-
-def test_bytes_one_at_a_time(kind: str) -> None:
-    def script(peer: Peer) -> None:
-        peer.greet()
-        request = peer.read()
-        for byte in wire.encode_response(request.id, {"worker": "w"}, {"text": "é" * 20}):
-            peer.send(bytes([byte]))
-        peer.echo()
-
-    async def scenario(path: str) -> None:
-        async with client(kind, path) as c:
-            assert await c.call("m") == {"text": "é" * 20}
-
-    with serving(script) as path:
-        drive(scenario(path))
-
-
-@pytest.mark.parametrize("cut", [0, 3, 4, 5, -1])
-def test_a_cut_frame_settles_all_calls_and_the_next_connects_again(kind: str, cut: int) -> None:
-    def script(peer: Peer) -> None:
-        peer.greet()
-        request, _, _ = peer.read(), peer.read(), peer.read()
-        peer.send(wire.encode_response(request.id, None, "cut")[:cut])
-
-    async def scenario(path: str) -> None:
-        async with client(kind, path) as c:
-            results = await asyncio.gather(*[c.call("m") for _ in range(3)], return_exceptions=True)
-            assert [type(result) for result in results] == [errors.ConnectionLost] * 3
-            assert await c.call("m", {"n": 1}) == {"n": 1}
-
-    with serving(script, echo) as path:
-        drive(scenario(path))
-
-
-BOMBS = {
-    "nesting": b"\x91" * 2_000_000,
-    "length": b"\xdd\xff\xff\xff\xff",
-    "chain": b"\xdc\xff\xff" * 5000,
-    "extension": b"\x95\x01\x02\xc0\xc0\xd4\x01\x00",
-    "type": b"\xc1",
-}
-
-
-@pytest.mark.parametrize("bomb", BOMBS.values(), ids=BOMBS)
-def test_broken_structure_ends_the_connection(kind: str, bomb: bytes) -> None:
-    def script(peer: Peer) -> None:
-        peer.greet()
-        peer.read()
-        peer.send(len(bomb).to_bytes(4, "big"), bomb)
-        assert peer.read() is None
-
-    async def scenario(path: str) -> None:
-        async with client(kind, path) as c:
-            with pytest.raises(errors.ConnectionLost, match="broke the protocol"):
-                await c.call("m")
-            assert await c.call("m", {"n": 1}) == {"n": 1}
-
-    with serving(script, echo) as path:
-        drive(scenario(path))
-
-
-def test_length_zero_ends_the_connection(kind: str) -> None:
-    def script(peer: Peer) -> None:
-        peer.greet()
-        peer.read()
-        peer.send(bytes(4))
-        assert peer.read() is None
-
-    async def scenario(path: str) -> None:
-        async with client(kind, path) as c:
-            with pytest.raises(errors.ConnectionLost, match="length 0"):
-                await c.call("m")
-
-    with serving(script) as path:
-        drive(scenario(path))
-
-
-def test_bad_content_settles_its_call_only(kind: str) -> None:
-    def script(peer: Peer) -> None:
-        peer.greet()
-        first, second = peer.read(), peer.read()
-        body = b"\x95\x01" + bytes([first.id]) + b"\xc0\xc0\xa1\xff"
-        peer.send(len(body).to_bytes(4, "big"), body)
-        peer.answer(second, "good")
-        peer.echo()
-
-    async def scenario(path: str) -> None:
-        async with client(kind, path) as c:
-            results = await asyncio.gather(c.call("m"), c.call("m"), return_exceptions=True)
-            assert sorted(str(type(r)) for r in results) == sorted([str(errors.InvalidFrame), str(str)])
 
     with serving(script) as path:
         drive(scenario(path))
@@ -500,26 +366,6 @@ def test_requests_of_the_sidecar_are_answered(kind: str) -> None:
     async def scenario(path: str) -> None:
         async with client(kind, path) as c:
             assert await c.call("m") == "done"
-
-    with serving(script) as path:
-        drive(scenario(path))
-
-
-def test_protocol_error(kind: str) -> None:
-    def script(peer: Peer) -> None:
-        peer.greet()
-        request = peer.read()
-        complaint = {"code": "invalid_frame", "message": "your head"}
-        peer.send(wire.encode_notification("protocol_error", {"id": request.id, **complaint}))
-        peer.read()
-        peer.send(wire.encode_notification("protocol_error", {"id": None, **complaint}))
-
-    async def scenario(path: str) -> None:
-        async with client(kind, path) as c:
-            with pytest.raises(errors.InvalidFrame, match="your head"):
-                await c.call("m")
-            with pytest.raises(errors.ConnectionLost, match="your head"):
-                await c.call("m")
 
     with serving(script) as path:
         drive(scenario(path))
