@@ -7,7 +7,7 @@ import { createConnection } from "node:net";
 import { test } from "node:test";
 import { connect, DspexError } from "../src/index.js";
 import { FakeSidecar } from "../src/testing/index.js";
-import { event, failure } from "./support/scripted.js";
+import { event, failure, take } from "./support/scripted.js";
 
 test("methods, errors, streams and what was asked for", async () => {
   await using fake = await FakeSidecar.start({
@@ -28,6 +28,7 @@ test("methods, errors, streams and what was asked for", async () => {
   assert.equal((await failure(client.call("fail"), "queue_full")).retryable, true);
   await failure(client.call("nothing"), "unknown_method");
   await failure(client.call("count", { n: 1 }), "invalid_params");
+  await failure(take(client.stream("add", { a: 1, b: 2 })), "invalid_params");
   const stream = client.stream<number>("count", { n: 10 }, { credit: 2 });
   let sum = 0;
   for await (const n of stream) sum += n;

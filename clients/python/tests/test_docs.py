@@ -66,3 +66,11 @@ def test_the_page(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
     assert "cancelled" in printed
     assert printed[printed.index("cancelled") + 1] == "3"
     assert "[0, 1, 2, 3, 4, 5, 6, 7, 8, 9]" in printed
+    fake = printed.index("['sun', 'rain']")
+    assert printed[fake - 1 : fake + 4] == [
+        "3",
+        "['sun', 'rain']",
+        "Is it? Yes.",
+        "['add', 'forecast', 'execute_program']",
+        "{}",
+    ]

@@ -174,6 +174,9 @@ export class FakeSidecar implements AsyncDisposable {
       if (isIterator(result) && !running.streams && method !== "execute_program") {
         throw new DspexError("invalid_params", `'${method}' streams: call it with client.stream`);
       }
+      if (!isIterator(result) && running.streams && method !== "execute_program") {
+        throw new DspexError("invalid_params", `'${method}' is no stream`);
+      }
       peer.answer(id, isIterator(result) ? await this.#items(peer, id, running, result, aborted) : result, META);
     } catch (error) {
       peer.fail(id, DspexError.from(error));
