@@ -72,7 +72,7 @@ func (w *Worker) askSidecar(f *wire.Frame, batch *wire.Batch) {
 		return
 	}
 	id := f.ID
-	w.pool.cfg.Background(f.Method, f.Payload, func(b *wire.Batch, result []byte, err error) {
+	w.pool.cfg.Background(w.id, f.Method, f.Payload, func(b *wire.Batch, result []byte, err error) {
 		w.answerAsk(b, id, result, err)
 	})
 }

@@ -53,20 +53,22 @@ type Settings struct {
 	SampleEvery   time.Duration // between looks at age and memory
 }
 
-// Config is what New takes. Background, Notified, Metrics, Events and Log may be left out.
+// Config is what New takes. Background, Notified, Gone, Metrics, Events and Log may be left out.
 type Config struct {
 	Name     string
 	Settings Settings
 	// Starter and Hello are those of the first generation.
 	Starter Starter
 	Hello   func(workerID string) ([]byte, error)
-	// Background handles a request that a worker makes by itself, not for a call: answer must be called once.
-	Background func(method, params []byte, answer func(batch *wire.Batch, result []byte, err error))
+	// Background handles a request that a worker makes by itself, not for a call: answer must be called once. params are borrowed.
+	Background func(workerID string, method, params []byte, answer func(batch *wire.Batch, result []byte, err error))
 	// Notified handles a notification that a worker makes; params are borrowed. An error means that the worker has broken the protocol.
 	Notified func(workerID string, method, params []byte) error
-	Metrics  *metrics.Metrics
-	Events   *events.Hub
-	Log      *slog.Logger
+	// Gone is told of each worker that has ended: nothing comes from it any more. nil: nobody is.
+	Gone    func(workerID string)
+	Metrics *metrics.Metrics
+	Events  *events.Hub
+	Log     *slog.Logger
 }
 
 // Generation is what workers are started from.

@@ -32,6 +32,9 @@ func (w *Worker) toll(end endReason, reason string) {
 	cfg := &w.pool.cfg
 	cfg.Metrics.WorkerEnded(cfg.Name, string(end))
 	cfg.Metrics.App.Forget(w.id)
+	if cfg.Gone != nil {
+		cfg.Gone(w.id)
+	}
 	w.tell("ended", reason)
 }
 

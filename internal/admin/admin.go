@@ -26,6 +26,7 @@ type Config struct {
 	Sessions *session.Table
 	Models   func() []string // what is wrong with model servers
 	Reloads  func() (done, failed uint64, failure string)
+	Scrape   func() []metrics.Sample // further figures; nil: none
 	Metrics  *metrics.Metrics
 	Events   *events.Hub
 	Version  string

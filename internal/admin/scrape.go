@@ -59,6 +59,9 @@ func (a *Admin) scrape() []metrics.Sample {
 	for _, id := range slices.Sorted(maps.Keys(memory)) {
 		add("dspex_worker_memory_bytes", float64(memory[id]), "pool", s.Name, "worker", id)
 	}
+	if a.cfg.Scrape != nil {
+		out = append(out, a.cfg.Scrape()...)
+	}
 	return out
 }
 

@@ -80,7 +80,11 @@ func tell(cfg *config.Config, m *models) (map[string]any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return map[string]any{"models": settings, "cancel_grace_ms": cfg.Pool.CancelGrace.Milliseconds()}, nil
+	embedders, err := embedderSettings(cfg, m.environ)
+	if err != nil {
+		return nil, err
+	}
+	return map[string]any{"models": settings, "embedders": embedders, "cancel_grace_ms": cfg.Pool.CancelGrace.Milliseconds()}, nil
 }
 
 // toldAlready says whether workers have been told so.

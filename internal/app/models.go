@@ -105,10 +105,8 @@ func (m *models) failures() []string {
 func (m *models) settings(cfg *config.Config) (map[string]any, error) {
 	out := make(map[string]any, len(cfg.Models))
 	for name, model := range cfg.Models {
-		s := map[string]any{
-			"model": model.Model, "adapter": model.Adapter, "response_schema": model.ResponseSchema, "num_retries": model.NumRetries,
-			"default": name == cfg.DefaultModel(),
-		}
+		s := modelSettings(model)
+		s["default"] = name == cfg.DefaultModel()
 		key, err := model.APIKey.Resolve(m.environ)
 		if err != nil {
 			return nil, fmt.Errorf("models.%s.api_key: %w", name, err)
@@ -117,21 +115,61 @@ func (m *models) settings(cfg *config.Config) (map[string]any, error) {
 		if server := m.servers[name]; server != nil {
 			base, key = "http://"+server.port.address()+"/v1", server.key
 		}
-		for k, v := range map[string]string{"api_key": key, "api_base": base} {
-			if v != "" {
-				s[k] = v
+		s["api_key"], s["api_base"] = key, base
+		out[name] = withoutNothing(s)
+	}
+	return out, nil
+}
+
+// modelSettings are those that need no look-up.
+func modelSettings(m *config.Model) map[string]any {
+	s := map[string]any{
+		"model": m.Model, "adapter": m.Adapter, "response_schema": m.ResponseSchema, "extraction_model": m.Extraction, "num_retries": m.NumRetries,
+		"max_tokens": m.MaxTokens, "stop": m.Stop, "reasoning_effort": m.Reasoning, "timeout": m.Timeout.Seconds(), "fallbacks": m.Fallbacks,
+		"limited": limitsOf(m).Any(), "cache": m.Cache, "cache_scope": m.CacheScope,
+	}
+	for k, v := range map[string]*float64{
+		"temperature": m.Temperature, "top_p": m.TopP, "input_price": m.InputPrice, "output_price": m.OutputPrice,
+	} {
+		if v != nil {
+			s[k] = *v
+		}
+	}
+	if m.Seed != nil {
+		s["seed"] = *m.Seed
+	}
+	return s
+}
+
+// withoutNothing leaves out what was not given: numbers and text that may be left out are never zero where they were, and are nil where they may.
+func withoutNothing(s map[string]any) map[string]any {
+	for k, v := range s {
+		switch v := v.(type) {
+		case string:
+			if v == "" {
+				delete(s, k)
+			}
+		case []string:
+			if len(v) == 0 {
+				delete(s, k)
 			}
 		}
-		if model.Temperature != nil {
-			s["temperature"] = *model.Temperature
+	}
+	return s
+}
+
+// embedderSettings are what workers are told of the embedders. Keys are resolved anew each time.
+func embedderSettings(cfg *config.Config, environ []string) (map[string]any, error) {
+	out := make(map[string]any, len(cfg.Embedders))
+	for name, e := range cfg.Embedders {
+		key, err := e.APIKey.Resolve(environ)
+		if err != nil {
+			return nil, fmt.Errorf("embedders.%s.api_key: %w", name, err)
 		}
-		if model.MaxTokens > 0 {
-			s["max_tokens"] = model.MaxTokens
-		}
-		if model.Timeout > 0 {
-			s["timeout"] = model.Timeout.Seconds()
-		}
-		out[name] = s
+		out[name] = withoutNothing(map[string]any{
+			"model": e.Model, "api_key": key, "api_base": e.APIBase, "batch_size": e.BatchSize, "dimensions": e.Dimensions, "timeout": e.Timeout.Seconds(),
+			"num_retries": e.NumRetries, "limited": embedderLimits(e).Any(), "default": e.Default || len(cfg.Embedders) == 1,
+		})
 	}
 	return out, nil
 }

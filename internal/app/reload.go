@@ -57,7 +57,7 @@ func (p *plan) tell(g *generation) error {
 	}
 	p.told = told
 	if !slices.ContainsFunc(p.changes, func(c config.Change) bool {
-		return strings.HasPrefix(c.Key, "models.") || c.Key == "pools.default.cancel_grace"
+		return strings.HasPrefix(c.Key, "models.") || strings.HasPrefix(c.Key, "embedders.") || c.Key == "pools.default.cancel_grace"
 	}) {
 		p.changes = append(p.changes, p.otherKeys(g, told)...)
 	}
@@ -115,6 +115,7 @@ func (s *sidecar) commit(p *plan) {
 	s.level.Set(p.cfg.Log.Level)
 	s.server.Apply(limits(p.cfg))
 	s.sessions.Apply(sessionSettings(p.cfg))
+	s.permits.Apply(modelLimits(p.cfg))
 	old := s.generation.Load()
 	switch {
 	case p.gen != nil:

@@ -18,6 +18,7 @@ import (
 	"github.com/dspex/dspex-sidecar/internal/keeper"
 	"github.com/dspex/dspex-sidecar/internal/launch"
 	"github.com/dspex/dspex-sidecar/internal/metrics"
+	"github.com/dspex/dspex-sidecar/internal/permits"
 	"github.com/dspex/dspex-sidecar/internal/session"
 	"github.com/dspex/dspex-sidecar/internal/store"
 	"github.com/dspex/dspex-sidecar/pool"
@@ -91,6 +92,7 @@ type sidecar struct {
 	generation atomic.Pointer[generation]
 	maker      maker
 	metrics    *metrics.Metrics
+	permits    *permits.Table
 	events     events.Hub
 	notifier   *notifier
 	wanted     chan time.Duration // an administrator wants the end, within this limit
@@ -104,8 +106,9 @@ type sidecar struct {
 
 func newSidecar(o Options, cfg *config.Config, known digests) *sidecar {
 	s := &sidecar{
-		options: o, metrics: metrics.New(wire.Codes()...), notifier: newNotifier(o.Environ, os.Getpid()), wanted: make(chan time.Duration, 1),
+		options: o, metrics: metrics.New(wire.Codes()...), permits: permits.New(), notifier: newNotifier(o.Environ, os.Getpid()), wanted: make(chan time.Duration, 1),
 	}
+	s.permits.Apply(modelLimits(cfg))
 	s.level.Set(cfg.Log.Level)
 	s.log = newLog(cfg, &s.level, o.Stderr)
 	s.cfg.Store(cfg)
@@ -167,12 +170,13 @@ func (s *sidecar) start() error {
 		Events: &s.events, Log: s.log,
 	})
 	s.atEnd(s.server.Close)
+	s.atEnd(func(context.Context) { s.permits.Close() })
 	s.atEnd(s.pool.Close) // before the connections: what is cut off is answered
 	a := admin.New(admin.Config{
 		Pool: s.pool, Server: s.server, Sessions: s.sessions, Metrics: s.metrics, Events: &s.events, Version: s.options.Version, Log: s.log, Level: &s.level,
 		DrainLimit: func() time.Duration { return s.cfg.Load().Pool.ShutdownTimeout }, Shutdown: s.shutdown,
 		Look: s.notifier.look(), Looked: s.notifier.looked,
-		Models: func() []string { return s.generation.Load().models.failures() }, Reloads: s.reloads.status,
+		Models: func() []string { return s.generation.Load().models.failures() }, Reloads: s.reloads.status, Scrape: s.scrapePermits,
 	})
 	s.atEnd(func(context.Context) { a.Close() })
 	a.Register(s.server)
@@ -197,11 +201,12 @@ func (s *sidecar) startPool(cfg *config.Config, kept store.Store) error {
 		Settings: poolSettings(cfg),
 		Starter:  first.workers,
 		Hello:    first.hello,
-		Background: func(method, params []byte, answer func(*wire.Batch, []byte, error)) {
+		Background: func(worker string, method, params []byte, answer func(*wire.Batch, []byte, error)) {
 			<-made
-			background(s.sessions, method, params, answer)
+			s.asked(worker, method, params, answer)
 		},
-		Notified: func(worker string, method, params []byte) error { return notified(s.metrics, worker, method, params) },
+		Notified: s.notified,
+		Gone:     s.permits.Gone,
 		Metrics:  s.metrics, Events: &s.events, Log: s.log.With("pool", "default"),
 	})
 	if err != nil {
@@ -273,46 +278,4 @@ func untilClosed(closed <-chan struct{}) (context.Context, context.CancelFunc) {
 		}
 	}()
 	return ctx, cancel
-}
-
-// notified handles what a worker tells the sidecar.
-func notified(m *metrics.Metrics, worker string, method, params []byte) error {
-	if string(method) != "sidecar.metrics" {
-		return nil // of a later version
-	}
-	var p struct {
-		Metrics []metrics.Report `msgpack:"metrics"`
-	}
-	if err := wire.Unmarshal(params, &p); err != nil {
-		return err
-	}
-	m.App.Report(worker, p.Metrics)
-	return nil
-}
-
-// background handles what a worker asks of the sidecar itself.
-func background(sessions *session.Table, method, params []byte, answer func(*wire.Batch, []byte, error)) {
-	var p struct {
-		Key    uint64     `msgpack:"key"`
-		Set    rawMessage `msgpack:"set"`
-		Delete []string   `msgpack:"delete"`
-	}
-	var batch wire.Batch
-	defer batch.Flush()
-	if string(method) != "session.update" {
-		answer(&batch, nil, wire.Errorf(wire.CodeUnknownMethod, "no method %q for workers", method))
-		return
-	}
-	if err := wire.Unmarshal(params, &p); err != nil {
-		answer(&batch, nil, err)
-		return
-	}
-	sessions.UpdateNumber(&batch, p.Key, session.Update{Set: p.Set, Delete: p.Delete}, func(b *wire.Batch, version uint64, err error) {
-		if err != nil {
-			answer(b, nil, err)
-			return
-		}
-		result, err := wire.Marshal(map[string]any{"version": version})
-		answer(b, result, err)
-	})
 }

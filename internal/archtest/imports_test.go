@@ -20,7 +20,7 @@ func allowed() map[string][]string {
 
 		"internal/app": {
 			"internal/admin", "proxy", "internal/session", "internal/launch", "internal/keeper", "pool",
-			"internal/procs", "internal/config", "internal/events", "internal/metrics", "internal/store", "internal/watch", "wire",
+			"internal/procs", "internal/config", "internal/events", "internal/metrics", "internal/permits", "internal/store", "internal/watch", "wire",
 		},
 		"bench/load":      {"wire"},
 		"examples/gowire": {"wire"},
@@ -44,6 +44,7 @@ func allowed() map[string][]string {
 		"internal/heap":     {},
 		"internal/metrics":  {},
 		"internal/packet":   {},
+		"internal/permits":  {},
 		"internal/procs":    {},
 		"internal/store":    {},
 		"internal/watch":    {},

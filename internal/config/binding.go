@@ -55,6 +55,10 @@ func inModel[T any](k kind[T], at func(m *Model) *T) binding {
 	return place[T]{k, func(c *Config, name string) *T { return at(c.Models[name]) }}
 }
 
+func inEmbedder[T any](k kind[T], at func(e *Embedder) *T) binding {
+	return place[T]{k, func(c *Config, name string) *T { return at(c.Embedders[name]) }}
+}
+
 // envEntry is the binding of one variable in [pools.default.env].
 type envEntry struct{}
 
@@ -101,16 +105,18 @@ func weight() kind[int] { return integer(1, 100) }
 
 // The tables whose keys the user chooses.
 const (
-	modelsTable = "models"
-	envTable    = "pools.default.env"
-	weightTable = "sessions.weights"
+	modelsTable    = "models"
+	embeddersTable = "embedders"
+	envTable       = "pools.default.env"
+	weightTable    = "sessions.weights"
 )
 
 // names returns, sorted, what stands for "*" in the field's key in this configuration; [""] for a field without one.
 func (f field) names(c *Config) []string {
+	if of, named := chosenOf(f.key); named {
+		return of.names(c)
+	}
 	switch {
-	case strings.HasPrefix(f.key, modelsTable+"."):
-		return slices.Sorted(maps.Keys(c.Models))
 	case strings.HasPrefix(f.key, envTable+"."):
 		return slices.Sorted(maps.Keys(c.Pool.Env))
 	case strings.HasPrefix(f.key, weightTable+"."):

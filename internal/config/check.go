@@ -23,6 +23,7 @@ func (l *loader) check(c *Config) {
 	l.checkHTTP(c)
 	l.checkStore(c)
 	l.checkModels(c)
+	l.checkEmbedders(c)
 }
 
 // checkHTTP notes an address that more can reach than was meant.
@@ -75,6 +76,17 @@ func (l *loader) checkModels(c *Config) {
 		if m.ResponseSchema && m.Adapter != "json" {
 			l.failKey(c, key("response_schema"), `has an effect only with adapter = "json"`)
 		}
+		if m.Adapter == "two_step" && m.Extraction == "" {
+			l.failKey(c, key("adapter"), `is "two_step", and needs extraction_model`)
+		}
+		if m.CacheScope == "model" && !m.Cache {
+			l.failKey(c, key("cache_scope"), "has an effect only with cache = true")
+		}
+		if (m.InputPrice == nil) != (m.OutputPrice == nil) {
+			which := map[bool]string{true: "output_price", false: "input_price"}[m.InputPrice == nil]
+			l.failKey(c, key(which), "needs the other price, too: input_price and output_price")
+		}
+		l.checkOthers(c, name, m)
 		if m.Command != nil && !m.APIKey.IsZero() {
 			l.failKey(c, key("api_key"), "is made by the sidecar where there is a command")
 		}
@@ -88,6 +100,37 @@ func (l *loader) checkModels(c *Config) {
 			l.failKey(c, key("default"), "is the second: %s is the default already", dotted(modelsTable, first))
 		}
 		if m.Default && first == "" {
+			first = name
+		}
+	}
+}
+
+// checkOthers notes models that are named by this one and cannot be used.
+func (l *loader) checkOthers(c *Config, name string, m *Model) {
+	for i, other := range m.Fallbacks {
+		switch {
+		case c.Models[other] == nil:
+			l.failKey(c, dotted(modelsTable, name, "fallbacks"), "names %q, which is no configured model", other)
+		case other == name || slices.Contains(m.Fallbacks[:i], other):
+			l.failKey(c, dotted(modelsTable, name, "fallbacks"), "names %q twice, or its own model", other)
+		}
+	}
+	if m.Extraction != "" && c.Models[m.Extraction] == nil {
+		l.failKey(c, dotted(modelsTable, name, "extraction_model"), "names %q, which is no configured model", m.Extraction)
+	}
+}
+
+func (l *loader) checkEmbedders(c *Config) {
+	first := ""
+	for _, name := range slices.Sorted(maps.Keys(c.Embedders)) {
+		e := c.Embedders[name]
+		if e.Model == "" {
+			l.fail(c.origins[dotted(embeddersTable, name)], dotted(embeddersTable, name), `has no model, such as model = "openai/text-embedding-3-small"`)
+		}
+		if e.Default && first != "" {
+			l.failKey(c, dotted(embeddersTable, name, "default"), "is the second: %s is the default already", dotted(embeddersTable, first))
+		}
+		if e.Default && first == "" {
 			first = name
 		}
 	}

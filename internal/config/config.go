@@ -19,13 +19,14 @@ type Config struct {
 	Profile string // the profile in force; "" for none
 	Blank   bool   // the file has no bytes
 
-	Listen   Listen
-	Pool     Pool // [pools.default]: this version has one pool
-	Sessions Sessions
-	Budgets  Budgets
-	Models   map[string]*Model
-	Log      Log
-	HTTP     HTTP
+	Listen    Listen
+	Pool      Pool // [pools.default]: this version has one pool
+	Sessions  Sessions
+	Budgets   Budgets
+	Models    map[string]*Model
+	Embedders map[string]*Embedder
+	Log       Log
+	HTTP      HTTP
 
 	origins map[string]origin // by key; absent: the default
 }
@@ -164,15 +165,45 @@ type Model struct {
 	Model          string // DSPy's model string, such as "openai/gpt-4o-mini"
 	APIKey         Secret
 	APIBase        string
-	Adapter        string // "chat" or "json"
+	Adapter        string // "chat", "json", "xml" or "two_step"
 	ResponseSchema bool
+	Extraction     string        // name of the model that reads the answers, for two_step
 	Temperature    *float64      // nil: the provider's own
+	TopP           *float64      // likewise
 	MaxTokens      int           // 0: the provider's own
+	Stop           []string      // nil: none
+	Seed           *int          // nil: none
+	Reasoning      string        // how much the model is to think; "": the provider's own
 	Timeout        time.Duration // 0: what is left of the call's deadline
 	NumRetries     int
-	Default        bool     // as written; see [Config.DefaultModel]
-	Command        []string // program and arguments of the model server that the sidecar keeps; nil for none
-	StartTimeout   time.Duration
+	Fallbacks      []string // names of models, in order
+	// These hold across all workers; 0: no limit.
+	Concurrency       int
+	RequestsPerMinute int
+	TokensPerMinute   int
+	InputPrice        *float64 // US dollars for a million tokens; nil: as DSPy knows it
+	OutputPrice       *float64
+	Cache             bool
+	CacheScope        string   // "session" or "model"
+	Default           bool     // as written; see [Config.DefaultModel]
+	Command           []string // program and arguments of the model server that the sidecar keeps; nil for none
+	StartTimeout      time.Duration
+}
+
+// Embedder is an [embedders.NAME] table: what turns texts into vectors for retrieval, by an OpenAI-compatible endpoint.
+type Embedder struct {
+	Model      string
+	APIKey     Secret
+	APIBase    string
+	BatchSize  int // texts of a request
+	Dimensions int // 0: the model's own
+	Timeout    time.Duration
+	NumRetries int
+	// These hold across all workers; 0: no limit.
+	Concurrency       int
+	RequestsPerMinute int
+	TokensPerMinute   int
+	Default           bool
 }
 
 // DefaultModel returns the name of the model that programs use unless told otherwise: the one marked as default,

@@ -46,18 +46,20 @@ func (c *Config) Origin(key string) string {
 
 // each returns the settings of this configuration, one model after the other.
 func (c *Config) each() []named {
-	var out, models []named
+	var out, ofTables []named
 	for _, f := range fields() {
+		_, inTable := chosenOf(f.key)
 		for _, name := range f.names(c) {
-			if strings.HasPrefix(f.key, modelsTable+".") {
-				models = append(models, named{f, name})
+			if inTable {
+				ofTables = append(ofTables, named{f, name})
 			} else {
 				out = append(out, named{f, name})
 			}
 		}
 	}
-	slices.SortStableFunc(models, func(a, b named) int { return strings.Compare(a.name, b.name) })
-	return append(out, models...)
+	table := func(n named) string { return n.key[:strings.Index(n.key, ".")] + "." + n.name }
+	slices.SortStableFunc(ofTables, func(a, b named) int { return strings.Compare(table(a), table(b)) })
+	return append(out, ofTables...)
 }
 
 // Change is a setting that differs between two configurations.
@@ -68,7 +70,7 @@ type Change struct {
 	Effect Effect
 }
 
-// Diff returns what differs from before to after, in the order of the keys. A model that came or went is one change, of
+// Diff returns what differs from before to after, in the order of the keys. A model or embedder that came or went is one change, of
 // the key "models.NAME". Secrets are compared by reference: a new value behind the same reference is no change.
 func Diff(before, after *Config) []Change {
 	var out []Change
@@ -86,30 +88,13 @@ func Diff(before, after *Config) []Change {
 			out = append(out, Change{Key: one.keyFor(one.name), New: one.show(after, one.name), Effect: one.effect})
 		}
 	}
-	for name, m := range before.Models {
-		if after.Models[name] == nil {
-			out = append(out, Change{Key: dotted(modelsTable, name), Old: quote(m.Model), Effect: m.effect()})
-		}
-	}
-	for name, m := range after.Models {
-		if before.Models[name] == nil {
-			out = append(out, Change{Key: dotted(modelsTable, name), New: quote(m.Model), Effect: m.effect()})
-		}
-	}
+	out = append(out, comings(before, after)...)
 	slices.SortFunc(out, func(a, b Change) int { return strings.Compare(a.Key, b.Key) })
 	return out
 }
 
 // in reports that the configuration has this setting's table or entry.
 func (n named) in(c *Config) bool { return slices.Contains(n.names(c), n.name) }
-
-// effect is that of adding or removing the model: a model server's address reaches workers when they start.
-func (m *Model) effect() Effect {
-	if m.Command != nil {
-		return Generation
-	}
-	return Live
-}
 
 // Kept returns after as it can be in force where before is: with the settings that only a restart changes as they are in before.
 func Kept(before, after *Config) *Config {

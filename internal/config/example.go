@@ -49,6 +49,9 @@ func (e *example) field(f field) {
 	case table == modelsTable+".*":
 		comment = "#"
 		e.model(name)
+	case table == embeddersTable+".*":
+		comment = "#"
+		e.enter("embedders.main", "#")
 	case name == "*":
 		e.enter(table, "")
 		name = "NAME"

@@ -20,7 +20,7 @@ var (
 
 // fields returns all settings, in the order of the example.
 func fields() []field {
-	return slices.Concat(listenFields(), poolFields(), sessionFields(), budgetFields(), logFields(), httpFields(), modelFields())
+	return slices.Concat(listenFields(), poolFields(), sessionFields(), budgetFields(), logFields(), httpFields(), modelFields(), embedderFields())
 }
 
 const (
@@ -224,7 +224,7 @@ func budgetFields() []field {
 			setting("budgets."+b.name+".tokens", "0", "", Live, "Tokens that their language models may take; 0: no limit.",
 				in(integer(0, mostMemory), func(c *Config) *int { return &b.at(c).Tokens })),
 			setting("budgets."+b.name+".cost", "", "2.50", Live, "What they may cost, in US dollars, as far as DSPy knows the prices.",
-				in(optionalFloat(0, 1e9), func(c *Config) **float64 { return &b.at(c).Cost })),
+				in(optionalFloat(1e9), func(c *Config) **float64 { return &b.at(c).Cost })),
 		)
 	}
 	return out
@@ -240,21 +240,50 @@ func modelFields() []field {
 		setting("models.*.api_base", "", `"https://llm.example.com/v1"`, Live,
 			"Address of the provider where it is not the usual one.",
 			inModel(webAddress(), func(m *Model) *string { return &m.APIBase })),
-		setting("models.*.adapter", `"chat"`, "", Live, `How DSPy writes prompts and reads answers: "chat" or "json".`,
-			inModel(oneOf("chat", "json"), func(m *Model) *string { return &m.Adapter })),
+		setting("models.*.adapter", `"chat"`, "", Live, `How DSPy writes prompts and reads answers: "chat", "json", "xml" or "two_step".`,
+			inModel(oneOf("chat", "json", "xml", "two_step"), func(m *Model) *string { return &m.Adapter })),
+		setting("models.*.extraction_model", "", `"local"`, Live,
+			`Name of the configured model that reads the answers; with adapter = "two_step", which needs it.`,
+			inModel(text(`the name of a model`, namePattern), func(m *Model) *string { return &m.Extraction })),
 		setting("models.*.response_schema", "false", "", Live,
 			`Constrain answers by the outputs' JSON schema; only with adapter = "json", where the model can.`,
 			inModel(boolean(), func(m *Model) *bool { return &m.ResponseSchema })),
 		setting("models.*.temperature", "", "0.7", Live, "Sampling temperature; not given: the provider's own.",
-			inModel(optionalFloat(0, 2), func(m *Model) **float64 { return &m.Temperature })),
+			inModel(optionalFloat(2), func(m *Model) **float64 { return &m.Temperature })),
 		setting("models.*.max_tokens", "", "1000", Live, "Longest answer in tokens; not given: the provider's own.",
 			inModel(optionalCount(manyCalls), func(m *Model) *int { return &m.MaxTokens })),
+		setting("models.*.top_p", "", "0.9", Live, "Share of the likeliest tokens to sample from; not given: the provider's own.",
+			inModel(optionalFloat(1), func(m *Model) **float64 { return &m.TopP })),
+		setting("models.*.stop", "", `["###"]`, Live, "Texts at which an answer ends; at most 4.",
+			inModel(stops(), func(m *Model) *[]string { return &m.Stop })),
+		setting("models.*.seed", "", "42", Live, "Seed of the sampling, where the provider takes one.",
+			inModel(optionalInteger(0, 1<<31-1), func(m *Model) **int { return &m.Seed })),
+		setting("models.*.reasoning_effort", "", `"low"`, Live, `How much a reasoning model is to think: "none", "minimal", "low", "medium" or "high".`,
+			inModel(oneOf("none", "minimal", "low", "medium", "high"), func(m *Model) *string { return &m.Reasoning })),
 		setting("models.*.timeout", "", `"60s"`, Live,
 			"Longest wait for one answer; not given: what is left of the call's deadline.",
 			inModel(duration(short), func(m *Model) *time.Duration { return &m.Timeout })),
 		setting("models.*.num_retries", "0", "", Live,
 			"Further attempts after an error that may pass, within the call's deadline.",
 			inModel(integer(0, 100), func(m *Model) *int { return &m.NumRetries })),
+		setting("models.*.fallbacks", "[]", "", Live,
+			"Names of configured models that are asked, in order, where this one is overloaded, down, silent or out of credit.",
+			inModel(names(`names of models, such as ["other"]`, namePattern), func(m *Model) *[]string { return &m.Fallbacks })),
+		setting("models.*.concurrency", "0", "", Live, "Requests in flight, of all workers together; more wait in fair turn. 0: no limit.",
+			inModel(integer(0, manyCalls), func(m *Model) *int { return &m.Concurrency })),
+		setting("models.*.requests_per_minute", "0", "", Live, "Requests that may begin in any minute, of all workers together; 0: no limit.",
+			inModel(integer(0, manyCalls), func(m *Model) *int { return &m.RequestsPerMinute })),
+		setting("models.*.tokens_per_minute", "0", "", Live,
+			"Tokens that requests may take in a minute, of all workers together; 0: no limit.",
+			inModel(integer(0, 1<<40), func(m *Model) *int { return &m.TokensPerMinute })),
+		setting("models.*.cache", "false", "", Live, "Keep answers, and give the same one to the same request; in each worker's memory.",
+			inModel(boolean(), func(m *Model) *bool { return &m.Cache })),
+		setting("models.*.cache_scope", `"session"`, "", Live, `Who may get a kept answer: "session" is the one that asked first, "model" all that use this model.`,
+			inModel(oneOf("session", "model"), func(m *Model) *string { return &m.CacheScope })),
+		setting("models.*.input_price", "", "0.15", Live, "US dollars for a million tokens of prompts; not given: as DSPy knows it.",
+			inModel(optionalFloat(1e6), func(m *Model) **float64 { return &m.InputPrice })),
+		setting("models.*.output_price", "", "0.60", Live, "US dollars for a million tokens of answers; not given: as DSPy knows it.",
+			inModel(optionalFloat(1e6), func(m *Model) **float64 { return &m.OutputPrice })),
 		setting("models.*.default", "false", "", Live,
 			"Programs use this model unless told otherwise; with one model it is that one.",
 			inModel(boolean(), func(m *Model) *bool { return &m.Default })),
@@ -263,6 +292,38 @@ func modelFields() []field {
 			inModel(commandLine(), func(m *Model) *[]string { return &m.Command })),
 		setting("models.*.start_timeout", `"60s"`, "", Live, "The model server must answer by then.",
 			inModel(duration(short), func(m *Model) *time.Duration { return &m.StartTimeout })),
+	}
+}
+
+func embedderFields() []field {
+	return []field{
+		setting("embedders.*.model", "", `"openai/text-embedding-3-small"`, Live,
+			"Name of the model at its endpoint, with its provider before the first slash. Required.",
+			inEmbedder(text(`a model with its provider, such as "openai/text-embedding-3-small"`, modelPattern), func(e *Embedder) *string { return &e.Model })),
+		setting("embedders.*.api_key", "", `"env:OPENAI_API_KEY"`, Live,
+			`The provider's key, always by reference: "env:NAME" or "file:PATH".`,
+			inEmbedder(reference(), func(e *Embedder) *Secret { return &e.APIKey })),
+		setting("embedders.*.api_base", `"https://api.openai.com/v1"`, "", Live,
+			"Address below which the endpoint /embeddings of OpenAI's API is.",
+			inEmbedder(webAddress(), func(e *Embedder) *string { return &e.APIBase })),
+		setting("embedders.*.batch_size", "100", "", Live, "Texts of one request; more are sent in several.",
+			inEmbedder(integer(1, 10_000), func(e *Embedder) *int { return &e.BatchSize })),
+		setting("embedders.*.dimensions", "", "512", Live, "Length of the vectors, where the model has several; not given: its own.",
+			inEmbedder(optionalCount(100_000), func(e *Embedder) *int { return &e.Dimensions })),
+		setting("embedders.*.timeout", `"30s"`, "", Live, "Give up on an answer after this time, if the call's deadline does not come first.",
+			inEmbedder(duration(short), func(e *Embedder) *time.Duration { return &e.Timeout })),
+		setting("embedders.*.num_retries", "2", "", Live, "Further attempts after an error that may pass, within the call's deadline.",
+			inEmbedder(integer(0, 100), func(e *Embedder) *int { return &e.NumRetries })),
+		setting("embedders.*.concurrency", "0", "", Live, "Requests in flight, of all workers together; more wait in fair turn. 0: no limit.",
+			inEmbedder(integer(0, manyCalls), func(e *Embedder) *int { return &e.Concurrency })),
+		setting("embedders.*.requests_per_minute", "0", "", Live, "Requests that may begin in any minute, of all workers together; 0: no limit.",
+			inEmbedder(integer(0, manyCalls), func(e *Embedder) *int { return &e.RequestsPerMinute })),
+		setting("embedders.*.tokens_per_minute", "0", "", Live,
+			"Tokens that requests may take in a minute, of all workers together; 0: no limit.",
+			inEmbedder(integer(0, 1<<40), func(e *Embedder) *int { return &e.TokensPerMinute })),
+		setting("embedders.*.default", "false", "", Live,
+			"Used where no name is given; with one embedder it is that one.",
+			inEmbedder(boolean(), func(e *Embedder) *bool { return &e.Default })),
 	}
 }
 

@@ -12,7 +12,7 @@ import (
 // settable are values of all kinds; for each setting one of them is allowed and is not its default.
 func settable() []any {
 	return []any{
-		true, int64(70000), int64(77), 0.5, "7s", "0600", "debug", "text", "soft", "json", "file", "a:b", "env:A", "https://a.example", "openai/a",
+		true, int64(70000), int64(77), 0.5, "7s", "0600", "debug", "text", "soft", "json", "low", "model", "file", "a:b", "env:A", "https://a.example", "openai/a",
 		[]any{int64(7)},
 		[]any{"A"},
 		[]any{"a"},
@@ -26,7 +26,9 @@ func TestEachSettingHasItsOwnPlace(t *testing.T) {
 	l := &loader{fields: fields(), scope: scope{dir: "/d", cpus: func() float64 { return 1 }}}
 	blank := func() *Config {
 		c := l.blank()
-		l.addModel(c, "m")
+		for _, of := range chosenTables() {
+			l.addNamed(c, &of, "m")
+		}
 		c.Pool.Env["A"] = Secret{kind: "literal", value: "x"}
 		c.Sessions.Weights["A"] = 1
 		return c
@@ -57,7 +59,7 @@ func TestEachFieldHasASetting(t *testing.T) {
 		settings[f.key[:strings.LastIndex(strings.TrimSuffix(f.key, ".*"), ".")]]++
 	}
 	for table, v := range map[string]any{
-		"listen": Listen{}, "pools.default": Pool{}, "sessions": Sessions{}, "models.*": Model{}, "log": Log{}, "http": HTTP{},
+		"listen": Listen{}, "pools.default": Pool{}, "sessions": Sessions{}, "models.*": Model{}, "embedders.*": Embedder{}, "log": Log{}, "http": HTTP{},
 		"budgets.session": Budget{}, "budgets.session_day": Budget{}, "budgets.owner_day": Budget{},
 	} {
 		if n := reflect.TypeOf(v).NumField(); n != settings[table] {
@@ -74,12 +76,18 @@ func TestEachSettingHasItsVariable(t *testing.T) {
 			value = f.sample
 		}
 		text := "[models.m]\nmodel='x'"
+		if strings.HasPrefix(key, embeddersTable) {
+			text = "[embedders.m]\nmodel='x'"
+		}
 		if strings.HasSuffix(key, ".start_timeout") {
 			text += "\ncommand = ['x']"
 		}
 		variable := variableFor(key)
 		if f.isEntry() {
 			variable = variableFor(strings.TrimSuffix(f.key, ".*")) + "_m"
+		}
+		if strings.HasSuffix(key, "put_price") {
+			text += "\ninput_price = 1\noutput_price = 1"
 		}
 		text = needs(f.key) + text
 		c, err := load(t, text, variable+"="+value)
@@ -96,6 +104,8 @@ func needs(key string) string {
 	switch {
 	case key == "sessions.path", key == "sessions.key_file":
 		return "[sessions]\nstore = 'file'\npath = '/x'\n"
+	case key == "models.*.extraction_model":
+		return "[models.local]\nmodel='x'\n"
 	case strings.HasPrefix(key, weightTable):
 		return "[sessions]\nweight_label = 'x'\n"
 	}
@@ -117,7 +127,7 @@ func TestExampleFile(t *testing.T) {
 		key := f.keyFor(f.names(whole)[0])
 		if strings.Contains(f.key, ".command") || strings.HasSuffix(f.key, "*.start_timeout") {
 			key = strings.Replace(f.key, "*", "local", 1)
-		} else if strings.HasPrefix(f.key, modelsTable) {
+		} else if _, named := chosenOf(f.key); named {
 			key = strings.Replace(f.key, "*", "main", 1)
 		}
 		if whole.Origin(key) == "default" {
@@ -204,7 +214,7 @@ func TestDocumentedSettings(t *testing.T) {
 // Every block of TOML in these pages loads as it stands.
 func TestDocumentedBlocks(t *testing.T) {
 	block := regexp.MustCompile("(?s)```toml\n(.*?)```")
-	for _, page := range []string{"../../docs/configuration.md", "../../docs/sizing.md"} {
+	for _, page := range []string{"../../docs/configuration.md", "../../docs/models.md", "../../docs/sizing.md"} {
 		text, err := os.ReadFile(page)
 		if err != nil {
 			t.Fatal(err)

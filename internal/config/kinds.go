@@ -90,15 +90,15 @@ func optionalCount(high int) kind[int] {
 }
 
 // optionalFloat is nil where the setting is not given.
-func optionalFloat(low, high float64) kind[*float64] {
+func optionalFloat(high float64) kind[*float64] {
 	return kind[*float64]{
-		wants: fmt.Sprintf("a number from %g to %g", low, high),
+		wants: fmt.Sprintf("a number from 0 to %g", high),
 		parse: func(v any, _ scope) (*float64, error) {
 			f, ok := v.(float64)
 			if n, whole := v.(int64); whole {
 				f, ok = float64(n), true
 			}
-			if !ok || !(f >= low && f <= high) { // not (f < low || f > high): that lets NaN through
+			if !ok || !(f >= 0 && f <= high) { // not (f < 0 || f > high): that lets NaN through
 				return nil, errKind
 			}
 			return &f, nil
@@ -112,9 +112,56 @@ func optionalFloat(low, high float64) kind[*float64] {
 	}
 }
 
+// optionalInteger is nil where the setting is not given.
+func optionalInteger(low, high int) kind[*int] {
+	k := integer(low, high)
+	return kind[*int]{
+		wants: k.wants,
+		parse: func(v any, s scope) (*int, error) {
+			n, err := k.parse(v, s)
+			if err != nil {
+				return nil, err
+			}
+			return &n, nil
+		},
+		show: func(n *int) string {
+			if n == nil {
+				return ""
+			}
+			return k.show(*n)
+		},
+	}
+}
+
+// stops takes texts at which an answer ends.
+func stops() kind[[]string] {
+	k := list("a list of 1 to 4 texts", func(v any) (string, error) {
+		s, ok := v.(string)
+		if !ok || s == "" || len(s) > 256 {
+			return "", errKind
+		}
+		return s, nil
+	}, quote)
+	parse, show := k.parse, k.show
+	k.parse = func(v any, s scope) ([]string, error) {
+		texts, err := parse(v, s)
+		if err == nil && (len(texts) == 0 || len(texts) > 4) {
+			return nil, errKind
+		}
+		return texts, err
+	}
+	k.show = func(texts []string) string {
+		if texts == nil {
+			return ""
+		}
+		return show(texts)
+	}
+	return k
+}
+
 // share takes a part of a whole.
 func share() kind[float64] {
-	optional := optionalFloat(0, 1)
+	optional := optionalFloat(1)
 	return kind[float64]{
 		wants: optional.wants,
 		parse: func(v any, s scope) (float64, error) {

@@ -97,7 +97,7 @@ func (l *loader) readDocument() document {
 
 // blank returns the defaults.
 func (l *loader) blank() *Config {
-	c := &Config{Models: map[string]*Model{}, origins: map[string]origin{}}
+	c := &Config{Models: map[string]*Model{}, Embedders: map[string]*Embedder{}, origins: map[string]origin{}}
 	c.Pool.Env = map[string]Secret{}
 	c.Sessions.Weights = map[string]int{}
 	for _, f := range l.fields {
@@ -114,19 +114,6 @@ func (l *loader) initialise(c *Config, f field, name string) {
 	}
 	if v, ok := tomlValue(f.initial); ok {
 		l.set(c, f, name, v, origin{text: "default"})
-	}
-}
-
-// addModel adds a model of that name with its defaults, unless there is one.
-func (l *loader) addModel(c *Config, name string) {
-	if c.Models[name] != nil {
-		return
-	}
-	c.Models[name] = &Model{}
-	for _, f := range l.fields {
-		if strings.HasPrefix(f.key, modelsTable+".*.") {
-			l.initialise(c, f, name)
-		}
 	}
 }
 

@@ -142,7 +142,7 @@ func TestProfilesWithoutFile(t *testing.T) {
 func TestMistakes(t *testing.T) {
 	rows := []struct{ text, want string }{
 		{"[pools.default]\nsice = 3", `:2:1: pools.default.sice is no setting; did you mean size? ([pools.default] has app, python, `},
-		{"[pool.default]\nsize = 3", `:1:2: pool is no setting; did you mean pools? (at the top there are listen, pools, sessions, budgets, log, http, models, profile)`},
+		{"[pool.default]\nsize = 3", `:1:2: pool is no setting; did you mean pools? (at the top there are listen, pools, sessions, budgets, log, http, models, embedders, profile)`},
 		{"size = 3", `:1:1: size is no setting; it belongs into [pools.default] (at the top`},
 		{"[sessions]\ncheckout_timeout = '1s'", `:2:1: sessions.checkout_timeout is no setting; it belongs into [pools.default] (`},
 		{"[pools.fast]\nsize = 3", `:1:8: pools.fast is a second pool: this version has one, [pools.default]`},
@@ -189,6 +189,14 @@ func TestMistakes(t *testing.T) {
 		{"[models.a]\nmodel = 'x'\ncommand = ['x']\napi_base = 'http://a'", `:4:1: models.a.api_base is made by the sidecar where there is a command`},
 		{"[models.a]\nmodel = 'x'\ncommand = []", `:3:1: models.a.command must be a list of strings, the program first: ["server", "--flag"], not a list`},
 		{"[models.a]\nmodel='x'\ndefault=true\n[models.b]\nmodel='x'\ndefault=true", `:6:1: models.b.default is the second: models.a is the default already`},
+		{"[models.a]\nmodel='x'\nfallbacks = ['b']", `:3:1: models.a.fallbacks names "b", which is no configured model`},
+		{"[models.a]\nmodel='x'\nfallbacks = ['a']", `:3:1: models.a.fallbacks names "a" twice, or its own model`},
+		{"[models.a]\nmodel='x'\nadapter = 'two_step'", `:3:1: models.a.adapter is "two_step", and needs extraction_model`},
+		{"[models.a]\nmodel='x'\nextraction_model = 'b'", `:3:1: models.a.extraction_model names "b", which is no configured model`},
+		{"[models.a]\nmodel='x'\ncache_scope = 'model'", `:3:1: models.a.cache_scope has an effect only with cache = true`},
+		{"[models.a]\nmodel='x'\nstop = []", `:3:1: models.a.stop must be a list of 1 to 4 texts, not a list`},
+		{"[embedders.a]\napi_key = 'env:K'", `:1:12: embedders.a has no model, such as model = "openai/text-embedding-3-small"`},
+		{"[embedders.a]\nmodel='x'\ndefault=true\n[embedders.b]\nmodel='x'\ndefault=true", `:6:1: embedders.b.default is the second: embedders.a is the default already`},
 		{"[models.a]\nmodel='x'\ntemperature = nan", `:3:1: models.a.temperature must be a number from 0 to 2, not NaN`},
 		{"[models.a]\nmodel='x'\napi_base = 'ftp://a'", `:3:1: models.a.api_base must be an http or https URL`},
 		{"[profile.dev.pools.default]\nsise = 3", `:2:1: pools.default.sise is no setting; did you mean size?`},

@@ -29,11 +29,11 @@ func (l *loader) apply(c *Config, tree map[string]any, path []string, from sourc
 			l.fail(from.origin(key), key, "is a table, written [%s], not %s", key, describe(v))
 			continue
 		}
-		if len(p) == 2 && p[0] == modelsTable {
+		if of, named := chosenOf(p[0]); named && len(p) == 2 {
 			if !l.checkName(p, from.origin(key)) {
 				continue
 			}
-			l.addModel(c, k)
+			l.addNamed(c, &of, k)
 			if _, ok := c.origins[key]; !ok {
 				c.origins[key] = from.origin(key)
 			}
@@ -70,9 +70,10 @@ func matches(pattern, path []string) bool {
 
 // checkName notes where the name that a user chose, of a model or a variable, is none.
 func (l *loader) checkName(path []string, from origin) bool {
+	of, named := chosenOf(path[0])
 	switch {
-	case path[0] == modelsTable && !namePattern.MatchString(path[1]):
-		l.fail(from, dotted(path[:2]...), "is no name for a model: letters, digits, '_', '-' and '.', at most 63")
+	case named && !namePattern.MatchString(path[1]):
+		l.fail(from, dotted(path[:2]...), "is no name for %s: letters, digits, '_', '-' and '.', at most 63", of.one)
 		return false
 	case len(path) == 4 && dotted(path[:3]...) == envTable && !variablePattern.MatchString(path[3]):
 		l.fail(from, dotted(path...), "is no name of an environment variable: letters, digits and '_', no digit first")

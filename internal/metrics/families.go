@@ -43,9 +43,17 @@ func Families() []Family {
 		{"dspex_commit_seconds", histogram, "Time that the store took to make a commit durable; none where it keeps sessions in memory."},
 
 		{"dspex_lm_requests_total", counter, "Requests to language models, further attempts included; by model (as configured, or \"client\") and result: ok, error or cancelled."},
+		{"dspex_lm_in_use", gauge, "Requests in flight to a language model, or embedder, that has limits; by model."},
+		{"dspex_lm_queued", gauge, "Requests that wait for the limits of a model; by model."},
+		{"dspex_lm_paused_seconds", gauge, "For how long a model's provider still wants to be left alone; by model."},
+		{"dspex_lm_wait_seconds", histogram, "Time that requests waited for the limits of a model until they were let through; by model."},
 		{"dspex_lm_request_seconds", histogram, "Time that a language model took to answer; by model."},
 		{"dspex_lm_tokens_total", counter, "Tokens of language models; by model and kind: prompt or completion."},
-		{"dspex_lm_cost_dollars_total", counter, "Cost of language models in US dollars, as far as DSPy knows the prices; by model."},
+		{"dspex_lm_cost_dollars_total", counter, "Cost of language models in US dollars, as far as prices are configured or DSPy knows them; by model."},
+		{"dspex_lm_cache_hits_total", counter, "Answers that were kept from an earlier request; by model."},
+		{"dspex_lm_program_requests_total", counter, "Answers of language models; by program (the application's by name, all others \"session\")."},
+		{"dspex_lm_program_tokens_total", counter, "Tokens of those; by program."},
+		{"dspex_lm_program_cost_dollars_total", counter, "Their cost in US dollars, as far as it is known; by program."},
 
 		{"dspex_reloads_total", counter, "Reloads of the configuration; by result: ok, unchanged, refused or failed."},
 		{"dspex_events_lost_total", counter, "Events that readers of sidecar.events did not get since they were too slow."},

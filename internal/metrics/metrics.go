@@ -159,3 +159,8 @@ func (m *Metrics) WorkerEnded(pool, reason string) {
 func (m *Metrics) Reloaded(result string) {
 	m.set.GetOrCreateCounter(fmt.Sprintf("dspex_reloads_total{result=%q}", result)).Inc()
 }
+
+// PermitWaited counts a request to a limited model that has been let through after so long.
+func (m *Metrics) PermitWaited(model string, waited time.Duration) {
+	m.set.GetOrCreatePrometheusHistogramExt(fmt.Sprintf("dspex_lm_wait_seconds{model=%q}", model), buckets()).Update(waited.Seconds())
+}

@@ -22,6 +22,7 @@ from dspex_worker.batch import Batch
 from dspex_worker.calls import ENDED, Call
 from dspex_worker.copies import Copies, change_frames
 from dspex_worker.peer import Peer
+from dspex_worker.permits import SidecarPermits
 from dspex_worker.runtime import Runtime
 from dspex_worker.session import Changes, Copy, Session, attach, copy_of
 from dspex_worker.worker import CHANNEL_BROKEN, LOAD_FAILED, Worker, versions
@@ -199,6 +200,9 @@ class PoolWorker(Peer):
             models=hello.get("models") or {},
             dspy=hello.get("dspy") or {},
             tracebacks=hello.get("tracebacks", False),
+            embedders=hello.get("embedders") or {},
+            history=hello.get("history", 0),
+            permits=SidecarPermits(self),
         )
         try:
             self._app = app = self._load()
@@ -250,6 +254,8 @@ class PoolWorker(Peer):
     def _take_settings(self, params: dict[str, Any]) -> None:
         """Take what counts for calls that come after it; the frame comes ahead of those."""
         assert self._app is not None
+        if (worker := self._app.worker) is not None:
+            worker.embedders, worker.history = params.get("embedders") or {}, params.get("history", 0)
         self._app.use_models(params.get("models") or {})
         self._grace = self.runtime.grace = params.get("cancel_grace_ms", 5000) / 1000
 

@@ -31,7 +31,7 @@ class Changes:
 class Copy:
     """What this process holds of a session between calls."""
 
-    __slots__ = ("entries", "id", "key", "loading", "local", "lost", "version")
+    __slots__ = ("entries", "history", "id", "key", "loading", "local", "lost", "version")
 
     def __init__(
         self, key: int, id: str, version: int = 0, entries: dict[str, bytes] | None = None, lost: set[str] | None = None
@@ -42,6 +42,7 @@ class Copy:
         self.entries: dict[str, bytes] = {} if entries is None else entries
         self.lost: set[str] = lost or set()  # keys of secrets that went with a restart of the sidecar
         self.local: dict[str, Any] = {}
+        self.history: Any = None  # the DSPy application's, which keeps it when a call fails
         self.loading: asyncio.Future[None] | None = None  # while its objects are made, after a restore
 
     def commit(self, changes: Changes, version: int) -> None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import platform
 from dataclasses import dataclass, field
 from importlib import metadata
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dspex_worker.permits import Permits
 
 CHANNEL_BROKEN = SOCKET_FAILED = 1  # exit codes: the other side sent what is not the protocol; no socket to listen on
 LOAD_FAILED = 3  # the application cannot be loaded
@@ -22,6 +25,9 @@ class Worker:
         concurrency: how many calls it runs at once.
         models: settings of the configured models by name: ``model``, ``api_key``, ``api_base``, ``adapter``, …
         dspy: what the operator permits DSPy programs, and settings of the configured programs by name.
+        embedders: settings of the configured embedders by name, likewise.
+        history: bytes of each session's last LM exchanges that are kept for ``inspect_history``; 0: none.
+        permits: lets requests to models through that have limits; None: there is nobody to ask.
         tracebacks: whether errors of the application carry their tracebacks.
     """
 
@@ -32,6 +38,9 @@ class Worker:
     models: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False)
     dspy: dict[str, Any] = field(default_factory=dict)
     tracebacks: bool = False
+    embedders: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False)
+    history: int = 0
+    permits: Permits | None = None
 
 
 def versions() -> dict[str, str]:

@@ -76,7 +76,9 @@ class OpenAIServer:
         self.requests: list[Seen] = []
         self.connections = 0  # open at this moment
         self.disconnects = 0  # peers that left before their answer was complete
-        self._changed = threading.Condition()  # guards the four above
+        self.in_flight = 0  # requests that are being answered
+        self.most = 0  # of those there were
+        self._changed = threading.Condition()  # guards the six above
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="openai-server")
         self._started = threading.Event()
@@ -127,8 +129,13 @@ class OpenAIServer:
         self._note(connections=1)
         try:
             while (seen := await self._read(reader)) is not None:
-                if not await self._respond(seen, reader, writer):
-                    break
+                self._note(in_flight=1)
+                try:
+                    await self._count()
+                    if not await self._respond(seen, reader, writer):
+                        break
+                finally:
+                    self._note(in_flight=-1)
         except (ConnectionError, asyncio.IncompleteReadError):
             self._note(disconnects=1)
         except asyncio.CancelledError:
@@ -138,10 +145,18 @@ class OpenAIServer:
             writer.close()
             self._note(connections=-1)
 
-    def _note(self, connections: int = 0, disconnects: int = 0) -> None:
+    async def _count(self) -> None:
+        """Count the requests in flight. Peers that the kernel knows to be gone are noticed first."""
+        for _ in range(6):
+            await asyncio.sleep(0)
+        with self._changed:
+            self.most = max(self.most, self.in_flight)
+
+    def _note(self, connections: int = 0, disconnects: int = 0, in_flight: int = 0) -> None:
         with self._changed:
             self.connections += connections
             self.disconnects += disconnects
+            self.in_flight += in_flight
             self._changed.notify_all()
 
     async def _read(self, reader: asyncio.StreamReader) -> Seen | None:
@@ -180,7 +195,8 @@ class OpenAIServer:
             return await self._stream(seen, reply, reader, writer)
         if reply.hang_after is not None:
             await self._hang(reader)
-        await asyncio.sleep(reply.pause)
+        if reply.pause:
+            await self._pause(reader, reply.pause)
         if reply.cut_after is not None:
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 500\r\n\r\n{")
             await writer.drain()
@@ -193,6 +209,14 @@ class OpenAIServer:
         body = json.dumps(content).encode()
         writer.write(_head(reply, "application/json", {"Content-Length": str(len(body)), **reply.headers}) + body)
         await writer.drain()
+
+    async def _pause(self, reader: asyncio.StreamReader, seconds: float) -> None:
+        gone = asyncio.ensure_future(reader.read(1))
+        done, _ = await asyncio.wait([gone], timeout=seconds)
+        if done:
+            raise ConnectionResetError
+        gone.cancel()
+        await asyncio.wait([gone])
 
     async def _hang(self, reader: asyncio.StreamReader) -> None:
         await reader.read(1)  # returns when the peer leaves

@@ -7,6 +7,7 @@ form that the model wrote.
 
 from __future__ import annotations
 
+import html
 import json
 import re
 from collections.abc import Callable, Container
@@ -63,6 +64,63 @@ class ChatSplitter:
             return []
         if not self._begun:
             text = text.lstrip()
+        if not text:
+            return []
+        self._begun = True
+        return [(self._field, text)]
+
+
+class XmlSplitter:
+    """Answers of DSPy's XML adapter: ``<field>``, the value, ``</field>``."""
+
+    _OPEN = re.compile(r"<(\w+)>")
+    _BEGUN = re.compile(r"<[\w/]{0,64}$|&#?\w{0,8}$")  # what may become a tag, or a character, with the next piece
+
+    def __init__(self, fields: Container[str]) -> None:
+        self._fields = fields
+        self._seen: set[str] = set()
+        self._field: str | None = None
+        self._begun = False  # likewise
+        self._held = ""
+
+    def feed(self, text: str) -> list[Delta]:
+        self._held += text
+        found: list[Delta] = []
+        while self._step(found):
+            pass
+        if self._field is None:
+            self._held = self._held[-80:]  # no tag is longer
+        else:
+            begun = self._BEGUN.search(self._held)
+            ready = (self._held[: begun.start()] if begun else self._held).rstrip()
+            self._held = self._held[len(ready) :]
+            found += self._text(ready)
+        return found
+
+    def finish(self) -> list[Delta]:
+        held, self._held = self._held.rstrip(), ""
+        return self._text(held)
+
+    def _step(self, found: list[Delta]) -> bool:
+        """Pass the next tag that begins or ends a field."""
+        if self._field is not None:
+            before, end, after = self._held.partition(f"</{self._field}>")
+            if not end:
+                return False
+            found += self._text(before.rstrip())
+            self._field, self._held = None, after
+            return True
+        for tag in self._OPEN.finditer(self._held):
+            if tag[1] in self._fields and tag[1] not in self._seen:
+                self._field, self._begun, self._held = tag[1], False, self._held[tag.end() :]
+                self._seen.add(tag[1])
+                return True
+        return False
+
+    def _text(self, text: str) -> list[Delta]:
+        if self._field is None:
+            return []
+        text = html.unescape(text if self._begun else text.lstrip())
         if not text:
             return []
         self._begun = True

@@ -14,15 +14,19 @@ import dspy
 from dspex.errors import DspexError, ProgramError
 from pydantic import BaseModel
 
-from dspex_worker.dspy_app.counts import CLIENT, LmCounts
+from dspex_worker.dspy_app.call_limits import CallLimits
+from dspex_worker.dspy_app.counts import SESSION, LmCounts
+from dspex_worker.dspy_app.history import History
 from dspex_worker.dspy_app.lm_errors import lm_error
-from dspex_worker.dspy_app.models import CallLimits, LmCache, make_adapter
+from dspex_worker.dspy_app.models import LmCache, make_adapter
 from dspex_worker.dspy_app.programs import Program
 from dspex_worker.dspy_app.settings import LmSettings
 from dspex_worker.dspy_app.stream import Sink
 from dspex_worker.dspy_app.thread_calls import run_in_thread
 from dspex_worker.dspy_app.tools import ToolLost
 from dspex_worker.dspy_app.usage import CallUsage
+from dspex_worker.permits import Permits
+from dspex_worker.session import copy_of
 
 if TYPE_CHECKING:
     from dspex_worker.calls import Call
@@ -45,8 +49,10 @@ class MissingLM(dspy.BaseLM):
 class Executor:
     """Runs programs; owns the LMs and the limit on threads."""
 
-    def __init__(self, concurrency: int, counts: LmCounts) -> None:
+    def __init__(self, concurrency: int, counts: LmCounts, permits: Permits | None = None) -> None:
         self._counts = counts
+        self._permits = permits
+        self.history = 0  # bytes of a session's
         self.lms = LmCache()
         self._threads = anyio.CapacityLimiter(concurrency)
 
@@ -68,7 +74,7 @@ class Executor:
         if not program.safe:
             await call.unsafe()
         known = settings if isinstance(settings, LmSettings) else None
-        limits = CallLimits(call.deadline, known.num_retries if known else 0, CallUsage(self._counts, _label(known)))
+        limits = self._limits(program, call)
         module = program.for_call()
         async with AsyncExitStack() as stack:
             overrides = await self._lm_overrides(settings, limits, stack)
@@ -84,7 +90,7 @@ class Executor:
                 except ToolLost as lost:
                     raise lost.error from None
                 except Exception as error:
-                    translated = lm_error(error, known)
+                    translated = lm_error(error, known, limits.usage.failed)
                     if translated is None:
                         raise
                     raise translated from error
@@ -92,21 +98,35 @@ class Executor:
                     limits.usage.add_to(call.usage, tracker)
         return _outputs(program, returned)
 
+    def _limits(self, program: Program, call: Call) -> CallLimits:
+        usage = CallUsage(self._counts, program.id if program.scope == "application" else SESSION, program.id)
+        copy = None if call.session is None else copy_of(call.session)
+        if copy is not None and self.history:
+            if copy.history is None:
+                copy.history = History(self.history)
+            copy.history.most = self.history
+        return CallLimits(
+            call.deadline,
+            usage,
+            permits=self._permits,
+            share=f"call {call.id}" if copy is None else f"session {copy.key}",
+            session=None if copy is None else copy.key,
+            history=None if copy is None or not self.history else copy.history,
+        )
+
     async def _lm_overrides(
         self, settings: LmSettings | DspexError, limits: CallLimits, stack: AsyncExitStack
     ) -> dict[str, Any]:
         if isinstance(settings, LmSettings):
-            lm = await stack.enter_async_context(self.lms.use(settings))
-            return {"lm": lm.for_call(limits), "adapter": make_adapter(settings.adapter)}
+            lm, *others = [await stack.enter_async_context(self.lms.use(s)) for s in (settings, *settings.fallbacks)]
+            extraction = None
+            if settings.extraction is not None:
+                extraction = (await stack.enter_async_context(self.lms.use(settings.extraction))).for_call(limits)
+            return {"lm": lm.for_call(limits, tuple(others)), "adapter": make_adapter(settings, extraction)}
         # An LM that the application configured for itself takes the place of one that was never chosen.
         if dspy.settings.lm is None or settings.code == "lm_error":
             return {"lm": MissingLM(settings)}
         return {}
-
-
-def _label(settings: LmSettings | None) -> str:
-    """What the call's model is counted as."""
-    return CLIENT if settings is None or settings.from_client else settings.name
 
 
 # Without these DSPy keeps each call's inputs and answers in lists of the whole process.

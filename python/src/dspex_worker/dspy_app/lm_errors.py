@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dspex.errors import DspexError
@@ -11,14 +12,18 @@ from dspy.utils.exceptions import AdapterParseError, DSPyError, LMError, is_retr
 from dspex_worker.dspy_app.settings import LmSettings
 
 _SHOWN = 2000  # characters of a message
+_TRIED = 20  # requests that are told of
 _SHOWN_ANSWER = 500  # characters of an answer that could not be parsed
 
 
-def lm_error(error: BaseException, settings: LmSettings | None) -> DspexError | None:
+def lm_error(
+    error: BaseException, settings: LmSettings | None, failed: Sequence[Mapping[str, Any]] = ()
+) -> DspexError | None:
     """The ``lm_error`` for what DSPy raised; None where it is not the LM's doing.
 
     An answer that the adapter cannot parse is the LM's failure, too (``type`` ``AdapterParseError``): it ran, was paid
-    for, and asking again may well fail again, so it is not retryable.
+    for, and asking again may well fail again, so it is not retryable. ``failed`` are the call's requests that failed:
+    where several models were asked, the error tells all.
     """
     if isinstance(error, AdapterParseError):
         fields = ", ".join(error.signature.output_fields)
@@ -32,13 +37,15 @@ def lm_error(error: BaseException, settings: LmSettings | None) -> DspexError | 
         details["status"] = error.status
     if error.retry_after is not None:
         details["retry_after_ms"] = round(error.retry_after * 1000)
+    if failed:
+        details["model"] = failed[-1]["model"]
+        if len({one["model"] for one in failed}) > 1:
+            details["tried"] = list(failed[-_TRIED:])
     return _made(type(error).__name__, _text(error), is_retryable_lm_error(error), settings, details)
 
 
 def _made(kind: str, message: str, retryable: bool, settings: LmSettings | None, details: dict[str, Any]) -> DspexError:
-    told = {"type": kind, **details}
-    if settings is not None:
-        told["model"] = settings.name
+    told = {"type": kind, **({} if settings is None else {"model": settings.name}), **details}
     return LmCallError(_shortened(message, _SHOWN), retryable=retryable, details=told)
 
 

@@ -41,13 +41,14 @@ class DspyApp:
 
     def init_worker(self, worker: Worker) -> None:
         """Take over what a worker has of its own: the models' settings, with their keys, and the limit on threads."""
+        self._executor = Executor(worker.concurrency, LmCounts(self._metrics), worker.permits)
         self.use_models(worker)
         self._permissions = self._application.kinds.permissions = Permissions.read(worker.dspy)
-        self._executor = Executor(worker.concurrency, LmCounts(self._metrics))
 
     def use_models(self, worker: Worker) -> None:
         """Take over the models' settings for calls that begin from now on."""
         self._models = Models(worker.models)
+        self._executor.history = worker.history
 
     def register(self, app: App) -> None:
         """Add the methods to the application, and what is done at the worker's start and end."""

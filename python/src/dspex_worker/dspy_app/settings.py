@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, cast
 from urllib.parse import urlsplit
 
+from dspex_worker.dspy_app.counts import CLIENT
 from dspex_worker.dspy_app.errors import Problem, invalid_param, invalid_params
 
-Adapter = Literal["chat", "json"]
-ADAPTERS = ("chat", "json")
+Adapter = Literal["chat", "json", "xml", "two_step"]
+ADAPTERS = ("chat", "json", "xml", "two_step")
+EFFORTS = ("none", "minimal", "low", "medium", "high")
 
 # Providers of a client's own settings: those whose requests carry the given key and nothing else. Others would look
 # for credentials of the machine (a cloud's metadata service, a login of the operator's) and lend them to the client.
@@ -40,17 +42,33 @@ class LmSettings:
     adapter: Adapter = "chat"
     response_schema: bool = False  # the model takes JSON schemas, even where DSPy does not know it
     temperature: float | None = None
+    top_p: float | None = None
     max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+    reasoning_effort: str | None = None
     timeout: float | None = None  # seconds to wait for the provider at a time; None: DSPy's own
     num_retries: int = 0
+    limited: bool = False  # requests need a permit
+    cache: bool = False
+    cache_scope: Literal["session", "model"] = "session"
+    prices: tuple[float, float] | None = None  # US dollars for a token of a prompt, and of an answer
     from_client: bool = False
+    fallbacks: tuple[LmSettings, ...] = field(default=(), compare=False)  # asked in order where this one cannot answer
+    extraction: LmSettings | None = field(default=None, compare=False)  # reads the answers, for "two_step"
+
+    @property
+    def label(self) -> str:
+        """What its requests are counted as."""
+        return CLIENT if self.from_client else self.name
 
 
 class Models:
     """The operator's models by name, and which of them is the default."""
 
     def __init__(self, configured: Mapping[str, Mapping[str, Any]]) -> None:
-        self._settings = {name: _operator_settings(name, given) for name, given in configured.items()}
+        alone = {name: _operator_settings(name, given) for name, given in configured.items()}
+        self._settings = {name: _with_others(alone, name, given) for name, given in configured.items()}
         marked = [name for name, given in configured.items() if given.get("default")]
         only = list(configured) if len(configured) == 1 else []
         self.default: str | None = next(iter(marked or only), None)
@@ -101,24 +119,31 @@ class Models:
             DspexError: ``invalid_params``, with all that is wrong.
         """
         problems = [Problem(f"settings.{key}", why) for key, why in _problems(given)]
+        extraction = self._settings.get(str(given.get("extraction_model")))
+        if given.get("extraction_model") is not None and extraction is None:
+            problems.append(Problem("settings.extraction_model", "is not the name of a configured model"))
+        if api_key is None and given.get("api_base") is None and not problems:
+            problems.append(
+                Problem("settings.api_key", "is missing: the operator's key is not used for a client's settings")
+            )
         if problems:
             raise invalid_params(problems)
         model, api_base = given["model"], given.get("api_base")
-        settings = LmSettings(
+        return LmSettings(
             name=model,
             model=model,
             api_key=api_key or _NO_KEY,
             api_base=api_base,
             adapter=given.get("adapter") or "chat",
             temperature=_float_or_none(given.get("temperature")),
+            top_p=_float_or_none(given.get("top_p")),
             max_tokens=given.get("max_tokens"),
+            stop=tuple(given.get("stop") or ()),
+            seed=given.get("seed"),
+            reasoning_effort=given.get("reasoning_effort"),
             from_client=True,
+            extraction=extraction,
         )
-        if api_key is None and api_base is None:
-            raise invalid_param(
-                "settings.api_key", "is missing: the operator's key is not used for a client's settings"
-            )
-        return settings
 
 
 def _operator_settings(name: str, given: Mapping[str, Any]) -> LmSettings:
@@ -134,10 +159,36 @@ def _operator_settings(name: str, given: Mapping[str, Any]) -> LmSettings:
         adapter=cast(Adapter, adapter),
         response_schema=bool(given.get("response_schema")),
         temperature=_float_or_none(given.get("temperature")),
+        top_p=_float_or_none(given.get("top_p")),
         max_tokens=given.get("max_tokens") or None,
+        stop=tuple(given.get("stop") or ()),
+        seed=given.get("seed"),
+        reasoning_effort=given.get("reasoning_effort") or None,
         timeout=_float_or_none(given.get("timeout")) or None,
         num_retries=int(given.get("num_retries") or 0),
+        limited=bool(given.get("limited")),
+        cache=bool(given.get("cache")),
+        cache_scope="model" if given.get("cache_scope") == "model" else "session",
+        prices=_prices(given),
     )
+
+
+def _with_others(alone: Mapping[str, LmSettings], name: str, given: Mapping[str, Any]) -> LmSettings:
+    """With the models that it names; those have none of their own in that role."""
+    for other in (*(given.get("fallbacks") or ()), *filter(None, (given.get("extraction_model"),))):
+        if other not in alone:
+            raise ValueError(f"models.{name}: {other!r} is no configured model")
+    return replace(
+        alone[name],
+        fallbacks=tuple(alone[other] for other in given.get("fallbacks") or ()),
+        extraction=alone.get(given.get("extraction_model") or ""),
+    )
+
+
+def _prices(given: Mapping[str, Any]) -> tuple[float, float] | None:
+    if given.get("input_price") is None or given.get("output_price") is None:
+        return None
+    return float(given["input_price"]) / 1e6, float(given["output_price"]) / 1e6
 
 
 def _float_or_none(value: Any) -> float | None:
@@ -146,7 +197,7 @@ def _float_or_none(value: Any) -> float | None:
 
 def _problems(given: Mapping[str, Any]) -> list[tuple[str, str]]:
     """All that is wrong with a client's settings, as (key, why)."""
-    known = {"model", "api_key", "api_base", "temperature", "max_tokens", "adapter"}
+    known = {"model", "api_key", "api_base", "adapter", "extraction_model", *_CHECKS}
     found = [(str(key), f"is not known; known are {', '.join(sorted(known))}") for key in given if key not in known]
     model = given.get("model")
     provider, _, rest = model.partition("/") if isinstance(model, str) else ("", "", "")
@@ -156,14 +207,42 @@ def _problems(given: Mapping[str, Any]) -> list[tuple[str, str]]:
         found.append(("api_key", "must be text in printable ASCII without spaces"))
     if not _is_address(given.get("api_base")):
         found.append(("api_base", "must be an http or https address without user, query or fragment"))
-    temperature, limit = given.get("temperature"), given.get("max_tokens")
-    if temperature is not None and not (_is_number(temperature) and 0 <= temperature <= 2):
-        found.append(("temperature", "must be a number from 0 to 2"))
-    if limit is not None and not (isinstance(limit, int) and not isinstance(limit, bool) and 1 <= limit <= 1_000_000):
-        found.append(("max_tokens", "must be a whole number from 1 to 1000000"))
-    if (given.get("adapter") or "chat") not in ADAPTERS:
+    for key, (fits, wanted) in _CHECKS.items():
+        if (value := given.get(key)) is not None and not fits(value):
+            found.append((key, f"must be {wanted}"))
+    adapter = given.get("adapter") or "chat"
+    if adapter not in ADAPTERS:
         found.append(("adapter", f"must be one of {', '.join(ADAPTERS)}"))
+    elif adapter == "two_step" and given.get("extraction_model") is None:
+        found.append(("extraction_model", "is missing: the adapter two_step needs it"))
     return found
+
+
+def _between(low: float, high: float) -> Callable[[object], bool]:
+    return lambda value: _is_number(value) and low <= cast(float, value) <= high
+
+
+def _whole(low: int, high: int) -> Callable[[object], bool]:
+    return lambda value: isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+
+def _are_stops(value: object) -> bool:
+    return (
+        isinstance(value, list)
+        and 1 <= len(value) <= 4
+        and all(isinstance(one, str) and 1 <= len(one) <= 256 for one in value)
+    )
+
+
+# What a client may say of the sampling, and of the answer's length.
+_CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "temperature": (_between(0, 2), "a number from 0 to 2"),
+    "top_p": (_between(0, 1), "a number from 0 to 1"),
+    "max_tokens": (_whole(1, 1_000_000), "a whole number from 1 to 1000000"),
+    "seed": (_whole(0, 2**31 - 1), "a whole number from 0 to 2147483647"),
+    "stop": (_are_stops, "a list of 1 to 4 texts, each of at most 256 characters"),
+    "reasoning_effort": (lambda value: value in EFFORTS, f"one of {', '.join(EFFORTS)}"),
+}
 
 
 def _is_number(value: object) -> bool:

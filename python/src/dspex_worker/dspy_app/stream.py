@@ -15,11 +15,14 @@ import dspy
 from dspy.streaming import StatusMessage
 from dspy.utils.callback import BaseCallback
 
-from dspex_worker.dspy_app.deltas import ChatSplitter, JsonSplitter, Splitter
+from dspex_worker.dspy_app.deltas import ChatSplitter, JsonSplitter, Splitter, XmlSplitter
 from dspex_worker.dspy_app.modules import predictors
 from dspex_worker.dspy_app.settings import Adapter
 
 Item = dict[str, Any]
+
+# The model that reads another's answer, for "two_step", writes as the chat adapter has it.
+_SPLITTERS: dict[str, type[JsonSplitter | XmlSplitter]] = {"json": JsonSplitter, "xml": XmlSplitter}
 
 
 class Sink(BaseCallback):
@@ -79,9 +82,7 @@ class Sink(BaseCallback):
         names = self._fields.get(predictor, {}) if predictor is not None else {}
         splitter = self._splitters.get(predictor)
         if splitter is None:
-            splitter = self._splitters[predictor] = (
-                JsonSplitter(names) if self._adapter == "json" else ChatSplitter(names)
-            )
+            splitter = self._splitters[predictor] = _SPLITTERS.get(self._adapter, ChatSplitter)(names)
         deltas = splitter.feed(choices[0].delta.content or "")
         if choices[0].finish_reason:
             del self._splitters[predictor]  # the predictor's next answer begins anew

@@ -55,7 +55,9 @@ class _AsyncEngine(_Engine):
 class _WarmCall:
     """What the executor wants of a call."""
 
+    id = 0
     deadline = None
+    session = None
 
     def __init__(self) -> None:
         self.usage: dict[str, Any] = {}

@@ -1,0 +1,232 @@
+"""Limits of models, as the provider sees them: across all workers, whatever becomes of those."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from dspex.errors import DeadlineExceeded, DspexError, LMError, WorkerLost
+from e2e.faults.test_metrics import metrics
+from e2e.support.machine import until
+from e2e.support.servers import Server
+from support.openai_server import OpenAIServer, Reply, Seen, json_answer
+
+KILLS = int(os.environ.get("DSPEX_TEST_KILLS", "6"))
+
+
+@contextmanager
+def limited(lm: OpenAIServer, size: int = 2, others: dict[str, Any] | None = None, **model: Any) -> Iterator[Server]:
+    main = {"model": "openai/m", "api_base": lm.base, "api_key": "env:K", "adapter": "json", "default": True, **model}
+    tables = {
+        "pools": {"default": {"app": "programs:app", "size": size, "concurrency": 8}},
+        "models": {"main": main, **(others or {})},
+    }
+    with Server("sidecar", tables, environment={"K": "a-key"}) as server:
+        yield server
+
+
+def answer(seen: Seen) -> Reply:
+    return Reply(json_answer(b="yes"), pause=random.uniform(0.002, 0.02))
+
+
+@pytest.mark.timeout(300)
+def test_a_limit_holds_across_workers_that_are_killed() -> None:
+    with OpenAIServer(answer=answer) as lm, limited(lm, size=8, concurrency=3) as server:
+        client = server.client()
+        session = client.create_session()
+        program = session.create_program("p", "a -> b")
+        stop = threading.Event()
+        answered, lost = [0] * 16, [0] * 16
+
+        def work(number: int) -> None:
+            mine = client.create_session()
+            mine.create_program("p", "a -> b")
+            while not stop.is_set():
+                try:
+                    assert mine.program("p")(a="x")["b"] == "yes"
+                    answered[number] += 1
+                except WorkerLost:
+                    lost[number] += 1
+
+        with ThreadPoolExecutor(16) as pool:
+            working = [pool.submit(work, number) for number in range(16)]
+            try:
+                for _ in range(KILLS):
+                    before = sum(answered)
+                    until(lambda seen=before: sum(answered) > seen + 20, "calls are answered")  # type: ignore[misc]
+                    ready = [one["pid"] for one in client.call("sidecar.workers")["workers"] if one["state"] == "ready"]
+                    if ready:
+                        os.kill(random.choice(ready), signal.SIGKILL)
+            finally:
+                stop.set()
+            for one in working:
+                one.result(30)
+        assert lm.most == 3
+        assert min(answered) > 0
+        until(lambda: metrics(server)['dspex_lm_in_use{model="main"}'] == 0, "all permits are given back")
+        assert program(a="x")["b"] == "yes"
+
+
+def test_sessions_take_turns() -> None:
+    with OpenAIServer(answer=answer) as lm, limited(lm, concurrency=1) as server:
+        client = server.client()
+        greedy, modest = client.create_session(), client.create_session()
+        for session in (greedy, modest):
+            session.create_program("p", "a -> b")
+        gate = threading.Event()
+        lm.answer = lambda seen: Reply(json_answer(b="yes"), pause=0.0 if gate.is_set() else 0.3)
+        with ThreadPoolExecutor(8) as pool:
+            many = [pool.submit(greedy.program("p"), a=f"greedy {number}") for number in range(6)]
+            until(lambda: metrics(server).get('dspex_lm_queued{model="main"}') == 5, "they wait")
+            one = pool.submit(modest.program("p"), a="modest")
+            until(lambda: metrics(server).get('dspex_lm_queued{model="main"}') == 6, "it waits, too")
+            gate.set()
+            for done in (*many, one):
+                assert done.result(20)["b"] == "yes"
+        order = ["modest" in seen.prompt for seen in lm.requests]
+        assert order.index(True) <= 3, order
+        waited = one.result().meta["usage"]["lm_wait_us"]
+        assert 0 < waited < max(done.result().meta["usage"].get("lm_wait_us", 0) for done in many)
+
+
+def test_waiting_ends_with_the_deadline_and_with_the_client() -> None:
+    with OpenAIServer(answer=answer) as lm, limited(lm, concurrency=1) as server:
+        lm.script.append(Reply(hang_after=0))
+        client = server.client()
+        session = client.create_session()
+        program = session.create_program("p", "a -> b")
+        with ThreadPoolExecutor(2) as pool:
+            hung = pool.submit(lambda: program.run({"a": "x"}, timeout=20))
+            assert lm.wait_for(lambda seen: seen.in_flight == 1)
+            with pytest.raises(DeadlineExceeded, match="turn at model 'main'") as caught:
+                program.run({"a": "y"}, timeout=0.5)
+            assert (caught.value.details["model"], caught.value.details["waiting_for"]) == ("main", "model")
+            leaving = server.client()
+            waiting = pool.submit(leaving.session(session.id).program("p"), a="z")
+            until(lambda: metrics(server).get('dspex_lm_queued{model="main"}') == 1, "it waits")
+            leaving.close()
+            until(lambda: metrics(server).get('dspex_lm_queued{model="main"}') == 0, "its place is free")
+            with pytest.raises(DspexError):
+                waiting.result(20)
+            for one in client.call("sidecar.workers")["workers"]:
+                if one["in_flight"]:
+                    os.kill(one["pid"], signal.SIGKILL)
+            hung.result(20)  # it is run again, where the worker was killed
+        assert lm.most == 1
+        assert program(a="x")["b"] == "yes"
+
+
+def test_requests_per_minute() -> None:
+    with OpenAIServer(answer=answer) as lm, limited(lm, requests_per_minute=5) as server:
+        session = server.client().create_session()
+        program = session.create_program("p", "a -> b")
+        for number in range(5):
+            assert program(a=str(number))["b"] == "yes"
+        with pytest.raises(DeadlineExceeded, match="requests_per_minute"):
+            program.run({"a": "x"}, timeout=0.3)
+        assert len(lm.requests) == 5
+        assert metrics(server)['dspex_lm_wait_seconds_count{model="main"}'] == 5
+
+
+def test_a_provider_that_wants_to_be_left_alone_is_by_all_workers() -> None:
+    with OpenAIServer(answer=answer) as lm, limited(lm, size=2, concurrency=4, requests_per_minute=1000) as server:
+        client = server.client()
+        sessions = [client.create_session() for _ in range(4)]
+        for session in sessions:
+            session.create_program("p", "a -> b")
+            session.program("p")(a="x")
+        workers = {session.program("p")(a="x").meta["worker"] for session in sessions}
+        assert len(workers) == 2
+        lm.script.append(Reply(status=429, message="slow down", headers={"Retry-After": "1"}))
+        began = time.monotonic()
+        with pytest.raises(LMError) as caught:
+            sessions[0].program("p")(a="x")
+        assert caught.value.details["status"] == 429
+        with pytest.raises(LMError, match="left alone") as told:  # at once: waiting would be in vain
+            sessions[1].program("p").run({"a": "x"}, timeout=0.5)
+        assert told.value.retryable
+        assert 0 < told.value.details["retry_after_ms"] <= 1000
+        assert time.monotonic() - began < 0.9
+        with ThreadPoolExecutor(4) as pool:
+            got = list(pool.map(lambda session: session.program("p")(a="x"), sessions))
+        assert time.monotonic() - began >= 1.0
+        assert {one.meta["worker"] for one in got} == workers
+        assert min(one.meta["usage"]["lm_wait_us"] for one in got) > 100_000
+
+
+OVERLOADED = {
+    "rate": Reply(status=429, message="slow", headers={"Retry-After": "30"}),
+    "server": Reply(status=500, message="oops"),
+    "unavailable": Reply(status=503, message="later"),
+    "billing": Reply(status=402, message="no credit"),
+    "cut": Reply(cut_after=0),
+    "hang": Reply(hang_after=0),
+}
+REFUSED = {
+    "auth": (Reply(status=401, message="wrong key"), "LMAuthError"),
+    "invalid": (Reply(status=400, message="what"), "LMInvalidRequestError"),
+    "missing": (Reply(status=404, message="no such model"), "LMInvalidRequestError"),
+}
+
+
+def test_fallbacks() -> None:
+    with (
+        OpenAIServer(answer=answer) as lm,
+        OpenAIServer(answer=lambda seen: json_answer(b="second")) as second,
+        OpenAIServer(answer=lambda seen: json_answer(b="third")) as third,
+    ):
+        other = {"model": "openai/o", "api_key": "env:K", "adapter": "json"}
+        others = {"second": {**other, "api_base": second.base}, "third": {**other, "api_base": third.base}}
+        with limited(lm, others=others, fallbacks=["second", "third"], timeout="300ms") as server:
+            session = server.client().create_session()
+            program = session.create_program("p", "a -> b")
+            for kind, reply in OVERLOADED.items():
+                lm.script.append(reply)
+                outputs = program(a=kind)
+                assert outputs["b"] == "second", kind
+                assert outputs.meta["usage"]["models"] == {"second": 1}
+                assert outputs.meta["usage"]["lm_calls"] == 2
+            lm.script.append(OVERLOADED["server"])
+            second.script.append(OVERLOADED["rate"])
+            assert program(a="x")["b"] == "third"
+            for server_of_lm in (lm, second, third):
+                server_of_lm.script.append(OVERLOADED["server"])
+            with pytest.raises(LMError) as caught:
+                program(a="x")
+            tried = [(one["model"], one["status"]) for one in caught.value.details["tried"]]
+            assert tried == [("main", 500), ("second", 500), ("third", 500)]
+            assert caught.value.details["model"] == "third"
+            before = len(second.requests)
+            for kind, (reply, type_of) in REFUSED.items():
+                lm.script.append(reply)
+                with pytest.raises(LMError) as told:
+                    program(a=kind)
+                assert (told.value.details["type"], told.value.details["model"]) == (type_of, "main")
+            assert len(second.requests) == before
+
+
+def test_a_stream_that_has_begun_is_not_begun_again_elsewhere() -> None:
+    with (
+        OpenAIServer(answer=answer) as lm,
+        OpenAIServer(answer=lambda seen: json_answer(b="other")) as other,
+    ):
+        others = {"other": {"model": "openai/o", "api_base": other.base, "api_key": "env:K", "adapter": "json"}}
+        with limited(lm, others=others, fallbacks=["other"], num_retries=1) as server:
+            program = server.client().create_session().create_program("p", "a -> b")
+            lm.script.append(Reply(json_answer(b="words " * 20), cut_after=10))
+            with pytest.raises(DspexError) as caught:
+                list(program.stream(a="x"))
+            assert caught.value.code == "lm_error"
+            assert other.requests == []
+            lm.script.append(Reply(json_answer(b="words"), cut_after=0))
+            lm.script.append(Reply(status=500))
+            stream = program.stream(a="x")
+            assert "".join(item["text"] for item in stream if item["type"] == "delta") == "other"
