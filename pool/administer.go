@@ -85,10 +85,11 @@ func (p *Pool) Ping(ctx context.Context) map[string]time.Duration {
 
 // CallStacks is where one call of a worker is.
 type CallStacks struct {
-	Request uint64 // on the worker's channel, as the log has it
-	Method  string
-	Since   time.Duration // that it has been at the worker
-	Stacks  string        // "" where the worker does not say
+	Connection string // whose call it is, and its id there
+	Request    uint64
+	Method     string
+	Since      time.Duration // that it has been at the worker
+	Stacks     string        // "" where the worker does not say
 }
 
 // WorkerStacks is where a worker is.
@@ -109,9 +110,10 @@ func (p *Pool) Stacks(ctx context.Context, id string) (*WorkerStacks, bool) {
 	now := time.Now()
 	out := &WorkerStacks{}
 	var calls []*Call
-	for _, c := range w.calls {
-		calls = append(calls, c)
-		out.Calls = append(out.Calls, CallStacks{Request: c.id, Method: c.method.Name, Since: now.Sub(c.sent)})
+	var ids []uint64
+	for id, c := range w.calls {
+		calls, ids = append(calls, c), append(ids, id)
+		out.Calls = append(out.Calls, CallStacks{Connection: c.Connection, Request: c.Request, Method: c.method.Name, Since: now.Sub(c.sent)})
 	}
 	p.mu.Unlock()
 	q := &inquiry{answered: make(chan struct{})}
@@ -119,7 +121,7 @@ func (p *Pool) Stacks(ctx context.Context, id string) (*WorkerStacks, bool) {
 		select {
 		case <-q.answered:
 			for i := range out.Calls {
-				out.Calls[i].Stacks = q.stacks[out.Calls[i].Request]
+				out.Calls[i].Stacks = q.stacks[ids[i]]
 			}
 		case <-ctx.Done():
 		case <-time.After(liveWait):

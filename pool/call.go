@@ -21,6 +21,9 @@ type Call struct {
 	Deadline time.Time
 	// Nested is a call that a client makes while it answers one: it is admitted during a drain.
 	Nested bool
+	// Connection and Request are who made it and its id there, for people.
+	Connection string
+	Request    uint64
 	// Local, where set, runs in place of a worker when the call's turn has come.
 	Local func(*wire.Batch)
 
@@ -41,6 +44,7 @@ type Call struct {
 	told     bool   // settled
 	telling  bool   // Settle has not returned, of a call that a worker still works on, or did when it was settled
 	late     []byte // the usage that came meanwhile
+	admitted bool   // into the pool, at least to wait
 	touched  bool   // the client has seen or answered something of it: it is not run again
 	safe     bool   // it may be run again when its worker dies
 	waits    bool   // its worker died before it had taken what was sent ahead: the call has not begun

@@ -63,7 +63,7 @@ type Config struct {
 	// Background handles a request that a worker makes by itself, not for a call: answer must be called once. params are borrowed.
 	Background func(workerID string, method, params []byte, answer func(batch *wire.Batch, result []byte, err error))
 	// Notified handles a notification that a worker makes; params are borrowed. An error means that the worker has broken the protocol.
-	Notified func(workerID string, method, params []byte) error
+	Notified func(workerID string, generation int, method, params []byte) error
 	// Gone is told of each worker that has ended: nothing comes from it any more. nil: nobody is.
 	Gone    func(workerID string)
 	Metrics *metrics.Metrics

@@ -19,6 +19,7 @@ func (f *Flow) Submit(batch *wire.Batch, c *Call) {
 		return
 	}
 	p.commands++
+	c.admitted = true
 	if f.serial {
 		c.own() // it may be sent twice: its worker may hold an old state
 	}

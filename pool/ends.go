@@ -14,6 +14,10 @@ const (
 	endKilled      endReason = "killed"       // an administrator wanted it
 )
 
+func endReasons() []endReason {
+	return []endReason{endPlanned, endFailedStart, endCrashed, endStuck, endMemory, endKilled}
+}
+
 // endReasonLocked is why a worker that is dead ended.
 func (w *Worker) endReasonLocked(starting, planned bool) endReason {
 	switch {
@@ -30,7 +34,7 @@ func (w *Worker) endReasonLocked(starting, planned bool) endReason {
 // toll counts a worker that has ended, and tells of it.
 func (w *Worker) toll(end endReason, reason string) {
 	cfg := &w.pool.cfg
-	cfg.Metrics.WorkerEnded(cfg.Name, string(end))
+	cfg.Metrics.WorkerEnds(cfg.Name, string(end)).Inc()
 	cfg.Metrics.App.Forget(w.id)
 	if cfg.Gone != nil {
 		cfg.Gone(w.id)

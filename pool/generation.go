@@ -19,13 +19,14 @@ type generation struct {
 	workers  []*Worker // those that are not dead, until they are taken into Pool.workers
 	alive    int       // of which something is left
 	methods  map[string]*Method
-	failure  *wire.Error   // why it does not get ready
-	replaced bool          // no worker of it is started any more
-	gone     chan struct{} // closed when it is replaced and nothing is left of it
+	failure  *wire.Error    // why it does not get ready
+	failures map[int]string // how the last worker failed that did, by its place
+	replaced bool           // no worker of it is started any more
+	gone     chan struct{}  // closed when it is replaced and nothing is left of it
 }
 
 func newGeneration(g *Generation) *generation {
-	return &generation{number: g.Number, starter: g.Starter, hello: g.Hello, gone: make(chan struct{})}
+	return &generation{number: g.Number, starter: g.Starter, hello: g.Hello, failures: make(map[int]string), gone: make(chan struct{})}
 }
 
 // Next is a change of a pool that is ready to be made: settings, and workers of another generation where there is one. It is committed or given up, once.
@@ -252,10 +253,10 @@ func (p *Pool) removeWithheldLocked(w *Worker) {
 	w.gen.workers = slices.DeleteFunc(w.gen.workers, func(other *Worker) bool { return other == w })
 }
 
-// endedWithheld notes why such a worker ended.
-func (p *Pool) endedWithheld(w *Worker, proc Process, cause error, reason string) {
+// endedWithheld notes why such a worker ended, and says of which kind that is.
+func (p *Pool) endedWithheld(w *Worker, proc Process, cause error, reason string) (end endReason) {
 	w.log.Debug("worker of no generation in force ended", "generation", w.gen.number, "reason", reason)
-	end := endPlanned
+	end = endPlanned
 	p.mu.Lock()
 	if w.gen == p.next && !p.closing && !lostWithOthers(proc) {
 		end = endFailedStart
@@ -265,8 +266,7 @@ func (p *Pool) endedWithheld(w *Worker, proc Process, cause error, reason string
 	}
 	p.changedLocked()
 	p.mu.Unlock()
-	p.cfg.Metrics.WorkerEnded(p.cfg.Name, string(end))
-	p.cfg.Metrics.App.Forget(w.id)
+	return end
 }
 
 // left notes that nothing is left of a worker.

@@ -11,6 +11,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/dspex/dspex-sidecar/internal/closed"
+	"github.com/dspex/dspex-sidecar/internal/metrics"
 	"github.com/dspex/dspex-sidecar/pool"
 	"github.com/dspex/dspex-sidecar/pool/pooltest"
 	"github.com/dspex/dspex-sidecar/wire"
@@ -32,6 +33,7 @@ type rig struct {
 	starter  *pooltest.Starter
 	flow     *pool.Flow // of an owner "main"
 	settings pool.Settings
+	metrics  *metrics.Metrics
 	jobs     chan *job // requests that arrived at workers and are not answered
 	closing  sync.Once
 
@@ -73,7 +75,7 @@ func methods() []pooltest.Method {
 
 func start(tb testing.TB, options ...func(*setup)) *rig {
 	tb.Helper()
-	r := &rig{tb: tb, jobs: make(chan *job, 1<<16), open: map[jobKey]*job{}}
+	r := &rig{tb: tb, metrics: metrics.New(), jobs: make(chan *job, 1<<16), open: map[jobKey]*job{}}
 	r.starter = &pooltest.Starter{TB: tb, Methods: methods(), Handle: r.handle}
 	s := &setup{
 		Settings: pool.Settings{
@@ -88,7 +90,7 @@ func start(tb testing.TB, options ...func(*setup)) *rig {
 	}
 	var err error
 	r.settings = s.Settings
-	r.pool, err = pool.New(pool.Config{Name: "test", Settings: s.Settings, Starter: r.starter, Hello: s.hello})
+	r.pool, err = pool.New(pool.Config{Name: "test", Settings: s.Settings, Starter: r.starter, Hello: s.hello, Metrics: r.metrics})
 	if err != nil {
 		tb.Fatal(err)
 	}

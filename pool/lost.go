@@ -43,8 +43,7 @@ func (p *Pool) ended(w *Worker, proc Process, cause error) {
 	}
 	if withheld {
 		p.mu.Unlock()
-		p.endedWithheld(w, proc, cause, reason)
-		w.toll(endPlanned, reason)
+		w.toll(p.endedWithheld(w, proc, cause, reason), reason)
 		return
 	}
 	planned := w.state == workerDraining && w.why == ""
@@ -62,6 +61,7 @@ func (p *Pool) ended(w *Worker, proc Process, cause error) {
 	p.mu.Lock()
 	if !planned && !p.closing {
 		p.lastFailure, p.lastFailureAt = w.id+": "+reason, time.Now()
+		w.gen.failures[w.place] = p.lastFailure
 	}
 	for _, c := range calls {
 		p.loseLocked(c, w, reason)

@@ -288,7 +288,7 @@ func (m *model) sized(ctx context.Context) error {
 		s, steady, overflow := m.pool.Snapshot(), 0, 0
 		for i := range s.Workers {
 			switch w := &s.Workers[i]; {
-			case w.State != "ready" || w.Why != "":
+			case w.State != "ready" || w.Leaving != "":
 			case w.Overflow:
 				overflow++
 			default:

@@ -73,6 +73,10 @@ func New(cfg Config) (*Pool, error) {
 		owners: make(map[string]*owner), waitingAny: newTurns(), suspects: newTurns(), timers: newTimers(), mostSize: cfg.Settings.Size,
 	}
 	p.suspects.left = p.suspectLeftLocked
+	cfg.Metrics.WorkerStarts(cfg.Name)
+	for _, end := range endReasons() { // at 0: what increases is seen from there on alone
+		cfg.Metrics.WorkerEnds(cfg.Name, string(end))
+	}
 	p.current = newGeneration(&Generation{Number: 1, Starter: cfg.Starter, Hello: cfg.Hello})
 	p.life, p.kill = context.WithCancel(context.Background())
 	p.tasks.Go(p.runClock)

@@ -122,7 +122,7 @@ func (p *Pool) endLocked(c *Call, failed bool) (told bool) {
 	c.setStateLocked(callFinished)
 	p.timeLocked(c)
 	told, c.told = c.told, true
-	if failed && !told {
+	if failed && !told && c.admitted {
 		p.errors++
 	}
 	return told
@@ -186,7 +186,8 @@ func (p *Pool) noteStopLocked(c *Call, w *Worker, endedBy any) {
 	}
 	after := time.Since(c.stopped).Milliseconds()
 	p.todo = append(p.todo, func(*wire.Batch) {
-		w.log.Warn("a call that went on after its stop has ended", "request_id", c.id, "method", c.method.Name, "ended_by", endedBy, "after_ms", after)
+		w.log.Warn("a call that went on after its stop has ended", "connection", c.Connection, "request_id", c.Request, "worker_request", c.id,
+			"method", c.method.Name, "ended_by", endedBy, "after_ms", after)
 	})
 }
 

@@ -68,12 +68,30 @@ func (p *Pool) ofCurrentLocked() int {
 // steadyLocked says whether a worker takes calls, or will, and is not about to be replaced.
 func (w *Worker) steadyLocked() bool { return w.state != workerDraining && !w.replaced }
 
+// placeLocked is the lowest place that no worker of a generation has, but for those that leave: so places stay as few as workers are, whatever is started
+// in the course of time.
+func (p *Pool) placeLocked(g *generation) int {
+	taken := map[int]bool{}
+	for _, workers := range [][]*Worker{p.workers, g.workers} {
+		for _, w := range workers {
+			if w.gen == g && w.steadyLocked() && w.why == "" {
+				taken[w.place] = true
+			}
+		}
+	}
+	place := 1
+	for taken[place] {
+		place++
+	}
+	return place
+}
+
 // startLocked starts a worker of a generation, with the settings that go with that.
 func (p *Pool) startLocked(g *generation, s *Settings, overflow bool) {
 	p.lastWorker++
 	id := fmt.Sprintf("worker_%d", p.lastWorker)
 	w := &Worker{
-		pool: p, id: id, log: p.cfg.Log.With("worker_id", id), gen: g, overflow: overflow, started: time.Now(), idle: time.Now(),
+		pool: p, id: id, log: p.cfg.Log.With("worker_id", id), gen: g, place: p.placeLocked(g), overflow: overflow, started: time.Now(), idle: time.Now(),
 		slots: s.Concurrency, maxFrame: s.MaxFrame,
 		calls: make(map[uint64]*Call), requests: make(map[uint64]func(*wire.Frame, error)), asks: make(map[uint64]*Ask),
 		waiting: newTurns(), spread: drawSpread(), gone: make(chan struct{}),
@@ -81,7 +99,7 @@ func (p *Pool) startLocked(g *generation, s *Settings, overflow bool) {
 	life, stop := context.WithCancelCause(p.life)
 	w.stop = stop
 	g.alive++
-	p.cfg.Metrics.WorkerStarted(p.cfg.Name)
+	p.cfg.Metrics.WorkerStarts(p.cfg.Name).Inc()
 	w.tell("starting", "")
 	if g == p.current {
 		p.workers = append(p.workers, w)

@@ -41,8 +41,10 @@ type WorkerSnapshot struct {
 	Calls      uint64
 	Errors     uint64
 	Age        time.Duration
-	Why        string
-	Memory     int64 // when it was last looked at; 0: it was not
+	Leaving    string // why it is to be replaced, or made to end
+	Place      int    // from 1; a worker that takes another's place has that one's
+	Failure    string // how the last worker failed that did at its place
+	Memory     int64  // when it was last looked at; 0: it was not
 	Versions   map[string]any
 }
 
@@ -63,6 +65,17 @@ func (s *Snapshot) Slots() int {
 	for i := range s.Workers {
 		if s.Workers[i].State == workerReady.String() {
 			n += s.Workers[i].Slots
+		}
+	}
+	return n
+}
+
+// Busy is how many of those slots calls take.
+func (s *Snapshot) Busy() int {
+	n := 0
+	for i := range s.Workers {
+		if s.Workers[i].State == workerReady.String() {
+			n += s.Workers[i].InFlight
 		}
 	}
 	return n
@@ -102,7 +115,8 @@ func (p *Pool) Snapshot() Snapshot {
 func (w *Worker) snapshotLocked() WorkerSnapshot {
 	s := WorkerSnapshot{
 		ID: w.id, State: w.state.String(), Generation: w.gen.number, Overflow: w.overflow, InFlight: len(w.calls), Slots: w.slots, Pins: w.pins,
-		Calls: w.total, Errors: w.errors, Age: time.Since(w.started), Why: cmp.Or(w.why, w.recycle), Memory: w.memory, Versions: w.versions,
+		Calls: w.total, Errors: w.errors, Age: time.Since(w.started), Leaving: cmp.Or(w.why, w.recycle), Place: w.place, Failure: w.gen.failures[w.place],
+		Memory: w.memory, Versions: w.versions,
 	}
 	if w.proc != nil {
 		s.PID = w.proc.PID()
@@ -110,16 +124,16 @@ func (w *Worker) snapshotLocked() WorkerSnapshot {
 	return s
 }
 
-// Memory is what each worker takes now, by its id, as far as the kernel says.
-func (p *Pool) Memory() map[string]int64 {
+// Memory is what the workers at each place take now, as far as the kernel says: one that leaves counts until it has.
+func (p *Pool) Memory() map[int]int64 {
 	p.mu.Lock()
 	workers := slices.Clone(p.workers)
 	workers = slices.DeleteFunc(workers, func(w *Worker) bool { return w.proc == nil })
 	p.mu.Unlock()
-	out := make(map[string]int64, len(workers))
+	out := make(map[int]int64, len(workers))
 	for _, w := range workers {
 		if m := w.vitals().Memory; m > 0 {
-			out[w.id] = m
+			out[w.place] += m
 		}
 	}
 	return out

@@ -44,6 +44,7 @@ type Worker struct {
 	stop context.CancelCauseFunc // gives up on its start
 
 	state    workerState
+	place    int  // from 1: the lowest that no other worker of its generation had that stays
 	overflow bool // one beyond Size
 	slots    int
 	proc     Process
@@ -240,7 +241,7 @@ func (w *Worker) handle(f *wire.Frame, owned bool, batch *wire.Batch) error {
 		return w.asking(f, batch)
 	case wire.KindNotification:
 		if notified := w.pool.cfg.Notified; notified != nil {
-			return notified(w.id, f.Method, f.Payload)
+			return notified(w.id, w.gen.number, f.Method, f.Payload)
 		}
 	case wire.KindCancel:
 		w.cancelAsk(f.ID, batch)

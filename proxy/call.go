@@ -134,6 +134,7 @@ func (c *conn) submit(batch *wire.Batch, k *call, f *wire.Frame, m *wire.Request
 		return
 	}
 	k.Method, k.Params, k.Owned, k.Handler = f.Method, f.Payload, owned, k
+	k.Connection, k.Request = c.id, k.id
 	k.Meta = wire.RequestMeta{Traceparent: m.Traceparent, App: m.App, RetrySafe: m.RetrySafe}
 	if m.Stream > 0 {
 		k.stream = newStream(k, m.Stream)

@@ -92,7 +92,7 @@ func (a *Admin) stats(*proxy.Caller) (any, error) {
 	reloads, failures, _ := a.cfg.Reloads()
 	utilization := 0.0
 	if slots := s.Slots(); slots > 0 {
-		utilization = math.Round(1e4*float64(s.InFlight)/float64(slots)) / 1e4
+		utilization = math.Round(1e4*float64(s.Busy())/float64(slots)) / 1e4
 	}
 	result := map[string]any{
 		"active_sessions": a.cfg.Sessions.Len(), "pool_size": s.Size, "healthy_workers": s.Ready(), "total_commands": s.Commands,
@@ -112,7 +112,8 @@ func (a *Admin) workers(*proxy.Caller) (any, error) {
 		list = append(list, map[string]any{
 			"worker": w.ID, "pool": s.Name, "generation": w.Generation, "state": w.State, "pid": w.PID, "in_flight": w.InFlight,
 			"slots": w.Slots, "sessions": w.Pins, "calls": w.Calls, "errors": w.Errors, "age_ms": w.Age.Milliseconds(),
-			"overflow": w.Overflow, "last_failure": wire.OrNil(w.Why), "versions": w.Versions,
+			"overflow": w.Overflow, "place": w.Place, "leaving": wire.OrNil(w.Leaving), "last_failure": wire.OrNil(w.Failure),
+			"versions": w.Versions,
 		})
 	}
 	return map[string]any{"workers": list}, nil
@@ -121,7 +122,7 @@ func (a *Admin) workers(*proxy.Caller) (any, error) {
 func (a *Admin) pools(*proxy.Caller) (any, error) {
 	s := a.cfg.Pool.Snapshot()
 	return map[string]any{"pools": []map[string]any{{
-		"pool": s.Name, "size": s.Size, "max_overflow": s.MaxOverflow, "workers": len(s.Workers), "ready": s.Ready(), "queued": s.Waiting,
+		"pool": s.Name, "generation": s.Generation, "size": s.Size, "max_overflow": s.MaxOverflow, "workers": len(s.Workers), "ready": s.Ready(), "queued": s.Waiting,
 		"in_flight": s.InFlight, "slots": s.Slots(), "restarts": s.Restarts, "last_failure": wire.OrNil(s.LastFailure),
 	}}}, nil
 }

@@ -214,7 +214,7 @@ func (a *Admin) stacks(ctx context.Context, p workerParam) (any, error) {
 	calls := make([]map[string]any, 0, len(found.Calls))
 	for _, c := range found.Calls {
 		calls = append(calls, map[string]any{
-			"request_id": c.Request, "method": c.Method, "age_ms": c.Since.Milliseconds(), "stacks": wire.OrNil(c.Stacks),
+			"connection": c.Connection, "id": c.Request, "method": c.Method, "age_ms": c.Since.Milliseconds(), "stacks": wire.OrNil(c.Stacks),
 		})
 	}
 	return map[string]any{"worker": p.Worker, "threads": wire.OrNil(strings.Join(found.Threads, "\n")), "calls": calls}, nil

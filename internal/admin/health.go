@@ -36,7 +36,7 @@ func (a *Admin) health(ctx context.Context, p struct {
 	workers := make([]map[string]any, 0, len(s.Workers))
 	for i := range s.Workers {
 		w := &s.Workers[i]
-		one := map[string]any{"worker": w.ID, "state": w.State, "last_failure": wire.OrNil(w.Why)}
+		one := map[string]any{"worker": w.ID, "state": w.State, "leaving": wire.OrNil(w.Leaving), "last_failure": wire.OrNil(w.Failure)}
 		if took, asked := answered[w.ID]; p.Force {
 			one["answered_us"] = nil
 			if asked && took >= 0 {

@@ -4,6 +4,7 @@ import (
 	"io"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -37,6 +38,8 @@ func (a *Admin) scrape() []metrics.Sample {
 	add("dspex_active_sessions", float64(a.cfg.Sessions.Len()))
 	add("dspex_session_bytes", float64(a.cfg.Sessions.Bytes()))
 	add("dspex_clients", float64(len(a.cfg.Server.Clients())))
+	_, _, failure := a.cfg.Reloads()
+	add("dspex_last_reload_succeeded", yes(failure == ""))
 	add("dspex_uptime_seconds", time.Since(a.since).Seconds())
 	add("dspex_build_info", 1, "version", a.cfg.Version)
 
@@ -56,8 +59,8 @@ func (a *Admin) scrape() []metrics.Sample {
 		add("dspex_workers", float64(states[state]), "pool", s.Name, "state", state)
 	}
 	memory := a.cfg.Pool.Memory()
-	for _, id := range slices.Sorted(maps.Keys(memory)) {
-		add("dspex_worker_memory_bytes", float64(memory[id]), "pool", s.Name, "worker", id)
+	for _, place := range slices.Sorted(maps.Keys(memory)) {
+		add("dspex_worker_memory_bytes", float64(memory[place]), "pool", s.Name, "place", strconv.Itoa(place))
 	}
 	if a.cfg.Scrape != nil {
 		out = append(out, a.cfg.Scrape()...)

@@ -60,7 +60,7 @@ func TestHTTP(t *testing.T) {
 		}
 	}
 	await(t, "the memory of a worker", func() bool {
-		return strings.Contains(ask(t, client, "GET", url+"/metrics", "").body, `dspex_worker_memory_bytes{pool="default",worker="worker_1"}`)
+		return strings.Contains(ask(t, client, "GET", url+"/metrics", "").body, `dspex_worker_memory_bytes{pool="default",place="1"}`)
 	})
 	for _, row := range []struct {
 		method, path, host string

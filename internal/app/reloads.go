@@ -152,7 +152,7 @@ func (r *reloads) next(ctx context.Context) bool {
 func (r *reloads) noteLocked(o *outcome) {
 	log := r.sidecar.log
 	r.done++
-	r.sidecar.metrics.Reloaded(o.kind())
+	r.sidecar.metrics.Reload(o.kind()).Inc()
 	r.sidecar.tellReload(o)
 	if o.err != nil {
 		r.failed++

@@ -11,7 +11,7 @@ import (
 // What workers tell and ask the sidecar itself.
 
 // notified handles what a worker tells.
-func (s *sidecar) notified(worker string, method, params []byte) error {
+func (s *sidecar) notified(worker string, generation int, method, params []byte) error {
 	switch string(method) {
 	case "sidecar.metrics":
 		var p struct {
@@ -20,7 +20,7 @@ func (s *sidecar) notified(worker string, method, params []byte) error {
 		if err := wire.Unmarshal(params, &p); err != nil {
 			return err
 		}
-		s.metrics.App.Report(worker, p.Metrics)
+		s.metrics.App.Report(worker, generation, p.Metrics)
 	case "model.done":
 		return s.permitDone(worker, params)
 	}

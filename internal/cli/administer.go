@@ -299,7 +299,7 @@ func (c *stacksCommand) Run(ctx context.Context, e *Env) error {
 	}
 	var b strings.Builder
 	for _, call := range rows(result["calls"]) {
-		b.WriteString("call " + cell(call["request_id"]) + ", " + cell(call["method"]) + ", for " + duration(call["age_ms"]) + "\n" + indent(call["stacks"]))
+		b.WriteString("call " + cell(call["id"]) + " of " + cell(call["connection"]) + ", " + cell(call["method"]) + ", for " + duration(call["age_ms"]) + "\n" + indent(call["stacks"]))
 	}
 	b.WriteString("threads\n" + indent(result["threads"]))
 	return e.print([]byte(b.String()))

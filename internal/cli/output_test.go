@@ -74,7 +74,7 @@ func fixtures() map[string]any {
 			map[string]any{"key": "models.main.api_key", "value": `"env:KEY"`, "origin": "/c:3"},
 		}},
 		"admin.stacks": map[string]any{"worker": "worker_1", "threads": "Thread 0x1\n  File \"a.py\"\x1b", "calls": []any{
-			map[string]any{"request_id": 7, "method": "echo", "age_ms": 1500, "stacks": nil},
+			map[string]any{"connection": "c1", "id": 7, "method": "echo", "age_ms": 1500, "stacks": nil},
 		}},
 		"session.list":   map[string]any{"sessions": []any{session}},
 		"session.create": map[string]any{"session": "s1", "token": "t0ken"},

@@ -125,7 +125,7 @@ func ofCall(line string) (call []any, text string) {
 		call = append(call, "session_id", printable(session))
 	}
 	if id, err := strconv.ParseUint(parts[2], 10, 64); err == nil {
-		call = append(call, "request_id", id)
+		call = append(call, "worker_request", id)
 	}
 	return call, parts[3]
 }

@@ -15,9 +15,9 @@ import (
 func TestOutputOfCalls(t *testing.T) {
 	for _, m := range []struct{ printed, logged string }{
 		{"plain", `stream=stdout line=plain`},
-		{"\x1fs 1\x1f12\x1ftext", `session_id="s 1" request_id=12 stream=stdout line=text`},
-		{"\x1f\x1f7\x1f", `request_id=7 stream=stdout line=""`},
-		{"\x1fs\x1f7\x1fa\x1fb", `session_id=s request_id=7 stream=stdout line=a\x1fb`},
+		{"\x1fs 1\x1f12\x1ftext", `session_id="s 1" worker_request=12 stream=stdout line=text`},
+		{"\x1f\x1f7\x1f", `worker_request=7 stream=stdout line=""`},
+		{"\x1fs\x1f7\x1fa\x1fb", `session_id=s worker_request=7 stream=stdout line=a\x1fb`},
 		{"\x1fs\x1f7", `stream=stdout line=\x1fs\x1f7`},
 		{"text \x1fs\x1f7\x1f", `stream=stdout line="text \\x1fs\\x1f7\\x1f"`},
 	} {

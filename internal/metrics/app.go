@@ -30,14 +30,16 @@ type App struct {
 
 	mu       sync.Mutex // guards what follows
 	families map[string]*appFamily
+	workers  map[string]int // the generations of those that report
 }
 
 type appFamily struct {
 	Family
 
-	labels  []string
-	buckets []float64
-	series  map[string]*series // by its values of the labels, joined
+	generation int // the newest whose workers have it
+	labels     []string
+	buckets    []float64
+	series     map[string]*series // by its values of the labels, joined
 }
 
 type series struct {
@@ -65,15 +67,16 @@ type Delta struct {
 }
 
 func newApp(dropped *Counter) *App {
-	return &App{dropped: dropped, families: make(map[string]*appFamily)}
+	return &App{dropped: dropped, families: make(map[string]*appFamily), workers: make(map[string]int)}
 }
 
-// Report adds what a worker tells.
-func (a *App) Report(worker string, reports []Report) {
+// Report adds what a worker of a generation tells.
+func (a *App) Report(worker string, generation int, reports []Report) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	a.workers[worker] = generation
 	for _, r := range reports {
-		f := a.familyLocked(&r)
+		f := a.familyLocked(generation, &r)
 		for _, d := range r.Series {
 			if f == nil || !f.add(worker, &d) {
 				a.dropped.Inc()
@@ -86,6 +89,7 @@ func (a *App) Report(worker string, reports []Report) {
 func (a *App) Forget(worker string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	delete(a.workers, worker)
 	for _, f := range a.families {
 		for key, s := range f.series {
 			if _, has := s.byWorker[worker]; !has {
@@ -99,22 +103,84 @@ func (a *App) Forget(worker string) {
 }
 
 // familyLocked is the metric that a report is about, or nil where it cannot be: it is not well formed, too many are there, or one of the same name is
-// something else.
-func (a *App) familyLocked(r *Report) *appFamily {
-	if f := a.families[r.Name]; f != nil {
-		if f.Kind != r.Kind || !slices.Equal(f.labels, r.Labels) || !slices.Equal(f.buckets, r.Buckets) {
-			return nil
-		}
+// something else. What the application's code had under that name before begins anew as what it has now.
+func (a *App) familyLocked(generation int, r *Report) *appFamily {
+	f := a.families[r.Name]
+	switch {
+	case f != nil && f.is(r):
+		f.generation = max(f.generation, generation)
 		return f
-	}
-	known := r.Kind == counter || r.Kind == gauge || r.Kind == histogram && len(r.Buckets) > 0
-	named := appName.MatchString(r.Name) && !slices.ContainsFunc(r.Labels, func(l string) bool { return !labelName.MatchString(l) || l == "le" })
-	if !known || !named || len(r.Labels) > mostLabels || len(r.Buckets) > mostBuckets || !rising(r.Buckets) || len(a.families) >= mostFamilies {
+	case f != nil && generation <= f.generation && a.livesLocked(f.generation):
+		return nil
+	case !r.wellFormed():
 		return nil
 	}
-	f := &appFamily{Family{r.Name, r.Kind, clip(r.Help, mostHelp)}, r.Labels, r.Buckets, make(map[string]*series)}
+	delete(a.families, r.Name)
+	if a.collidesLocked(r) || len(a.families) >= mostFamilies && !a.forgetOldLocked(generation) {
+		return nil
+	}
+	f = &appFamily{Family{r.Name, r.Kind, clip(r.Help, mostHelp)}, generation, r.Labels, r.Buckets, make(map[string]*series)}
 	a.families[r.Name] = f
 	return f
+}
+
+func (f *appFamily) is(r *Report) bool {
+	return f.Kind == r.Kind && slices.Equal(f.labels, r.Labels) && slices.Equal(f.buckets, r.Buckets)
+}
+
+// livesLocked says whether a worker of the generation is there: one that was given up has none.
+func (a *App) livesLocked(generation int) bool {
+	for _, g := range a.workers {
+		if g == generation {
+			return true
+		}
+	}
+	return false
+}
+
+// forgetOldLocked makes room where it can: by the metric that the code has not had for longest.
+func (a *App) forgetOldLocked(generation int) bool {
+	var oldest *appFamily
+	for _, f := range a.families {
+		if f.generation < generation && !a.livesLocked(f.generation) && (oldest == nil || f.generation < oldest.generation) {
+			oldest = f
+		}
+	}
+	if oldest == nil {
+		return false
+	}
+	delete(a.families, oldest.Name)
+	return true
+}
+
+// parts are the endings of the names that a histogram's samples have.
+func parts() []string { return []string{"_bucket", "_sum", "_count"} }
+
+// collidesLocked says whether samples of the report would bear the name of another metric's.
+func (a *App) collidesLocked(r *Report) bool {
+	for _, part := range parts() {
+		if r.Kind == histogram && a.families[r.Name+part] != nil {
+			return true
+		}
+		if base, ok := strings.CutSuffix(r.Name, part); ok && a.families[base] != nil && a.families[base].Kind == histogram {
+			return true
+		}
+	}
+	return false
+}
+
+func (r *Report) wellFormed() bool {
+	known := r.Kind == counter || r.Kind == gauge || r.Kind == histogram && len(r.Buckets) > 0
+	own := !strings.HasPrefix(r.Name, "dspex_lm_") && slices.ContainsFunc(Families(), func(f Family) bool { return f.Name == r.Name })
+	if !known || own || !appName.MatchString(r.Name) || len(r.Labels) > mostLabels || len(r.Buckets) > mostBuckets || !rising(r.Buckets) {
+		return false
+	}
+	for i, l := range r.Labels {
+		if !labelName.MatchString(l) || l == "le" || slices.Contains(r.Labels[:i], l) {
+			return false
+		}
+	}
+	return true
 }
 
 func rising(bounds []float64) bool {
@@ -138,6 +204,9 @@ func (f *appFamily) add(worker string, d *Delta) bool {
 		return false
 	}
 	s := f.seriesOf(d.Values)
+	if s == nil {
+		return false
+	}
 	switch f.Kind {
 	case gauge:
 		s.byWorker[worker] = d.Value
@@ -152,7 +221,8 @@ func (f *appFamily) add(worker string, d *Delta) bool {
 	return true
 }
 
-// seriesOf is the series of these values; where there are too many, the one that stands for all others.
+// seriesOf is the series of these values; where there are too many, the one that stands for all others, or nil of a gauge: where several things stand has no
+// sum.
 func (f *appFamily) seriesOf(values []string) *series {
 	values = slices.Clone(values)
 	for i, v := range values {
@@ -162,7 +232,10 @@ func (f *appFamily) seriesOf(values []string) *series {
 	if s := f.series[key]; s != nil {
 		return s
 	}
-	if len(f.series) >= mostSeries-1 {
+	if f.Kind == gauge && len(f.series) >= mostSeries {
+		return nil
+	}
+	if f.Kind != gauge && len(f.series) >= mostSeries-1 {
 		for i := range values {
 			values[i] = other
 		}

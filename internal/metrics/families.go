@@ -35,7 +35,7 @@ func Families() []Family {
 		{"dspex_workers", gauge, "Workers that there are; by pool and state."},
 		{"dspex_worker_starts_total", counter, "Workers that were started; by pool."},
 		{"dspex_worker_ends_total", counter, "Workers that ended; by pool and reason: planned, failed_start, crashed, stuck, memory, killed."},
-		{"dspex_worker_memory_bytes", gauge, "Resident memory of a worker's process; by pool and worker."},
+		{"dspex_worker_memory_bytes", gauge, "Resident memory of workers' processes; by pool and place: a worker that takes another's place has its number."},
 
 		{"dspex_session_bytes", gauge, "What the sessions' states and kept answers take in memory."},
 		{"dspex_restore_seconds", histogram, "Time from sending a session's state to a worker until it has taken it."},
@@ -56,8 +56,9 @@ func Families() []Family {
 		{"dspex_lm_program_cost_dollars_total", counter, "Their cost in US dollars, as far as it is known; by program."},
 
 		{"dspex_reloads_total", counter, "Reloads of the configuration; by result: ok, unchanged, refused or failed."},
+		{"dspex_last_reload_succeeded", gauge, "1 where the last reload succeeded, or none was made; 0 where it was refused or failed."},
 		{"dspex_events_lost_total", counter, "Events that readers of sidecar.events did not get since they were too slow."},
-		{"dspex_app_samples_dropped_total", counter, "What workers reported of metrics that was not taken: too many metrics or labels, or not well formed."},
+		{"dspex_app_samples_dropped_total", counter, "What workers reported of metrics that was not taken: too many metrics, labels, or series of a gauge, or not well formed."},
 		{"dspex_uptime_seconds", gauge, "Time since the sidecar was started."},
 		{"dspex_build_info", gauge, "1; by version."},
 	}

@@ -56,6 +56,9 @@ func New(codes ...string) *Metrics {
 	for _, code := range codes {
 		m.codes[code] = struct{}{}
 	}
+	for _, result := range []string{"ok", "unchanged", "refused", "failed"} { // what increases is seen from 0 on alone
+		m.Reload(result)
+	}
 	m.methods.Store(&map[string]*Method{})
 	m.others = m.newMethod(other)
 	return m
@@ -145,19 +148,19 @@ func (d *Method) Done(code string, queue, run time.Duration) {
 	c.Inc()
 }
 
-// WorkerStarted counts.
-func (m *Metrics) WorkerStarted(pool string) {
-	m.set.GetOrCreateCounter(fmt.Sprintf("dspex_worker_starts_total{pool=%q}", pool)).Inc()
+// WorkerStarts counts the workers of a pool that were started.
+func (m *Metrics) WorkerStarts(pool string) *Counter {
+	return m.set.GetOrCreateCounter(fmt.Sprintf("dspex_worker_starts_total{pool=%q}", pool))
 }
 
-// WorkerEnded counts; reason is one of those of dspex_worker_ends_total.
-func (m *Metrics) WorkerEnded(pool, reason string) {
-	m.set.GetOrCreateCounter(fmt.Sprintf("dspex_worker_ends_total{pool=%q,reason=%q}", pool, reason)).Inc()
+// WorkerEnds counts those that ended for a reason: one of those of dspex_worker_ends_total.
+func (m *Metrics) WorkerEnds(pool, reason string) *Counter {
+	return m.set.GetOrCreateCounter(fmt.Sprintf("dspex_worker_ends_total{pool=%q,reason=%q}", pool, reason))
 }
 
-// Reloaded counts; result is one of those of dspex_reloads_total.
-func (m *Metrics) Reloaded(result string) {
-	m.set.GetOrCreateCounter(fmt.Sprintf("dspex_reloads_total{result=%q}", result)).Inc()
+// Reload counts the reloads of a result: one of those of dspex_reloads_total.
+func (m *Metrics) Reload(result string) *Counter {
+	return m.set.GetOrCreateCounter(fmt.Sprintf("dspex_reloads_total{result=%q}", result))
 }
 
 // PermitWaited counts a request to a limited model that has been let through after so long.

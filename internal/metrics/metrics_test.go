@@ -22,8 +22,8 @@ func text(t *testing.T, m *Metrics, scrape ...Sample) string {
 }
 
 var (
-	sampleLine = regexp.MustCompile(`^([a-z_]+)(\{[a-z_]+="([^"\\\n]|\\[\\"n])*"(,[a-z_]+="([^"\\\n]|\\[\\"n])*")*\})? -?[0-9.e+-]+$`)
-	headLine   = regexp.MustCompile(`^# (HELP|TYPE) ([a-z_]+) (.*)$`)
+	sampleLine = regexp.MustCompile(`^([a-z_0-9]+)(\{[a-z_]+="([^"\\\n]|\\[\\"n])*"(,[a-z_]+="([^"\\\n]|\\[\\"n])*")*\})? -?[0-9.e+-]+$`)
+	headLine   = regexp.MustCompile(`^# (HELP|TYPE) ([a-z_0-9]+) (.*)$`)
 )
 
 // wellFormed holds text against what Prometheus reads: each metric once, in one piece, after its HELP and TYPE, no line twice.
@@ -124,7 +124,7 @@ func BenchmarkCall(b *testing.B) {
 func TestApp(t *testing.T) {
 	m := New()
 	report := func(worker string, jobs, open float64, counts ...float64) {
-		m.App.Report(worker, []Report{
+		m.App.Report(worker, 1, []Report{
 			{Name: "dspex_app_jobs_total", Kind: "counter", Help: "Jobs\ndone.", Labels: []string{"kind"}, Series: []Delta{{Values: []string{"x"}, Value: jobs}}},
 			{Name: "dspex_app_open", Kind: "gauge", Help: "Open.", Series: []Delta{{Value: open}}},
 			{Name: "dspex_app_size", Kind: "histogram", Help: "Size.", Buckets: []float64{1, 10}, Series: []Delta{{Value: 7, Counts: counts}}},
@@ -138,7 +138,7 @@ func TestApp(t *testing.T) {
 		`dspex_app_size_bucket{le="+Inf"} 4`, `dspex_app_size_sum 21`, `dspex_app_size_count 4`, `# HELP dspex_app_jobs_total Jobs\ndone.`,
 	)
 	m.App.Forget("worker_1")
-	m.App.Report("worker_3", []Report{{Name: "dspex_app_jobs_total", Kind: "counter", Labels: []string{"kind"}, Series: []Delta{{Values: []string{"x"}, Value: 1}}}})
+	m.App.Report("worker_3", 1, []Report{{Name: "dspex_app_jobs_total", Kind: "counter", Labels: []string{"kind"}, Series: []Delta{{Values: []string{"x"}, Value: 1}}}})
 	has(t, text(t, m), `dspex_app_jobs_total{kind="x"} 7`, `dspex_app_open 6`, `dspex_app_size_count 4`)
 	m.App.Forget("worker_2")
 	if out := text(t, m); strings.Contains(out, "dspex_app_open") {
@@ -148,7 +148,7 @@ func TestApp(t *testing.T) {
 
 func TestAppIsBounded(t *testing.T) {
 	m := New()
-	one := func(r Report) { m.App.Report("worker_1", []Report{r}) }
+	one := func(r Report) { m.App.Report("worker_1", 1, []Report{r}) }
 	for i := range mostSeries + 10 {
 		one(Report{Name: "dspex_app_a", Kind: "counter", Labels: []string{"l"}, Series: []Delta{{Values: []string{fmt.Sprint(i)}, Value: 1}}})
 	}
@@ -159,6 +159,8 @@ func TestAppIsBounded(t *testing.T) {
 		"reserved": {Name: "dspex_calls_total", Kind: "counter"},
 		"kind":     {Name: "dspex_app_k", Kind: "summary"},
 		"changed":  {Name: "dspex_app_a", Kind: "gauge", Labels: []string{"l"}},
+		"twice":    {Name: "dspex_app_w", Kind: "counter", Labels: []string{"a", "a"}, Series: []Delta{{Values: []string{"1", "2"}, Value: 1}}},
+		"own":      {Name: "dspex_app_samples_dropped_total", Kind: "counter"},
 		"label":    {Name: "dspex_app_l", Kind: "counter", Labels: []string{"le"}},
 		"values":   {Name: "dspex_app_v", Kind: "counter", Labels: []string{"a"}},
 		"backward": {Name: "dspex_app_b", Kind: "counter", Series: []Delta{{Value: -1}}},
@@ -174,12 +176,63 @@ func TestAppIsBounded(t *testing.T) {
 			t.Errorf("%s was taken", name)
 		}
 	}
+	for i := range mostSeries + 10 {
+		one(Report{Name: "dspex_app_g", Kind: "gauge", Labels: []string{"l"}, Series: []Delta{{Values: []string{fmt.Sprint(i)}, Value: 1}}})
+	}
+	if out := text(t, m); strings.Contains(out, `dspex_app_g{l="other"}`) || strings.Count(out, "dspex_app_g{") != mostSeries {
+		t.Errorf("a gauge beyond its series:\n%s", out)
+	}
 	for i := range mostFamilies + 10 {
 		one(Report{Name: fmt.Sprint("dspex_app_x", i), Kind: "gauge", Series: []Delta{{Value: 1}}})
 	}
 	if n := len(m.App.families); n != mostFamilies {
 		t.Errorf("%d metrics", n)
 	}
+}
+
+// The code of an application changes: what it has now is counted, and what it had makes room.
+func TestAppOfAnotherGeneration(t *testing.T) {
+	m := New()
+	report := func(worker string, generation int, name string, labels ...string) {
+		m.App.Report(worker, generation, []Report{{Name: name, Kind: "counter", Labels: labels, Series: []Delta{{Values: labels, Value: 1}}}})
+	}
+	report("worker_1", 1, "dspex_app_jobs_total", "kind")
+	report("worker_2", 2, "dspex_app_jobs_total", "kind", "size")
+	report("worker_1", 1, "dspex_app_jobs_total", "kind") // it finishes its calls
+	has(t, text(t, m), `dspex_app_jobs_total{kind="kind",size="size"} 1`, `dspex_app_samples_dropped_total 1`)
+	m.App.Forget("worker_2") // given up
+	report("worker_1", 1, "dspex_app_jobs_total", "kind")
+	has(t, text(t, m), `dspex_app_jobs_total{kind="kind"} 1`)
+	report("worker_3", 2, "dspex_app_jobs_total", "size")
+	has(t, text(t, m), `dspex_app_jobs_total{size="size"} 1`, `dspex_app_samples_dropped_total 1`)
+	m.App.Forget("worker_1")
+	m.App.Forget("worker_3")
+	for i := range mostFamilies {
+		report("worker_4", 3, fmt.Sprint("dspex_app_x", i, "_total"))
+	}
+	out := text(t, m)
+	has(t, out, fmt.Sprint("dspex_app_x", mostFamilies-1, "_total 1"), `dspex_app_samples_dropped_total 1`)
+	if strings.Contains(out, "dspex_app_jobs_total") {
+		t.Error("what no code has any more takes the place of what it has")
+	}
+	report("worker_5", 4, "dspex_app_y_total") // worker_4 still counts the others
+	has(t, text(t, m), `dspex_app_samples_dropped_total 2`)
+}
+
+// Two metrics never have a sample of one name.
+func TestAppNamesCollide(t *testing.T) {
+	gauge := Report{Name: "dspex_app_x_count", Kind: "gauge", Series: []Delta{{Value: 1}}}
+	histogram := Report{Name: "dspex_app_x", Kind: "histogram", Buckets: []float64{1}, Series: []Delta{{Value: 1, Counts: []float64{1, 0}}}}
+	for _, reports := range [][]Report{{gauge, histogram}, {histogram, gauge}} {
+		m := New()
+		m.App.Report("worker_1", 1, reports)
+		has(t, text(t, m), `dspex_app_samples_dropped_total 1`)
+	}
+}
+
+// What an alert looks for the increase of is there before it is first counted.
+func TestZeroes(t *testing.T) {
+	has(t, text(t, New()), `dspex_reloads_total{result="failed"} 0`, `dspex_reloads_total{result="refused"} 0`)
 }
 
 // docs/metrics.md has a row for each metric, and no other.

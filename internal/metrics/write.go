@@ -57,7 +57,7 @@ func familyOf(text string, families map[string]Family) string {
 	if end := strings.IndexAny(text, "{ "); end >= 0 {
 		name = text[:end]
 	}
-	for _, suffix := range []string{"_bucket", "_sum", "_count"} {
+	for _, suffix := range parts() {
 		if base, ok := strings.CutSuffix(name, suffix); ok && families[base].Kind == histogram {
 			return base
 		}

@@ -118,6 +118,7 @@ func (t *Table) runOnce(batch *wire.Batch, o *once, mark *store.Change, ledger *
 	s := o.session
 	o.call = pool.Call{
 		Method: bytes.Clone(c.Method), Params: bytes.Clone(c.Params), Owned: true, Meta: c.Meta, Deadline: c.Deadline, Nested: c.Nested,
+		Connection: c.Connection, Request: c.Request,
 	}
 	o.call.Meta.Traceparent, o.call.Meta.App = bytes.Clone(c.Meta.Traceparent), bytes.Clone(c.Meta.App)
 	o.call.Handler = &call{table: t, session: s, flow: s.flow, pool: &o.call, inner: o, once: o, ledger: ledger}

@@ -18,6 +18,8 @@ _LABEL = re.compile(r"[a-zA-Z][a-zA-Z0-9_]{0,40}")
 _MOST_LABELS = 8
 _MOST_BUCKETS = 50
 _MOST_SERIES = 200  # of one metric, as in the sidecar
+_PARTS = ("_bucket", "_sum", "_count")  # a histogram's samples have names that end so
+_TAKEN = frozenset({APPLICATION + "samples_dropped_total"})  # the sidecar's own
 
 Kind = Literal["counter", "gauge", "histogram"]
 Values = tuple[str, ...]
@@ -79,6 +81,7 @@ class Gauge(Metric):
         super().__init__(owner, name, "gauge", doc, labels)
         self._stands: dict[Values, float] = {}
         self._moved: set[Values] = set()
+        self._beyond: dict[Values, float] = {}  # one that is too many: the sidecar counts it as dropped
 
     def set(self, value: float, /, **labels: object) -> None:
         """Say where it stands in this worker."""
@@ -94,13 +97,16 @@ class Gauge(Metric):
         values = self._values(labels)
         with self._owner.changing():
             if values not in self._stands and len(self._stands) >= _MOST_SERIES:
-                values = ("other",) * len(values)
+                self._beyond = {values: value}
+                return
             self._stands[values] = value + (self._stands.get(values, 0.0) if add else 0.0)
             self._moved.add(values)
 
     def _take(self) -> list[dict[str, Any]]:
         moved, self._moved = self._moved, set()
-        return [{"values": list(values), "value": self._stands[values]} for values in moved]
+        beyond, self._beyond = self._beyond, {}
+        told = {values: self._stands[values] for values in moved} | beyond
+        return [{"values": list(values), "value": value} for values, value in told.items()]
 
 
 class Histogram(Metric):
@@ -140,7 +146,7 @@ class Metrics:
     """An application's metrics, as ``app.metrics``; any thread may count. Making one that is there returns that.
 
     Labels hold what has few values, never ids: the sidecar keeps 200 series of a metric, and counts all others as
-    ``other``.
+    ``other``; those of a gauge it drops.
     """
 
     def __init__(self) -> None:
@@ -173,13 +179,25 @@ class Metrics:
         wrong = [label for label in labels if not _LABEL.fullmatch(label) or label == "le"]
         if not _NAME.fullmatch(name) or wrong or len(labels) > _MOST_LABELS:
             raise ValueError(f"a metric's name and its labels have letters, digits and '_': {name!r}, {tuple(labels)}")
+        if len(set(labels)) < len(labels):
+            raise ValueError(f"the metric {name!r} has a label twice: {tuple(labels)}")
         with self._guard:
             found = self._metrics.get(name)
             if found is None:
+                self._refuse_taken(kind, name)
                 found = self._metrics[name] = make()
             if not isinstance(found, kind) or found.labels != tuple(labels):
                 raise ValueError(f"the metric {name!r} is a {found.kind} with the labels {found.labels}")
             return found
+
+    def _refuse_taken(self, kind: type[Metric], name: str) -> None:
+        """Raise ValueError where a sample of this metric would have the name of another one's. With the lock."""
+        ends = tuple(part for part in _PARTS if name.endswith(part))
+        whole = [found for part in ends if isinstance(found := self._metrics.get(name.removesuffix(part)), Histogram)]
+        parts = [self._metrics[name + part] for part in _PARTS if name + part in self._metrics]
+        if name in _TAKEN or whole or (parts and issubclass(kind, Histogram)):
+            other = [metric.name for metric in whole or parts] or [name]
+            raise ValueError(f"the metric {name!r} has samples of the same name as {other[0]!r}: choose another name")
 
     def begin(self, on_change: Callable[[], None] | None) -> None:
         """Forget what was counted before, and have ``on_change`` called, on any thread, once before each ``take``."""

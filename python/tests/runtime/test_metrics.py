@@ -48,6 +48,17 @@ def test_a_name_stands_for_one_metric() -> None:
     for name, labels in (("a-b", ()), ("", ("é",)), ("b", ("le",)), ("c", tuple("abcdefghi"))):
         with pytest.raises(ValueError, match="letters, digits"):
             metrics.counter(name, labels=labels)
+    with pytest.raises(ValueError, match="label twice"):
+        metrics.counter("d", labels=("x", "x"))
+    metrics.histogram("size")
+    metrics.gauge("length_sum")
+    for make in (
+        lambda: metrics.gauge("size_count"),
+        lambda: metrics.histogram("length"),
+        lambda: metrics.counter("samples_dropped"),
+    ):
+        with pytest.raises(ValueError, match="samples of the same name"):
+            make()
     with pytest.raises(ValueError, match="buckets"):
         metrics.histogram("h", buckets=(2, 1))
 
@@ -73,8 +84,8 @@ def test_a_gauge_has_so_many_series_at_most() -> None:
     for number in range(500):
         gauge.set(1, id=number)
     (report,) = metrics.take()
-    assert len(report["series"]) == 201
-    assert {"values": ["other"], "value": 1} in report["series"]
+    assert {series["values"][0] for series in report["series"]} == {*map(str, range(200)), "499"}  # which is dropped
+    assert metrics.take() == []
 
 
 def test_threads_count_together_and_the_first_change_is_told() -> None:

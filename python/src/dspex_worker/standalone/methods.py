@@ -184,6 +184,7 @@ class OwnMethods:
         worker: dict[str, Any] = {
             "worker": self._server.worker.id,
             "state": self._server.state,
+            "leaving": None,
             "last_failure": None,
             **({"answered_us": 0} if force else {}),  # it is the one that answers
         }
@@ -236,6 +237,8 @@ class OwnMethods:
             "errors": server.errors,
             "age_ms": _since(server.since),
             "overflow": False,
+            "place": 1,
+            "leaving": None,
             "last_failure": None,
             "versions": versions(),
         }
@@ -245,6 +248,7 @@ class OwnMethods:
         server = self._server
         pool = {
             "pool": "default",
+            "generation": 1,
             "size": 1,
             "max_overflow": 0,
             "workers": 1,
