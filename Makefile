@@ -20,7 +20,7 @@ export HYPOTHESIS_STORAGE_DIRECTORY := $(CURDIR)/$(PREFIX)/cache/hypothesis
 .DELETE_ON_ERROR:
 .SUFFIXES:
 .DEFAULT_GOAL := help
-.PHONY: help build sidecar setup setup-runtime setup-demo setup-test demo run test test-long lint fmt fuzz bench \
+.PHONY: help build sidecar setup setup-runtime setup-demo setup-test setup-bench demo run test test-long lint fmt fuzz bench \
         wheels lock clean
 
 help: ## Show this list
@@ -55,8 +55,9 @@ fmt: setup ## Format the code, and mend what the linters can mend
 fuzz: ## Run each Go fuzz test for FUZZTIME (10s)
 	@exec $(PYTHON) scripts/fuzz.py $(FUZZTIME)
 
-bench: setup ## Measure, beside what else one could use
+bench: setup-bench ## Measure, beside what else one could use
 	@$(VENV)/bin/python bench/run.py
+	@$(VENV)/bin/python bench/clients.py
 	@exec $(VENV)/bin/python bench/sessions.py
 
 build: sidecar setup-runtime ## Make build/dspex-sidecar and the Python environment build/venv
@@ -73,6 +74,10 @@ setup-demo:
 
 setup-test:
 	@$(PYTHON) scripts/venv.py $(VENV) runtime demo test
+
+setup-bench: setup
+	@$(PYTHON) scripts/venv.py $(VENV) runtime demo test bench
+	@npm --prefix bench/redis ci --silent --ignore-scripts --no-audit --no-fund
 
 # Downloading and compiling go side by side.
 setup: ## Make all that the tests need
