@@ -7,6 +7,7 @@ FUZZTIME   ?= 10s
 PREFIX     := build
 SIDECAR    := $(PREFIX)/dspex-sidecar
 VENV       := $(PREFIX)/venv
+BENCH_VENV := $(PREFIX)/bench-venv
 LINTER     := $(PREFIX)/tools/golangci-lint
 NODE       := clients/node
 NODE_READY := $(NODE)/node_modules/.package-lock.json
@@ -20,8 +21,8 @@ export HYPOTHESIS_STORAGE_DIRECTORY := $(CURDIR)/$(PREFIX)/cache/hypothesis
 .DELETE_ON_ERROR:
 .SUFFIXES:
 .DEFAULT_GOAL := help
-.PHONY: help build sidecar setup setup-runtime setup-demo setup-test setup-bench demo run test test-long lint fmt fuzz bench \
-        wheels lock clean
+.PHONY: help build sidecar setup setup-runtime setup-demo setup-test setup-bench demo run test test-long lint fmt \
+        fuzz bench bench-growth bench-state wheels lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,10 +56,17 @@ fmt: setup ## Format the code, and mend what the linters can mend
 fuzz: ## Run each Go fuzz test for FUZZTIME (10s)
 	@exec $(PYTHON) scripts/fuzz.py $(FUZZTIME)
 
-bench: setup-bench ## Measure, beside what else one could use
-	@$(VENV)/bin/python bench/run.py
-	@$(VENV)/bin/python bench/clients.py
-	@exec $(VENV)/bin/python bench/sessions.py
+bench: setup-bench ## Measure, beside what else one could use (BENCH=--publish: into docs/performance.md)
+	@exec $(BENCH_VENV)/bin/python bench/run.py $(BENCH)
+
+bench-growth: setup-bench ## Measure how cost grows with connections, sessions, workers and payload
+	@exec $(BENCH_VENV)/bin/python bench/growth.py $(BENCH)
+
+bench-state: setup setup-bench ## Measure what clients, sessions that outlive the sidecar, and a worker's life cost
+	@npm --prefix bench/redis ci --silent --ignore-scripts --no-audit --no-fund
+	@$(BENCH_VENV)/bin/python bench/clients.py
+	@$(VENV)/bin/python bench/sessions.py
+	@exec $(VENV)/bin/python bench/life.py
 
 build: sidecar setup-runtime ## Make build/dspex-sidecar and the Python environment build/venv
 
@@ -75,9 +83,8 @@ setup-demo:
 setup-test:
 	@$(PYTHON) scripts/venv.py $(VENV) runtime demo test
 
-setup-bench: setup
-	@$(PYTHON) scripts/venv.py $(VENV) runtime demo test bench
-	@npm --prefix bench/redis ci --silent --ignore-scripts --no-audit --no-fund
+setup-bench: build
+	@$(PYTHON) scripts/venv.py $(BENCH_VENV) bench
 
 # Downloading and compiling go side by side.
 setup: ## Make all that the tests need

@@ -1,8 +1,10 @@
 """The handlers that are measured, as an application of dspex_worker."""
 
 import asyncio
+from collections.abc import Iterator
 
 from dspex_worker import App, Session
+from peers.handlers import burn as use_processor
 
 app = App()
 app.use_dspy = False
@@ -14,9 +16,19 @@ def echo(value: object) -> object:
 
 
 @app.method
-async def nap(seconds: float) -> float:
-    await asyncio.sleep(seconds)
-    return seconds
+async def nap(nap: float) -> float:
+    await asyncio.sleep(nap)
+    return nap
+
+
+@app.method
+def burn(burn: float) -> float:
+    return use_processor(burn)
+
+
+@app.method
+def items(count: int) -> Iterator[int]:
+    yield from range(count)
 
 
 @app.method

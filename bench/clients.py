@@ -1,6 +1,6 @@
 """What a call costs a client, beside clients of Redis: the sidecar's own `ping` and PING, over Unix sockets.
 
-    build/venv/bin/python bench/clients.py      (`make bench` does; `make setup-bench` makes what it needs)
+    build/bench-venv/bin/python bench/clients.py      (`make bench-state` does, and makes what it needs)
 
 The sides take turns in each of the rounds; what counts is the median of the rounds' ratios. redis-server is the
 machine's own where it has one, else the one in requirements/bench.txt. Exit status 1 where a goal is not met.
@@ -10,16 +10,20 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
+import signal
 import socket
 import statistics
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from run import BUILD, PYTHON, ROOT, connects, process, wait_for
+from measuring.place import BUILD, PYTHON, ROOT
 
 ROUNDS = 7
 SECONDS = 1.0
@@ -42,6 +46,32 @@ PAIRS = [
 ]
 
 
+def wait_for(ready: Callable[[], bool], what: str) -> None:
+    end = time.monotonic() + 60
+    while not ready():
+        if time.monotonic() > end:
+            sys.exit(f"bench: {what} did not start; see {BUILD / 'logs'}")
+        time.sleep(0.02)
+
+
+def connects(family: socket.AddressFamily, address: Any) -> bool:
+    with socket.socket(family) as s:
+        return s.connect_ex(address) == 0
+
+
+@contextlib.contextmanager
+def process(name: str, argv: list[str], cwd: Path) -> Iterator[None]:
+    logs = BUILD / "logs"
+    logs.mkdir(exist_ok=True)
+    with (logs / f"bench-{name}.log").open("w") as log:
+        child = subprocess.Popen(argv, cwd=cwd, stdout=log, stderr=log, start_new_session=True)
+        try:
+            yield
+        finally:
+            os.killpg(child.pid, signal.SIGTERM)
+            child.wait()
+
+
 def redis_server() -> str:
     if found := shutil.which("redis-server"):
         return found
@@ -55,7 +85,7 @@ def measured(name: str, path: str, outstanding: int) -> dict[str, float]:
     if kind == "node":
         argv = ["node", str(ROOT / "bench" / "redis" / "calls.mjs"), client]
     else:
-        argv = [PYTHON, str(ROOT / "bench" / "calls.py"), name]
+        argv = [sys.executable, str(ROOT / "bench" / "calls.py"), name]
     done = subprocess.run([*argv, path, str(outstanding), str(SECONDS)], check=True, stdout=subprocess.PIPE)
     told: dict[str, float] = json.loads(done.stdout)
     return told

@@ -1,54 +1,23 @@
-"""An application with DSPy loaded, for what a worker's life costs; and the same behind WSGI, for gunicorn."""
+"""An application with DSPy loaded, for what a worker's life costs, and for calls of an LM."""
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Callable, Iterable
 from typing import Any
 
 import dspy
 from dspex_worker import App
-from dspy.lm15 import Message, Request, Response, Usage
+from peers.dspy_program import Ask, behind_http, engine, fast
 
 app = App()
-
-
-class Engine:
-    """An LM that takes as long as the last part of its model's name says: fake/0.2."""
-
-    def _answer(self, request: Request) -> Response:
-        usage = Usage(input_tokens=1, output_tokens=1, total_tokens=2)
-        message = Message.assistant("[[ ## answer ## ]]\n42\n\n[[ ## completed ## ]]")
-        return Response(id="1", model=request.model, message=message, finish_reason="stop", usage=usage)
-
-    def complete(self, request: Request) -> Response:
-        time.sleep(float(request.model.rpartition("/")[2]))
-        return self._answer(request)
-
-
-class AsyncEngine(Engine):
-    async def complete(self, request: Request) -> Response:
-        await asyncio.sleep(float(request.model.rpartition("/")[2]))
-        return self._answer(request)
-
-
-class Ask(dspy.Module):
-    def __init__(self, seconds: float) -> None:
-        super().__init__()
-        self.predict = dspy.Predict("question -> answer: int")
-        self.predict.lm = dspy.LM(f"fake/{seconds}", engine=Engine(), async_engine=AsyncEngine(), cache=False)
-
-    def forward(self, question: str) -> Any:
-        return self.predict(question=question)
-
-    async def aforward(self, question: str) -> Any:
-        return await self.predict.acall(question=question)
-
-
-slow, fast = Ask(0.2), Ask(0.0)
+slow = Ask(engine(0.2))
 app.program("slow")(slow)
 app.program("fast")(fast)
+
+
+@app.program("http")
+def http() -> Ask:
+    return Ask(behind_http())
 
 
 @app.program("asked")
@@ -82,9 +51,3 @@ def spin(n: int) -> float:
     for i in range(n):
         total += i
     return time.perf_counter() - began
-
-
-def wsgi(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:  # noqa: ARG001 - WSGI gives it
-    answer = str(fast(question="?").answer).encode()
-    start_response("200 OK", [("Content-Length", str(len(answer)))])
-    return [answer]

@@ -1,9 +1,9 @@
-"""What a worker's life costs, with DSPy loaded: its start, its memory, its end, and how many calls it holds.
+"""What a worker's life costs, with DSPy loaded: its memory, its end, and how many calls it holds.
 
     build/venv/bin/python bench/life.py
 
-Prints a row a figure, with its goal; exit status 1 where one is not met. Times are of this machine, as it was then:
-where a goal is a time, the row says what part of it is importing the application.
+Prints a row a figure, with its goal; exit status 1 where one is not met. Times are of this machine, as it was then.
+Its start, and its memory beside others', are in `make bench`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -23,12 +22,12 @@ from pathlib import Path
 
 import dspex
 from dspex.errors import WorkerLost
+from measuring import processes
 
 ROOT = Path(__file__).resolve().parent.parent
 BENCH = ROOT / "bench"
 PYTHON = str(ROOT / "build" / "venv" / "bin" / "python")
 KILLS = 8
-CALLS = 20_000  # in 8 workers, before their memory is compared
 MIB = 1 << 20
 
 
@@ -66,18 +65,6 @@ def proportional(pid: int) -> dict[str, int]:
     return found
 
 
-def descendants(pid: int) -> list[int]:
-    found = [pid]
-    for parent in found:
-        for task in Path(f"/proc/{parent}/task").iterdir():
-            found += map(int, (task / "children").read_text().split())
-    return found
-
-
-def pss(pid: int) -> int:
-    return sum(proportional(one)["Pss"] for one in descendants(pid))
-
-
 class Report:
     """Rows as they are measured."""
 
@@ -91,25 +78,6 @@ class Report:
             f"{value:9.1f} {goal:9.1f} {unit:4}  {'yes' if met else 'NO '}  {name}{'; ' + note if note else ''}",
             flush=True,
         )
-
-
-def start(report: Report) -> None:
-    """From the start of the sidecar to the first answer, beside importing the application."""
-    over, imports = [], []
-    for _ in range(5):
-        began = time.perf_counter()
-        subprocess.run([PYTHON, "-c", "import dspy_app"], cwd=BENCH, check=True)
-        imported = time.perf_counter() - began
-        with tempfile.TemporaryDirectory(prefix="dspex-life-") as folder:
-            began = time.perf_counter()
-            with sidecar(folder, 8) as (_, client):
-                client.call("echo", {"value": 1})
-                over.append(time.perf_counter() - began - imported)
-        imports.append(imported)
-    note = f"the import took {statistics.median(imports) * 1e3:.0f} ms"
-    report.row(
-        "start of the sidecar to the first answer, over the import", statistics.median(over) * 1e3, 300, "ms", note
-    )
 
 
 def kills(report: Report, client: dspex.Client) -> None:
@@ -175,56 +143,12 @@ def memory(report: Report) -> None:
             for found in [proportional(worker["pid"])]
         ]
         report.row("private memory of a fresh worker", statistics.median(private) / MIB, 10, "MiB")
-        report.row("16 workers, zygote, keeper and sidecar", pss(child.pid) / MIB, 350, "MiB")
-    with tempfile.TemporaryDirectory(prefix="dspex-life-") as folder, sidecar(folder, 8) as (child, client):
-        wait_ready(client, 8)
-        fresh = pss(child.pid)
-        asyncio.run(use(f"{folder}/dspex.sock"))
-        used = pss(child.pid)
-    their_fresh, their_used = gunicorn()
-    # An idle preloaded worker has copied little, and the sidecar's own two processes count here: what it takes in use
-    # is what one pays for. There DSPy's own lists grow, and a full collection copies all that was shared.
-    in_use = f"{used / MIB:.0f} and {their_used / MIB:.0f} MiB after {CALLS} DSPy calls"
-    note = f"{in_use}, {fresh / MIB:.0f} and {their_fresh / MIB:.0f} fresh"
-    report.row("8 workers in use, part of gunicorn --preload's", used / their_used * 100, 75, "%", note)
-
-
-async def use(path: str) -> None:
-    """Have the workers run programs."""
-    async with dspex.AsyncClient(path) as client:
-        for _ in range(CALLS // 100):
-            calls = [
-                client.call("execute_program", {"program": "fast", "inputs": {"question": "?"}}) for _ in range(100)
-            ]
-            assert await asyncio.gather(*calls) == [{"answer": 42}] * 100
+        report.row("16 workers, zygote, keeper and sidecar", processes.proportional(child.pid) / MIB, 350, "MiB")
 
 
 def wait_ready(client: dspex.Client, count: int) -> None:
     while client.call("sidecar.stats")["healthy_workers"] < count:
         time.sleep(0.02)
-
-
-def gunicorn() -> tuple[int, int]:
-    """The same application behind gunicorn: bytes fresh, and in use."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    command = [PYTHON, "-m", "gunicorn", "--preload", "-w", "8", "-b", f"127.0.0.1:{port}", "dspy_app:wsgi"]
-    child = subprocess.Popen(command, cwd=BENCH, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        while len(descendants(child.pid)) < 9:
-            time.sleep(0.05)
-        time.sleep(1)  # they say nothing when they are ready
-        fresh = pss(child.pid)
-        for _ in range(CALLS):
-            with socket.create_connection(("127.0.0.1", port)) as s:
-                s.sendall(b"GET / HTTP/1.0\r\n\r\n")
-                while s.recv(4096):
-                    pass
-        return fresh, pss(child.pid)
-    finally:
-        child.send_signal(signal.SIGTERM)
-        child.wait()
 
 
 async def many(report: Report, path: str) -> None:
@@ -247,7 +171,6 @@ async def many(report: Report, path: str) -> None:
 def main() -> int:
     report = Report()
     print(f"{'measured':>9} {'goal':>9}       met")
-    start(report)
     with tempfile.TemporaryDirectory(prefix="dspex-life-") as folder, sidecar(folder, 1) as (_, client):
         kills(report, client)
         first_call(report, client)

@@ -1,158 +1,70 @@
 """`make bench`: what a call costs through the sidecar, beside what one could use in its place.
 
+    build/bench-venv/bin/python bench/run.py [--only PATTERN] [--rounds N] [--seconds S] [--publish]
+
 Everything runs on this machine, two workers each, in rounds in which the sides take turns; what counts is the ratio of
-the medians over the rounds. Results: a table, and bench/results/latest.json.
+the medians over the rounds. Results: a table, and bench/results/latest.json. --publish puts table and plots into
+docs/performance.md.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-import signal
-import socket
-import statistics
-import subprocess
+import argparse
+import re
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any, NamedTuple
 
-ROOT = Path(__file__).resolve().parent.parent
-BUILD = ROOT / "build"
-PYTHON = str(BUILD / "venv" / "bin" / "python")
-LOAD = BUILD / "bench-load"
-ROUNDS = 5
-SECONDS = 1.5
+import goals
+from measuring import load
+from measuring.result import Result
+from measuring.rounds import Samples, measure
+from parts import cold_start, faults, lm_calls, memory, public_tool
+from report import machine, plots, publish, table
 
-
-class Goal(NamedTuple):
-    name: str
-    ours: list[str]  # options of bench/load
-    theirs: list[str] | None  # None: the goal is a share of what is possible; [] of what bare asyncio does
-    figure: str
-    possible: float
-    limit: float
-    at_least: bool
+Part = Callable[[int, float], Iterator[Result]]
+# By what its rows' names begin with: a part is left out where the pattern fits none of these.
+PARTS: dict[str, Part] = {
+    "DSPy Predict": lm_calls.measure,
+    "start with DSPy": cold_start.measure,
+    "memory of workers with DSPy": memory.measure,
+    "a worker killed; a reload": faults.measure,
+    "checked with a public load tool": public_tool.measure,
+}
 
 
-def wait_for(ready: Callable[[], bool], what: str) -> None:
-    end = time.monotonic() + 60
-    while not ready():
-        if time.monotonic() > end:
-            sys.exit(f"bench: {what} did not start; see {BUILD / 'logs'}")
-        time.sleep(0.02)
+def say(what: str) -> None:
+    print(what, flush=True)
 
 
-def connects(family: socket.AddressFamily, address: Any) -> bool:
-    with socket.socket(family) as s:
-        return s.connect_ex(address) == 0
-
-
-@contextlib.contextmanager
-def process(name: str, argv: list[str], cwd: Path) -> Iterator[None]:
-    logs = BUILD / "logs"
-    logs.mkdir(exist_ok=True)
-    with (logs / f"bench-{name}.log").open("w") as log:
-        child = subprocess.Popen(argv, cwd=cwd, stdout=log, stderr=log, start_new_session=True)
-        try:
-            yield
-        finally:
-            os.killpg(child.pid, signal.SIGTERM)
-            child.wait()
-
-
-def load(options: list[str]) -> dict[str, float]:
-    argv = [str(LOAD), "-duration", f"{SECONDS}s", *options]
-    if not options:
-        argv = [PYTHON, str(ROOT / "bench" / "naps.py"), str(SECONDS)]
-    result: dict[str, float] = json.loads(subprocess.run(argv, check=True, stdout=subprocess.PIPE).stdout)
-    return result
-
-
-def goals(sidecar: str, direct: str, web: str) -> list[Goal]:
-    through, beside, http = ["-address", sidecar], ["-address", direct], ["-protocol", "http", "-address", web]
-    many = ["-connections", "8", "-outstanding", "8"]
-    wide = ["-connections", "64"]
-    mib = ["-bytes", str(1 << 20)]
-    nap = ["-method", "nap", "-params", '{"seconds": 0.02}', *many]
-    alone = "512 B, one outstanding: median time, beside the worker called directly"
-    deep = "512 B, 8 connections of 8: calls/s, beside FastAPI with 64"
-    broad = "512 B, 64 connections: calls/s, beside FastAPI with 64"
-    sleep = "20 ms sleep, 64 outstanding: calls/s, beside what bare asyncio does in two processes"
-    ideal = "20 ms sleep, 64 outstanding: calls/s, beside 64 / 20 ms"
-    large = "1 MiB each way: median time, beside the worker called directly"
-    return [
-        Goal(alone, through, beside, "p50_us", 0, 2.5, False),
-        Goal(deep, [*through, *many], [*http, *wide], "per_second", 0, 8, True),
-        Goal(broad, [*through, *wide], [*http, *wide], "per_second", 0, 4, True),
-        Goal(sleep, [*through, *nap], [], "per_second", 0, 0.95, True),
-        Goal(ideal, [*through, *nap], None, "per_second", 3200, 0.95, True),
-        Goal(large, [*through, *mib], [*beside, *mib], "p50_us", 0, 2, False),
-    ]
-
-
-def measure(found: list[Goal]) -> list[dict[str, Any]]:
-    ours: dict[str, list[float]] = {g.name: [] for g in found}
-    theirs: dict[str, list[float]] = {g.name: [] for g in found}
-    for number in range(ROUNDS + 1):
-        print(f"round {number} of {ROUNDS}" + (" (warm-up)" if number == 0 else ""), flush=True)
-        for g in found:
-            a = load(g.ours)[g.figure]
-            b = g.possible if g.theirs is None else load(g.theirs)[g.figure]
-            if number:
-                ours[g.name].append(a)
-                theirs[g.name].append(b)
-    rows = []
-    for g in found:
-        ratios = sorted(a / b for a, b in zip(ours[g.name], theirs[g.name], strict=True))
-        ratio = statistics.median(ours[g.name]) / statistics.median(theirs[g.name])
-        rows.append(
-            {
-                "name": g.name,
-                "ours": statistics.median(ours[g.name]),
-                "theirs": statistics.median(theirs[g.name]),
-                "ratio": ratio,
-                "min": ratios[0],
-                "max": ratios[-1],
-                "goal": g.limit,
-                "met": ratio >= g.limit if g.at_least else ratio <= g.limit,
-            }
-        )
-    return rows
+def in_rounds(pattern: re.Pattern[str], rounds: int, seconds: float) -> tuple[list[Result], Samples]:
+    rows = [row for row in goals.rows() if pattern.search(row.name)]
+    samples = measure((one for row in rows for one in row.conditions), rounds, seconds, say) if rows else Samples()
+    return [row.result(samples) for row in rows], samples
 
 
 def main() -> int:
-    subprocess.run(["go", "build", "-o", str(LOAD), "./bench/load"], cwd=ROOT, check=True)
-    with tempfile.TemporaryDirectory(prefix="dspex-bench-") as folder, contextlib.ExitStack() as stack:
-        sidecar, direct = f"{folder}/sidecar.sock", f"{folder}/direct.sock"
-        with socket.socket() as s:
-            s.bind(("127.0.0.1", 0))
-            port = s.getsockname()[1]
-        config = Path(folder) / "dspex.toml"
-        config.write_text(
-            f'[listen]\nsocket = "{sidecar}"\n'
-            f'[pools.default]\napp = "app:app"\npython = "{PYTHON}"\nsize = 2\nmax_overflow = 0\n'
-            f'env = {{ PYTHONPATH = "{ROOT / "bench"}" }}\n'
-        )
-        bench = ROOT / "bench"
-        stack.enter_context(process("sidecar", [str(BUILD / "dspex-sidecar"), "serve", "--config", str(config)], bench))
-        stack.enter_context(process("direct", [PYTHON, "-m", "dspex_worker", "app:app", "--socket", direct], bench))
-        uvicorn = [PYTHON, "-m", "uvicorn", "web:app", "--workers", "2", "--port", str(port), "--no-access-log"]
-        stack.enter_context(process("web", uvicorn, bench))
-        wait_for(lambda: connects(socket.AF_UNIX, sidecar), "the sidecar")
-        wait_for(lambda: connects(socket.AF_UNIX, direct), "the worker")
-        wait_for(lambda: connects(socket.AF_INET, ("127.0.0.1", port)), "FastAPI")
-        rows = measure(goals(sidecar, direct, f"127.0.0.1:{port}"))
-    results = ROOT / "bench" / "results"
-    results.mkdir(exist_ok=True)
-    (results / "latest.json").write_text(json.dumps(rows, indent=2) + "\n")
-    print(f"\n{'ratio':>8} {'min':>7} {'max':>7} {'goal':>7}  met")
-    for r in rows:
-        figures = f"{r['ratio']:8.2f} {r['min']:7.2f} {r['max']:7.2f} {r['goal']:7.2f}"
-        print(f"{figures}  {'yes' if r['met'] else 'NO '}  {r['name']}")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="", metavar="PATTERN", help="rows whose names it is found in")
+    parser.add_argument("--rounds", type=int, default=5, help="(default: %(default)s), and one for warming up")
+    parser.add_argument("--seconds", type=float, default=0.7, help="of each load (default: %(default)s)")
+    parser.add_argument("--publish", action="store_true", help="put table and plots into docs/performance.md")
+    options = parser.parse_args()
+    pattern = re.compile(options.only)
+    began = time.monotonic()
+    load.build()
+    before = machine.describe()
+    results, samples = in_rounds(pattern, options.rounds, options.seconds)
+    for name, part in PARTS.items():
+        if pattern.search(name):
+            say(f"{name} ({time.monotonic() - began:.0f} s so far)")
+            results += [one for one in part(options.rounds, options.seconds) if pattern.search(one.name)]
+    described = {**before, "load_after": machine.load_average(), "seconds": round(time.monotonic() - began)}
+    table.write(results, samples, described)
+    print(table.text(results, described))
+    if options.publish:
+        publish.publish(results, samples, described)
+        plots.draw(results, samples)
     return 0
 
 

@@ -1,6 +1,6 @@
 """Make or complete the project's Python environment from the hash-locked requirements.
 
-usage: python3 scripts/venv.py build/venv SET...      SET: runtime, demo, test (requirements/SET.txt)
+usage: python3 scripts/venv.py build/venv SET...      SET: runtime, demo, test, bench (requirements/SET.txt)
 
 A second run costs nothing: every set leaves a stamp, made from its lock file's content, in the environment. Where a
 stamp no longer fits, the environment is made anew, since pip would leave behind what a lock no longer names.
@@ -85,7 +85,7 @@ def main(arguments: list[str]) -> None:
     if sys.version_info < (3, 11):
         sys.exit(f"setup: Python 3.11 or newer is needed, {sys.executable} is {sys.version.split()[0]}; set PYTHON=")
     environment = Environment(ROOT / arguments[0])
-    locks = {name: ROOT / "requirements" / f"{name}.txt" for name in ("build", "runtime", "demo", "test")}
+    locks = {name: ROOT / "requirements" / f"{name}.txt" for name in ("build", "runtime", "demo", "test", "bench")}
     wanted = {name: digest(lock) for name, lock in locks.items()}
     wanted["project"] = digest(Path(__file__), *(ROOT / folder / "pyproject.toml" for folder in DISTRIBUTIONS))
     if environment.outdated(wanted):

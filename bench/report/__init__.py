@@ -1,0 +1,1 @@
+"""What is made of the results: JSON, a table, plots, and the page in docs/."""
