@@ -53,6 +53,8 @@ type Call struct {
 	reader   bool      // its turn is shared with other read-only calls
 	reruns   int       // after a worker's death
 	stale    int       // after a worker said that it holds another version of the session
+	number   uint64    // in its flow, by when it was submitted
+	writes   bool      // its worker said that it does, though its method is read-only
 	timer    int       // place in the timer heap, from 1
 	at       time.Time // due, as the heap has it
 	next     *Call

@@ -24,7 +24,9 @@ func (f *Flow) Submit(batch *wire.Batch, c *Call) {
 		c.own() // it may be sent twice: its worker may hold an old state
 	}
 	c.setStateLocked(callQueued)
-	f.pushLocked(c, false)
+	f.submitted++
+	c.number = f.submitted
+	f.pushLocked(c)
 	switch {
 	case f.head == c:
 		p.offerLocked(f, batch)
@@ -229,7 +231,7 @@ func (p *Pool) dispatchLocked(w *Worker, c *Call, batch *wire.Batch) {
 	if !c.Deadline.IsZero() {
 		meta.TimeoutMS = max(1, c.Deadline.Sub(now).Milliseconds())
 	}
-	if err := c.Handler.Dispatch(&Target{worker: w, flow: f, batch: batch, Again: c.reruns+c.stale > 0, readOnly: m.ReadOnly}, &meta); err != nil {
+	if err := c.Handler.Dispatch(&Target{worker: w, flow: f, batch: batch, Again: c.reruns+c.stale > 0, readOnly: c.readOnly(m)}, &meta); err != nil {
 		p.failLocked(c, err)
 		return
 	}

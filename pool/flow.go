@@ -12,6 +12,7 @@ type Flow struct {
 	// Guarded by Pool.mu.
 	head, tail *Call
 	waiting    int
+	submitted  uint64
 	running    int  // calls at workers
 	shared     bool // read-only calls may run beside each other
 	readers    int  // read-only calls whose turn it is
@@ -138,7 +139,7 @@ func (f *Flow) Share(on bool) {
 func (f *Flow) beginTurnLocked(c *Call) {
 	c.inTurn = true
 	f.pool.open.Add(1)
-	if c.reader = f.shared && c.readOnly(); c.reader {
+	if c.reader = f.shared && c.readOnly(c.method); c.reader {
 		f.readers++
 	} else {
 		f.writer = true
@@ -161,7 +162,8 @@ func (f *Flow) endTurnLocked(c *Call) {
 	}
 }
 
-func (c *Call) readOnly() bool { return c.Local == nil && c.method != nil && c.method.ReadOnly }
+// readOnly says whether a call of method m may run beside others of its flow.
+func (c *Call) readOnly(m *Method) bool { return c.Local == nil && !c.writes && m != nil && m.ReadOnly }
 
 // readyLocked says whether the first waiting call may go: its turn has come.
 func (f *Flow) readyLocked() bool {
@@ -171,25 +173,31 @@ func (f *Flow) readyLocked() bool {
 	case !f.serial || !f.busyLocked():
 		return true
 	default:
-		m := f.pool.methods[string(f.head.Method)]
-		return f.shared && !f.writer && f.moveTo == nil && f.head.Local == nil && m != nil && m.ReadOnly
+		return f.shared && !f.writer && f.moveTo == nil && f.head.readOnly(f.pool.methods[string(f.head.Method)])
 	}
 }
 
-func (f *Flow) pushLocked(c *Call, front bool) {
+// pushLocked puts a call in its place by number: a new one is the last, one that comes back is before all that came after it.
+func (f *Flow) pushLocked(c *Call) {
 	f.waiting++
 	f.owner.waiting++
 	f.pool.waiting++
 	f.owner.shares.add(f, 1)
 	f.pool.shares.add(f.owner, 1)
-	switch {
-	case f.head == nil:
-		f.head, f.tail = c, c
-	case front:
-		c.next, f.head.prev = f.head, c
+	c.prev = f.tail
+	if c.prev != nil && c.prev.number > c.number {
+		for c.next = f.head; c.next.number < c.number; c.next = c.next.next {
+		}
+		c.prev = c.next.prev
+	}
+	if c.prev != nil {
+		c.prev.next = c
+	} else {
 		f.head = c
-	default:
-		c.prev, f.tail.next = f.tail, c
+	}
+	if c.next != nil {
+		c.next.prev = c
+	} else {
 		f.tail = c
 	}
 }

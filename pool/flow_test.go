@@ -231,3 +231,55 @@ func TestFlowCloseWhileWaiting(t *testing.T) {
 		}
 	}
 }
+
+// A read-only call whose worker says that it has to write waits for those that run beside it, and then has the session for itself. The order in
+// which the calls came is kept, whichever of them was answered first.
+func TestTurnWanted(t *testing.T) {
+	r := ready(t, func(s *setup) { s.Concurrency = 10 })
+	f := r.pool.NewFlow("s", true)
+	f.Share(true)
+	wanted := &wire.Error{Code: wire.CodeTurnWanted, Message: "it writes"}
+	var calls []*call
+	for i, method := range []string{"look", "look", "look", "run", "look"} {
+		calls = append(calls, r.submit(f, method, i))
+	}
+	jobs := map[string]*job{}
+	for range 3 {
+		j := r.next()
+		jobs[fmt.Sprint(j.value())] = j
+	}
+	jobs["1"].refuse(wanted)
+	jobs["0"].refuse(wanted)
+	r.run("echo", nil).ok()
+	r.idle() // the third reads on
+	jobs["2"].answer(nil)
+	calls[2].ok()
+	for _, i := range []int{0, 1, 3, 4} {
+		j := r.next()
+		if got := fmt.Sprint(j.value()); got != fmt.Sprint(i) {
+			t.Fatalf("%s came in place of %d", got, i)
+		}
+		r.run("echo", nil).ok()
+		r.idle()
+		j.answer(nil)
+		calls[i].ok()
+	}
+	if readers := calls[0].reads; len(readers) != 2 || !readers[0] || readers[1] {
+		t.Errorf("told to Dispatch that it reads: %v", readers)
+	}
+	// It is granted once, to a call that has begun nothing, in a session.
+	c := r.submit(f, "look", nil)
+	r.next().refuse(wanted)
+	r.next().refuse(wanted)
+	c.fails(wire.CodeInternal)
+	c = r.submit(f, "items", nil, func(c *call) { c.Meta.Stream = 5 })
+	j := r.next()
+	j.w.Send(wire.KindItem, j.m.ID, nil, 1)
+	j.refuse(wanted)
+	c.fails(wire.CodeInternal)
+	c = r.run("run", nil, func(c *call) { c.Owned = false })
+	r.next().refuse(wanted)
+	c.fails(wire.CodeInternal)
+	r.run("echo", nil).ok()
+	r.idle()
+}

@@ -234,6 +234,7 @@ type call struct {
 	items    int
 	workers  []*pool.Worker // that it was sent to
 	again    []bool
+	reads    []bool
 	asks     []*pool.Ask
 	settles  int
 	at       time.Time // settled
@@ -286,7 +287,7 @@ func (c *call) Dispatch(to *pool.Target, _ *wire.RequestMeta) *wire.Error {
 	if c.ahead {
 		to.Request("restore", c.Params)
 	}
-	c.workers, c.again = append(c.workers, to.Worker()), append(c.again, to.Again)
+	c.workers, c.again, c.reads = append(c.workers, to.Worker()), append(c.again, to.Again), append(c.reads, to.ReadOnly())
 	return nil
 }
 

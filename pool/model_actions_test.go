@@ -125,13 +125,18 @@ func (m *model) refuse(t *rapid.T) {
 	if !ok {
 		return
 	}
-	code := rapid.SampledFrom([]wire.Code{wire.CodeProgramError, wire.CodeStaleSession}).Draw(t, "code")
-	if code == wire.CodeStaleSession {
+	code := rapid.SampledFrom([]wire.Code{wire.CodeProgramError, wire.CodeStaleSession, wire.CodeTurnWanted}).Draw(t, "code")
+	if code != wire.CodeProgramError {
 		params, _ := j.m.Payload.(map[string]any)
 		n, _ := params["call"].(int64)
 		m.mu.Lock()
-		m.calls[n].stales++
-		m.calls[n].stoppedLocked()
+		c := m.calls[n]
+		if code == wire.CodeStaleSession {
+			c.stales++
+		} else if c.items == 0 {
+			c.wants, c.reads = 1, false
+		}
+		c.stoppedLocked()
 		m.mu.Unlock()
 	}
 	j.w.Refuse(j.m, &wire.Error{Code: code, Message: "as drawn"})

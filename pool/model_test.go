@@ -98,6 +98,7 @@ type mcall struct {
 	reads    bool
 	sends    int
 	stales   int
+	wants    int
 	items    int
 	safe     bool
 	ahead    bool // each send has a request ahead of it
@@ -270,7 +271,7 @@ func (m *model) finish(t *rapid.T) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for i, c := range m.calls {
-		switch reruns := c.sends - 1 - c.stales; {
+		switch reruns := c.sends - 1 - c.stales - c.wants; {
 		case !c.settled || !c.finished:
 			m.faultLocked("call %d, %s, number %d of a flow (serial: %v): settled %v, finished %v", i, c.Method, c.number, c.flow.serial, c.settled, c.finished)
 		case reruns > 1 || reruns > 0 && !c.safe:
@@ -358,7 +359,7 @@ func (c *mcall) Dispatch(to *pool.Target, _ *wire.RequestMeta) *wire.Error {
 		to.Request("restore", wire.Nil)
 	}
 	c.began()
-	if to.Again != (c.sends > 1) {
+	if c.wants == 0 && to.Again != (c.sends > 1) {
 		c.model.faultLocked("%s was sent for the %dth time: again is %v", c.Method, c.sends, to.Again)
 	}
 	return nil

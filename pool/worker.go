@@ -320,7 +320,8 @@ func (p *Pool) takeAnswerLocked(w *Worker, c *Call, r *Result, batch *wire.Batch
 	if c.asked {
 		w.dropAsksLocked(c, batch)
 	}
-	if r.Err != nil {
+	wanted := r.Err != nil && r.Err.Code == wire.CodeTurnWanted && c.flow.serial && !c.writes && !c.touched
+	if r.Err != nil && !wanted {
 		w.errors++
 	}
 	ran := now.Sub(c.sent)
@@ -339,9 +340,14 @@ func (p *Pool) takeAnswerLocked(w *Worker, c *Call, r *Result, batch *wire.Batch
 	case stale && c.stale < 2 && !c.touched:
 		c.stale++
 		p.againLocked(c, batch)
+	case wanted:
+		c.writes = true
+		p.againLocked(c, batch)
 	default:
 		if stale {
 			r.Err = wire.Errorf(wire.CodeSessionLost, "worker %s cannot hold the session's state", w.id).With("reason", r.Err.Message)
+		} else if r.Err != nil && r.Err.Code == wire.CodeTurnWanted { // a code of the channel's alone, too
+			r.Err = wire.Errorf(wire.CodeInternal, "worker %s wants a turn for a call that has one, or has begun", w.id)
 		}
 		p.endLocked(c, r.Err != nil)
 		settle = true
@@ -351,7 +357,7 @@ func (p *Pool) takeAnswerLocked(w *Worker, c *Call, r *Result, batch *wire.Batch
 	return settle
 }
 
-// againLocked puts a call that has not run back to the front of its flow.
+// againLocked puts a call that has not run back to its place in its flow.
 func (p *Pool) againLocked(c *Call, batch *wire.Batch) {
 	f := c.flow
 	f.endTurnLocked(c)
@@ -359,7 +365,7 @@ func (p *Pool) againLocked(c *Call, batch *wire.Batch) {
 	c.worker, c.turn, c.checkout = nil, time.Time{}, time.Time{}
 	p.timeLocked(c)
 	f.leaveLocked()
-	f.pushLocked(c, true)
+	f.pushLocked(c)
 	p.offerLocked(f, batch)
 }
 

@@ -13,7 +13,7 @@ import (
 // Code names an outcome; spelled alike in every language.
 type Code string
 
-// The codes that this version sends. CodeStaleSession stays on the worker channel.
+// The codes that this version sends. CodeStaleSession and CodeTurnWanted stay on the worker channel.
 const (
 	CodeInvalidFrame        Code = "invalid_frame"
 	CodeHandshakeRequired   Code = "handshake_required"
@@ -45,6 +45,7 @@ const (
 	CodeStorageUnavailable  Code = "storage_unavailable"
 	CodeInternal            Code = "internal"
 	CodeStaleSession        Code = "stale_session"
+	CodeTurnWanted          Code = "turn_wanted"
 
 	// CodeConnectionLost is never sent: clients infer it.
 	CodeConnectionLost Code = "connection_lost"
@@ -59,7 +60,7 @@ func Codes() []string {
 		string(CodeSessionMoved), string(CodeProgramNotFound), string(CodeProgramExists), string(CodeProgramError), string(CodeLMError),
 		string(CodeNotSerializable), string(CodeQueueFull), string(CodeCheckoutTimeout), string(CodeDeadlineExceeded), string(CodeCancelled),
 		string(CodeWorkerLost), string(CodeNoWorkers), string(CodeDraining), string(CodeBudgetExceeded), string(CodeStorageUnavailable),
-		string(CodeInternal), string(CodeStaleSession), string(CodeConnectionLost),
+		string(CodeInternal), string(CodeStaleSession), string(CodeTurnWanted), string(CodeConnectionLost),
 	}
 }
 

@@ -53,6 +53,7 @@ class Method:
         self.doc = inspect.getdoc(function) or ""
         self.way: Way = _way(function, name, inline)
         self.stream = self.way.endswith("_stream")
+        self.writes: Callable[[Call], bool] | None = None  # which calls write, where the method is else read-only
         self.streamed: Method | None = None  # what runs instead when the caller asks for a stream
         self._read_signature()
 

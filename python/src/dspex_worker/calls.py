@@ -95,6 +95,7 @@ class Call:
         "task",
         "tasks",
         "thread",
+        "writes",
     )
 
     def __init__(self, id: int, spec: Method, arguments: dict[str, Any], port: Port) -> None:
@@ -104,6 +105,7 @@ class Call:
         self.port = port
         self.session: Session | None = None
         self.front: Any = None  # the front end's own note on the call
+        self.writes = False  # its method is read-only, but this call of it writes, and has the session for itself
         self.first = False  # the session's first call: its start hooks run before it
         self.deadline: float | None = None
         self.app: dict[str, Any] | None = None

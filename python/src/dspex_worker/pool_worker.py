@@ -154,6 +154,10 @@ class PoolWorker(Peer):
             if credit is not None:
                 call.stream = self.runtime.stream(credit)
         method.bind_call(call)
+        if call.session is not None and method.writes is not None and method.writes(call):
+            if call.front is None:
+                raise DspexError("this call writes to its session", code="turn_wanted")
+            call.writes = True
         return call
 
     def _control(self, request: wire.Request) -> None:

@@ -230,7 +230,7 @@ class Runtime:
                     await hook(call.session)
                 else:
                     await self._run_hook_in_thread(call, hook)
-            if call.first and call.spec.read_only:
+            if call.first and call.spec.read_only and not call.writes:
                 sessions.freeze(call.session)
         except BaseException as caught:  # noqa: BLE001 - whatever a method raises is its call's answer
             self._conclude(call, None, failure(caught, self._tracebacks), None)

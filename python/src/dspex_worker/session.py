@@ -119,8 +119,13 @@ def changes(session: Session) -> Changes | None:
     return session._overlay.changes()
 
 
+def holds(session: Session, key: str) -> bool:
+    """Whether the last commit had a reserved key. For a call whose turn has not come, too: nothing is read into it."""
+    return RESERVED + key in session._copy.entries
+
+
 def thaw(session: Session) -> None:
-    """Let a session's start hooks write in a read-only method's call."""
+    """Let a read-only method's call write: its session's start hooks, or all of it."""
     session._overlay.read_only = False
 
 

@@ -15,6 +15,8 @@ import pytest
 from dspex.errors import InvalidParams, InvalidSignature
 from dspex_worker import App
 from dspex_worker.dspy_app.field_types import parse_type, type_text
+from dspex_worker.dspy_app.inputs import InputChecker
+from dspex_worker.dspy_app.signatures import Field
 from support.driver import Driver, driving
 from support.openai_server import OpenAIServer, Reply, json_answer
 
@@ -115,8 +117,6 @@ def test_media_go_to_the_model_as_parts_of_the_message() -> None:
             ("Image", PNG, ("image_url", "data:image/png;base64," + base64.b64encode(PNG).decode())),
             ("Image", {"data": b"?", "media_type": "image/avif"}, ("image_url", "data:image/avif;base64,Pw==")),
             ("Image", "data:image/png;base64,Pw==", ("image_url", "data:image/png;base64,Pw==")),
-            ("Audio", WAV, ("input_audio", base64.b64encode(WAV).decode())),
-            ("File", {"data": b"%PDF-1", "filename": "a.pdf"}, ("file", "a.pdf")),
             ("list[Image]", [PNG, PNG], ("image_url", "data:image/png;base64,")),
         ):
             made = await driver.call("create_program", "s", id="p", signature=f"x: {kind} -> y", replace=True)
@@ -127,6 +127,20 @@ def test_media_go_to_the_model_as_parts_of_the_message() -> None:
             assert [one for one in content if one["type"] == part[0] and part[1] in str(one)], content
 
     run(scenario)
+
+
+def test_files_and_sounds() -> None:
+    checker = InputChecker([Field("x", dspy.File)])
+    for given, file in (
+        (
+            {"data": b"%PDF-1", "filename": "a.pdf"},
+            {"file_data": "data:application/pdf;base64,JVBERi0x", "filename": "a.pdf"},
+        ),
+        (b"?", {"file_data": "data:application/octet-stream;base64,Pw=="}),
+    ):
+        assert checker.check({"x": given})["x"].format() == [{"type": "file", "file": file}]
+    heard = InputChecker([Field("x", dspy.Audio)]).check({"x": WAV})["x"].format()
+    assert heard == [{"type": "input_audio", "input_audio": {"data": base64.b64encode(WAV).decode(), "format": "wav"}}]
 
 
 def test_media_that_cannot_be_used() -> None:

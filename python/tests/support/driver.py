@@ -15,7 +15,7 @@ from dspex_worker import App
 from dspex_worker.batch import Batch
 from dspex_worker.calls import Call
 from dspex_worker.runtime import Runtime
-from dspex_worker.session import Changes, Copy, Session
+from dspex_worker.session import Changes, Copy, Session, freeze
 from dspex_worker.worker import Worker
 
 WAIT = 20.0  # seconds that a call of a test may take
@@ -24,6 +24,7 @@ WAIT = 20.0  # seconds that a call of a test may take
 class Answer(dict[str, Any]):
     """A call's result, with what else it came with."""
 
+    value: Any  # where it is no map
     usage: dict[str, Any]
     streamed: list[Any]
 
@@ -54,7 +55,10 @@ class Driver:
         self.sessions[id] = Copy(held.key, id, held.version + 1, dict(held.entries))
 
     async def call(self, method: str, session: str | None = None, **params: Any) -> Answer:
-        """Make a call, wait for it, commit what it changed; raise what it was answered with."""
+        """Make a call, wait for it, commit what it changed; raise what it was answered with.
+
+        Calls of one session that write are to be made one after the other.
+        """
         return await self.begin(method, session, **params)[1]
 
     async def stream(self, method: str, session: str | None = None, **params: Any) -> Answer:
@@ -76,13 +80,15 @@ class Driver:
         if timeout is not None:
             call.deadline = time.monotonic() + timeout
         if session is not None:
-            call.session = Session(self.session(session), read_only=spec.read_only)
+            call.session = Session(self.session(session))
         if streamed:
             call.stream = self.runtime.stream(1000)
         self._settled[call.id] = self.loop.create_future()
         self._items[call.id] = []
         try:
             spec.bind_call(call)
+            if call.session is not None and spec.read_only and not (spec.writes is not None and spec.writes(call)):
+                freeze(call.session)
         except DspexError as error:
             self.settle(call, None, error, None)
         else:
@@ -101,6 +107,7 @@ class Driver:
             copy = self.sessions[session]
             copy.commit(changes, copy.version + 1)
         answer = Answer(result if isinstance(result, dict) else {})
+        answer.value = result
         answer.usage = (call.meta() or {}).get("usage", {})
         answer.streamed = self._items.pop(call.id)
         return answer

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from dataclasses import replace as replaced
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from dspex.errors import DspexError
 
-from dspex_worker.calls import current_call
+from dspex_worker.calls import Call, current_call
+from dspex_worker.dspy_app.application import ApplicationPrograms
+from dspex_worker.dspy_app.batch import MAX_AT_ONCE, Result, check_batch, run_all
 from dspex_worker.dspy_app.counts import LmCounts
 from dspex_worker.dspy_app.errors import invalid_param, program_exists, program_not_found, secret_lost
 from dspex_worker.dspy_app.execute import Executor, plain
+from dspex_worker.dspy_app.history_methods import HistoryMethods
 from dspex_worker.dspy_app.media import NOTHING, Permissions
-from dspex_worker.dspy_app.programs import ApplicationPrograms, Program, SessionPrograms, check_id, new_id
-from dspex_worker.dspy_app.records import MAX_DEMOS, Record, new_stamp
+from dspex_worker.dspy_app.memory import Conversation, has_conversation, needs_session
+from dspex_worker.dspy_app.programs import Program, check_id, new_id
+from dspex_worker.dspy_app.records import MAX_DEMOS, Record
+from dspex_worker.dspy_app.session_programs import SessionPrograms
 from dspex_worker.dspy_app.settings import LmSettings, Models
-from dspex_worker.dspy_app.signatures import MAX_TEXT, SignatureCache, json_schema
+from dspex_worker.dspy_app.signatures import MAX_TEXT, json_schema
 from dspex_worker.dspy_app.stream import Item, Sink
+from dspex_worker.dspy_app.version_methods import VersionMethods
 from dspex_worker.session import RESERVED, Session
 
 if TYPE_CHECKING:
@@ -32,18 +40,20 @@ class DspyApp:
 
     _models: Models
     _permissions = NOTHING
+    _tracebacks = False
     _executor: Executor
 
     def __init__(self, app: App) -> None:
         self._application = ApplicationPrograms(app)
         self._metrics = app.metrics
-        self._signatures = SignatureCache()
+        self._builder = self._application.builder
 
     def init_worker(self, worker: Worker) -> None:
         """Take over what a worker has of its own: the models' settings, with their keys, and the limit on threads."""
         self._executor = Executor(worker.concurrency, LmCounts(self._metrics), worker.permits)
         self.use_models(worker)
-        self._permissions = self._application.kinds.permissions = Permissions.read(worker.dspy)
+        self._tracebacks = worker.tracebacks
+        self._permissions = self._builder.kinds.permissions = Permissions.read(worker.dspy)
 
     def use_models(self, worker: Worker) -> None:
         """Take over the models' settings for calls that begin from now on."""
@@ -56,6 +66,12 @@ class DspyApp:
         app.method(name="execute_program", read_only=True, retry="safe", stream=self.stream_program)(
             self.execute_program
         )
+        app.method(name="execute_batch", read_only=True, retry="safe", stream=self.stream_batch)(self.execute_batch)
+        for run in (app.methods["execute_program"], app.methods["execute_program"].streamed):
+            assert run is not None
+            run.writes = self._writes
+        HistoryMethods(self.find).register(app)
+        VersionMethods(self).register(app)
         readers: tuple[Callable[..., Any], ...] = (self.list_programs, self.get_program_info, self.get_session_state)
         writers: tuple[Callable[..., Any], ...] = (self.create_program, self.delete_program, self.configure_lm)
         for method in readers:
@@ -80,7 +96,7 @@ class DspyApp:
         if (model is None) == (settings is None):
             raise invalid_param("model", "give either the name of a configured model, or settings")
         if program is not None:
-            self._find(program, session)
+            self.find(program, session)
         key = _LM if program is None else f"{_LM}.{program}"
         if settings is not None:
             api_key = settings.get("api_key")
@@ -104,26 +120,27 @@ class DspyApp:
         demos: list[dict[str, Any]] | None = None,
         tools: list[dict[str, Any] | str] | None = None,
         parameters: dict[str, Any] | None = None,
+        memory: dict[str, int] | None = None,
         replace: bool = False,
     ) -> dict[str, Any]:
         """Make a program in this session from a signature (text, or name, description, inputs and outputs).
 
         Demos are examples for the LM: maps of the signature's fields. Tools, for the module "react", are names of the
         application's, and functions that the client offers: maps of name, description and schema, the JSON schema of
-        what they take. Parameters are the module's: max_iters, n, …
+        what they take. Parameters are the module's: max_iters, n, … Memory, turns or tokens, has the session keep the
+        conversation: as much of it is an input of the program then, which is not sent.
         """
         id = new_id() if id is None else check_id(id)
         if instructions is not None and len(instructions) > MAX_TEXT:
             raise invalid_param("instructions", f"are longer than {MAX_TEXT} characters")
         if demos is not None and len(demos) > MAX_DEMOS:
             raise invalid_param("demos", f"are {len(demos)}, at most {MAX_DEMOS} are allowed")
-        programs = self._programs(session)
-        if id in self._application:
-            raise program_exists(id, "is registered by the application")
-        if id in programs and not replace:
-            raise program_exists(id, "exists in this session; say replace: true")
-        record = Record(signature, module, instructions or None, None, new_stamp(), tools, parameters)
-        program = programs.create(id, record, demos)
+        self.check_new(id, session, replace)
+        programs = self.programs(session)
+        record = Record(
+            signature, module, instructions or None, None, tools=tools, parameters=parameters, memory=memory
+        )
+        program = programs.put(id, replaced(record, source="replaced") if id in programs else record, demos)
         return {
             "program": id,
             "module": module,
@@ -134,20 +151,17 @@ class DspyApp:
 
     async def execute_program(self, program: str, inputs: dict[str, Any], session: Session | None) -> dict[str, Any]:
         """Run a program and return its outputs. As a stream: the pieces of the outputs as they come, then the same."""
-        found, settings = self._prepared(program, session)
-        return await self._executor.run(found, found.checker.check(inputs, self._permissions), settings, current_call())
+        return await self._run(program, inputs, session, current_call())
 
     async def stream_program(
         self, program: str, inputs: dict[str, Any], session: Session | None
     ) -> AsyncIterator[Item]:
         """Do the same, yielding ``{type: "delta", field, text}`` and ``{type: "status", message}``."""
-        found, settings = self._prepared(program, session)
-        checked = found.checker.check(inputs, self._permissions)
         call = current_call()
         sink = Sink()
 
         async def work() -> None:
-            call.result = await self._executor.run(found, checked, settings, call, sink)
+            call.result = await self._run(program, inputs, session, call, sink)
 
         items = sink.run(work())
         try:
@@ -156,6 +170,63 @@ class DspyApp:
         finally:
             await items.aclose()
 
+    async def _run(
+        self, program: str, inputs: dict[str, Any], session: Session | None, call: Call, sink: Sink | None = None
+    ) -> dict[str, Any]:
+        found, settings = self._prepared(program, session)
+        checked = found.checker.check(inputs, self._permissions)
+        if found.memory is None:
+            return await self._executor.run(found, checked, settings, call, sink)
+        if session is None:
+            raise needs_session()
+        conversation = Conversation(session, program)
+        checked[found.memory.field] = conversation.history()
+        outputs = await self._executor.run(found, checked, settings, call, sink)
+        conversation.remember(found.memory, inputs, found.said(outputs))
+        return outputs
+
+    def _writes(self, call: Call) -> bool:
+        """Whether a call of ``execute_program`` has a conversation to go on with."""
+        id = call.arguments.get("program")
+        if not isinstance(id, str) or call.session is None:
+            return False
+        if id in self._application:
+            return self._application.get(id).memory is not None
+        return has_conversation(call.session, id)
+
+    async def execute_batch(
+        self, program: str, inputs: list[dict[str, Any]], session: Session | None, concurrency: int = MAX_AT_ONCE
+    ) -> list[Result]:
+        """Run a program on many inputs, so many at once; results, ``{index, outputs}`` or ``{index, error}``, in order.
+
+        As a stream: each result as it comes.
+        """
+        results = [one async for one in self._all(program, inputs, session, concurrency)]
+        return sorted(results, key=lambda one: int(one["index"]))
+
+    async def stream_batch(
+        self, program: str, inputs: list[dict[str, Any]], session: Session | None, concurrency: int = MAX_AT_ONCE
+    ) -> AsyncIterator[Result]:
+        """Do the same, yielding each result as it comes; how many there were is the result."""
+        results = self._all(program, inputs, session, concurrency)
+        count = 0
+        try:
+            async for one in results:
+                count += 1
+                yield one
+        finally:
+            await results.aclose()
+        current_call().result = {"count": count}
+
+    def _all(
+        self, program: str, inputs: list[dict[str, Any]], session: Session | None, concurrency: int
+    ) -> AsyncGenerator[Result, None]:
+        found, settings = self._prepared(program, session)
+        checked = check_batch(found, inputs, concurrency, self._permissions)
+        call = current_call()
+        runs = [partial(self._executor.run, found, one, settings, call) for one in checked]
+        return run_all(runs, concurrency, self._tracebacks)
+
     def list_programs(self, session: Session | None) -> dict[str, Any]:
         """List the programs of this session and those of the application."""
         programs: list[dict[str, Any]] = [
@@ -163,13 +234,13 @@ class DspyApp:
             for p in self._application
         ]
         if session is not None:
-            programs += self._programs(session).listed()
+            programs += self.programs(session).listed()
         return {"programs": sorted(programs, key=lambda listed: str(listed["program"]))}
 
     def get_program_info(self, program: str, session: Session | None) -> dict[str, Any]:
         """Say what a program takes and returns, as JSON schemas, and what it runs with."""
-        found = self._find(program, session)
-        settings = self._settings(program, session)
+        found = self.find(program, session)
+        settings = self.settings(program, session)
         return {
             "program": found.id,
             "scope": found.scope,
@@ -179,6 +250,8 @@ class DspyApp:
             "inputs": json_schema(found.inputs),
             "outputs": json_schema(found.outputs),
             "demos": plain(found.demos),
+            "memory": None if found.memory is None else found.memory.told(),
+            "version": None if found.record is None else found.record.version,
             "model": settings.name if isinstance(settings, LmSettings) else None,
         }
 
@@ -186,7 +259,7 @@ class DspyApp:
         """Delete a program of this session, and its LM settings."""
         if program in self._application:
             raise invalid_param("program", f"{program!r} is the application's; it cannot be deleted")
-        self._programs(session).delete(program)
+        self.programs(session).delete(program)
         _forget_lm(session, f"{_LM}.{program}")
         return {"program": program}
 
@@ -222,21 +295,30 @@ class DspyApp:
             session.state.pop(key, None)
         return {"keys": sorted(session.state)}
 
-    def _programs(self, session: Session) -> SessionPrograms:
-        return SessionPrograms(session, self._application, self._signatures)
+    def programs(self, session: Session) -> SessionPrograms:
+        """Those of a session, inside a call of it."""
+        return SessionPrograms(session, self._builder)
 
-    def _find(self, id: str, session: Session | None) -> Program:
+    def check_new(self, id: str, session: Session, replace: bool) -> None:
+        """Raises DspexError ``program_exists`` where no program may be made of this id."""
+        if id in self._application:
+            raise program_exists(id, "is registered by the application")
+        if id in self.programs(session) and not replace:
+            raise program_exists(id, "exists in this session; say replace: true")
+
+    def find(self, id: str, session: Session | None) -> Program:
+        """Raises DspexError ``program_not_found``."""
         if id in self._application:
             return self._application.get(id)
         if session is None:
             raise program_not_found(id)
-        return self._programs(session).get(id)
+        return self.programs(session).get(id)
 
     def _prepared(self, program: str, session: Session | None) -> tuple[Program, LmSettings | DspexError]:
-        found = self._find(program, session)
-        return found, self._settings(program, session)
+        found = self.find(program, session)
+        return found, self.settings(program, session)
 
-    def _settings(self, program: str, session: Session | None) -> LmSettings | DspexError:
+    def settings(self, program: str, session: Session | None) -> LmSettings | DspexError:
         """What the program's LM is made from: the program's own settings, else the session's, else the default."""
         stored = api_key = None
         lost = False

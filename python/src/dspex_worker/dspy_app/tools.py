@@ -69,7 +69,7 @@ class ApplicationTool(dspy.Tool):
     async def acall(self, **arguments: Any) -> Any:
         """What an LM is told of its use: the result, or what went wrong, without the traceback."""
         try:
-            return _plain(await self.use(**arguments))
+            return for_lm(await self.use(**arguments))
         except Exception as error:  # noqa: BLE001 - whatever a tool raises, the LM may do something about it
             return f"Execution error in {self.name}: {message_of(error)}"[:10_000]
 
@@ -158,7 +158,7 @@ def _tool(name: str, description: str | None = None, schema: Mapping[str, Any] |
         except Exception as error:  # noqa: BLE001 - a reference that leads nowhere, or in a circle
             raise ValidationError(f"the tool's schema cannot be used: {type(error).__name__}") from None
         try:
-            return _plain(await current_call().ask(name, arguments))
+            return for_lm(await current_call().ask(name, arguments))
         except DspexError as error:
             if error.code == "unknown_method":
                 raise ToolLost(error) from None
@@ -167,14 +167,14 @@ def _tool(name: str, description: str | None = None, schema: Mapping[str, Any] |
     return ClientTool(ask, name=name, desc=" ".join(filter(None, told)), args=dict(schema["properties"]), arg_types={})
 
 
-def _plain(value: Any) -> Any:
+def for_lm(value: Any) -> Any:
     """A tool's result, as an LM can be told of it."""
     if isinstance(value, bytes):
         return f"({len(value)} bytes)"
     if isinstance(value, date):
         return value.isoformat()
     if isinstance(value, Mapping):
-        return {key: _plain(held) for key, held in value.items()}
+        return {key: for_lm(held) for key, held in value.items()}
     if isinstance(value, list):
-        return [_plain(held) for held in value]
+        return [for_lm(held) for held in value]
     return value

@@ -167,13 +167,17 @@ class Client(Peer):
 
     def takes_alone(self, call: Call) -> bool:
         """Whether a call whose turn in its session is next takes it alone."""
-        return self._is_first(call) or not call.spec.read_only
+        return self._is_first(call) or not call.spec.read_only or _writes(call)
 
     def starting(self, call: Call) -> None:
         """Take note that a call starts: it is its session's first where none before it has committed since a reset."""
         if self._is_first(call):
             assert call.session is not None
             call.first = True
+            thaw(call.session)
+        if _writes(call):
+            assert call.session is not None
+            call.writes = True
             thaw(call.session)
 
     def _is_first(self, call: Call) -> bool:
@@ -314,6 +318,11 @@ class Client(Peer):
     def _too_late(self) -> None:
         self.protocol_error(None, "hello did not come in time", "handshake_required")
         self.channel.end()
+
+
+def _writes(call: Call) -> bool:
+    """Whether a call of a read-only method writes nevertheless."""
+    return call.session is not None and call.spec.writes is not None and call.spec.writes(call)
 
 
 def _waiting_sessions(call: Call | None) -> list[Record]:

@@ -1,0 +1,89 @@
+"""The methods about programs as data, and about their versions."""
+
+from __future__ import annotations
+
+from dataclasses import replace as replaced
+from typing import TYPE_CHECKING, Any
+
+from dspex_worker.dspy_app.errors import invalid_param
+from dspex_worker.dspy_app.exchange import dspy_state, exported, imported
+from dspex_worker.dspy_app.programs import check_id, new_id
+from dspex_worker.dspy_app.records import Record
+from dspex_worker.dspy_app.session_programs import SessionPrograms
+from dspex_worker.dspy_app.settings import LmSettings
+from dspex_worker.session import Session
+
+if TYPE_CHECKING:
+    from dspex_worker.app import App
+    from dspex_worker.dspy_app.methods import DspyApp
+
+
+class VersionMethods:
+    """Exports and imports programs, lists their versions and chooses one."""
+
+    def __init__(self, dspy_app: DspyApp) -> None:
+        self._dspy_app = dspy_app
+
+    def register(self, app: App) -> None:
+        """Add them to the application."""
+        for reader in (self.export_program, self.list_versions):
+            app.method(name=reader.__name__, read_only=True, retry="safe", inline=True)(reader)
+        for writer in (self.import_program, self.use_version):
+            app.method(name=writer.__name__, retry="safe", inline=True)(writer)
+
+    def export_program(self, session: Session, program: str, version: int | None = None) -> dict[str, Any]:
+        """Return a program of this session as data, without any key: what it is made of, and what is said of it."""
+        record = self._dspy_app.programs(session).record(program, version)
+        settings = self._dspy_app.settings(program, session)
+        return exported(record, settings.name if isinstance(settings, LmSettings) else None)
+
+    def import_program(
+        self,
+        session: Session,
+        data: dict[str, Any],
+        id: str | None = None,
+        signature: Any = None,
+        module: str = "predict",
+        parameters: dict[str, Any] | None = None,
+        replace: bool = False,
+    ) -> dict[str, Any]:
+        """Make a program in this session of exported data, or of the JSON that DSPy's ``module.save`` writes.
+
+        DSPy's tells no types: it is for a signature that is given, or for the program ``id`` of this session, which has
+        a new version then. ``ignored`` names what of it was left out: LM settings and traces.
+        """
+        programs = self._dspy_app.programs(session)
+        id = new_id() if id is None else check_id(id)
+        ignored: list[str] = []
+        if "format" in data:
+            if signature is not None:
+                raise invalid_param("signature", "is in the data")
+            self._dspy_app.check_new(id, session, replace)
+            record = imported(data)
+        else:
+            if signature is not None:
+                self._dspy_app.check_new(id, session, replace)
+                record = Record(signature, module, None, None, parameters=parameters)
+            else:
+                record = _made_of(programs.record(id))
+            state, ignored = dspy_state(data, programs.build(id, record).for_call())
+            record = replaced(record, state=state)
+        program = programs.put(id, replaced(record, source="imported"))
+        version = programs.record(id).version
+        return {"program": id, "version": version, "signature": program.signature, "ignored": ignored}
+
+    def list_versions(self, session: Session, program: str) -> dict[str, Any]:
+        """List the versions of a program of this session, the last first."""
+        return {"program": program, "versions": self._dspy_app.programs(session).versions(program)}
+
+    def use_version(self, session: Session, program: str, version: int) -> dict[str, Any]:
+        """Go on with another version of a program of this session."""
+        programs: SessionPrograms = self._dspy_app.programs(session)
+        programs.use(program, version)
+        return {"program": program, "version": version}
+
+
+def _made_of(record: Record) -> Record:
+    """A new version's record, of the same signature and module."""
+    made_of = (record.signature, record.module, record.instructions)
+    return Record(*made_of, None, tools=record.tools, parameters=record.parameters, memory=record.memory)
