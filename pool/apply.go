@@ -15,9 +15,16 @@ func (p *Pool) Apply(s Settings) error {
 }
 
 // Resize changes how many workers there are. Those that are too many end as planned, the ones with the fewest sessions first, and Size workers stay ready; what waited
-// for them goes elsewhere, what runs finishes.
+// for them goes elsewhere, what runs finishes. What is below 0 stays as it is.
 func (p *Pool) Resize(size, maxOverflow int) error {
-	return p.apply(func(now *Settings) { now.Size, now.MaxOverflow = size, maxOverflow })
+	return p.apply(func(now *Settings) {
+		if size >= 0 {
+			now.Size = size
+		}
+		if maxOverflow >= 0 {
+			now.MaxOverflow = maxOverflow
+		}
+	})
 }
 
 func (p *Pool) apply(change func(*Settings)) error {

@@ -90,3 +90,16 @@ func TestFiguresFit(t *testing.T) {
 	}
 	at.answer(nil)
 }
+
+// Two that resize at once, each another figure, both have what they asked for.
+func TestResizeOfOneFigure(t *testing.T) {
+	r := ready(t)
+	for _, one := range [][2]int{{2, -1}, {-1, 3}} {
+		if err := r.pool.Resize(one[0], one[1]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if s := r.pool.Snapshot(); s.Size != 2 || s.MaxOverflow != 3 {
+		t.Errorf("size %d, max_overflow %d", s.Size, s.MaxOverflow)
+	}
+}

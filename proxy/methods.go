@@ -83,6 +83,7 @@ type Client struct {
 // Call is what is known of one call in flight.
 type Call struct {
 	Connection, Method, Session, Worker, State string
+	Owner                                      string // of the session
 	ID                                         uint64
 	UID                                        int
 	Age                                        time.Duration
@@ -121,7 +122,7 @@ func (s *Server) Calls() []Call {
 				continue // the sidecar's own, answered within the call
 			}
 			out = append(out, Call{
-				Connection: c.id, ID: k.id, Method: method, Session: k.key.ID, Worker: worker, State: state, UID: c.uid, Age: time.Since(k.since),
+				Connection: c.id, ID: k.id, Method: method, Session: k.key.ID, Owner: k.key.Owner, Worker: worker, State: state, UID: c.uid, Age: time.Since(k.since),
 			})
 		}
 	}

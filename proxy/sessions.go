@@ -172,11 +172,11 @@ func (s *Server) sessionMove(who *Caller, params []byte) (any, error) {
 		Owner   string `msgpack:"owner"`
 		Worker  string `msgpack:"worker"`
 	}
-	if err := wire.Unmarshal(params, &p); err != nil {
-		return nil, err
-	}
 	if !who.Admin {
 		return nil, wire.Errorf(wire.CodePermissionDenied, "only administrators move sessions (listen.admin_uids)")
+	}
+	if err := wire.Unmarshal(params, &p); err != nil {
+		return nil, err
 	}
 	key, err := keyOf(who, p.Session, p.Owner)
 	if err != nil {

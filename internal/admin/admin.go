@@ -47,12 +47,15 @@ type Admin struct {
 	life  context.Context //nolint:containedctx // its own life: what takes time ends with it
 	end   context.CancelFunc
 	tasks sync.WaitGroup
+
+	mu      sync.Mutex  // guards what follows
+	readers map[int]int // of events, by uid
 }
 
 // New makes it; the sidecar's uptime counts from here.
 func New(cfg Config) *Admin {
 	cfg.Look = cmp.Or(cfg.Look, time.Second)
-	a := &Admin{cfg: cfg, since: time.Now()}
+	a := &Admin{cfg: cfg, since: time.Now(), readers: make(map[int]int)}
 	a.life, a.end = context.WithCancel(context.Background())
 	a.tasks.Go(a.watchHealth)
 	return a
@@ -153,7 +156,7 @@ func (a *Admin) clients(who *proxy.Caller) (any, error) {
 func (a *Admin) calls(who *proxy.Caller) (any, error) {
 	list := []map[string]any{}
 	for _, c := range a.cfg.Server.Calls() {
-		if !who.Admin && c.UID != who.UID {
+		if !who.Admin && (c.UID != who.UID || c.Session != "" && c.Owner != who.Owner) { // others of a uid hold sessions by tokens
 			continue
 		}
 		list = append(list, map[string]any{

@@ -38,7 +38,7 @@ func forAdmins[P any](f func(who *proxy.Caller, p P) (any, error)) proxy.Method 
 }
 
 // later makes a Method of a function that takes its time, as long as the call has.
-func later[P any](a *Admin, admins bool, f func(ctx context.Context, p P) (any, error)) proxy.Method {
+func later[P any](a *Admin, admins bool, f func(ctx context.Context, who *proxy.Caller, p P) (any, error)) proxy.Method {
 	return func(batch *wire.Batch, who *proxy.Caller, params []byte, reply proxy.Reply) {
 		p, err := read[P](who, admins, params)
 		if err != nil {
@@ -55,7 +55,7 @@ func later[P any](a *Admin, admins bool, f func(ctx context.Context, p P) (any, 
 				ctx, end = context.WithDeadlineCause(ctx, deadline, late)
 				defer end()
 			}
-			result, err := f(ctx, p)
+			result, err := f(ctx, who, p)
 			var b wire.Batch
 			reply(&b, result, err)
 			b.Flush()
@@ -130,22 +130,23 @@ func (a *Admin) resize(who *proxy.Caller, p struct {
 	MaxOverflow *int `msgpack:"max_overflow"`
 },
 ) (any, error) {
-	s := a.cfg.Pool.Snapshot()
-	size, overflow := s.Size, s.MaxOverflow
+	const stays = -1
+	size, overflow := stays, stays
 	if p.Size != nil {
 		size = *p.Size
 	}
 	if p.MaxOverflow != nil {
 		overflow = *p.MaxOverflow
 	}
-	if size < 1 || size > mostWorkers || overflow < 0 || overflow > mostWorkers {
+	if p.Size != nil && size < 1 || size > mostWorkers || p.MaxOverflow != nil && overflow < 0 || overflow > mostWorkers {
 		return nil, wire.Errorf(wire.CodeInvalidParams, "size is 1 to %d and max_overflow 0 to %d", mostWorkers, mostWorkers)
 	}
 	if err := a.cfg.Pool.Resize(size, overflow); err != nil {
 		return nil, wire.Errorf(wire.CodeInvalidParams, "%v", err)
 	}
-	a.cfg.Log.Info("pool resized", "size", size, "max_overflow", overflow, "uid", who.UID)
-	return map[string]any{"size": size, "max_overflow": overflow}, nil
+	s := a.cfg.Pool.Snapshot()
+	a.cfg.Log.Info("pool resized", "size", s.Size, "max_overflow", s.MaxOverflow, "uid", who.UID)
+	return map[string]any{"size": s.Size, "max_overflow": s.MaxOverflow}, nil
 }
 
 func (a *Admin) logLevel(who *proxy.Caller, p struct {
@@ -181,7 +182,7 @@ func (p drainParam) limit(usual time.Duration) (time.Duration, error) {
 }
 
 // drain has calls in flight finish and takes no others; the sidecar stays, and answers administrators.
-func (a *Admin) drain(ctx context.Context, p drainParam) (any, error) {
+func (a *Admin) drain(ctx context.Context, _ *proxy.Caller, p drainParam) (any, error) {
 	limit, err := p.limit(a.cfg.DrainLimit())
 	if err != nil {
 		return nil, err
@@ -206,7 +207,7 @@ func (a *Admin) shutdown(who *proxy.Caller, p drainParam) (any, error) {
 	return map[string]any{"drain_ms": limit.Milliseconds()}, nil
 }
 
-func (a *Admin) stacks(ctx context.Context, p workerParam) (any, error) {
+func (a *Admin) stacks(ctx context.Context, _ *proxy.Caller, p workerParam) (any, error) {
 	found, ok := a.cfg.Pool.Stacks(ctx, p.Worker)
 	if !ok {
 		return nil, p.missing()
@@ -237,7 +238,12 @@ func (a *Admin) trace(ctx context.Context, who *proxy.Caller, params []byte, sen
 	wants := func(e *events.Event) bool {
 		return e.Kind == "frame" && e.Topic == p.Session && (p.Owner == "" || e.Owner == p.Owner)
 	}
+	leave, err := a.join(who)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
 	r := a.cfg.Events.Read(traced, true, wants, a.cfg.Metrics.EventsLost.Inc)
 	defer r.Close()
-	return nil, forward(ctx, r, nil, nil, send)
+	return nil, forward(ctx, who, r, nil, nil, send)
 }

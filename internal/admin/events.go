@@ -16,6 +16,8 @@ const (
 	// poolEvery is how often a reader gets a pool event that does not say otherwise.
 	poolEvery  = 10 * time.Second
 	leastEvery = 100 * time.Millisecond
+	// mostReaders is how many streams of events, traces included, one uid has at a time: each holds what waits for it.
+	mostReaders = 32
 )
 
 // kinds are the events that sidecar.events tells.
@@ -47,26 +49,49 @@ func (a *Admin) events(ctx context.Context, who *proxy.Caller, params []byte, se
 		mine := e.Owner == "" || who.Admin || e.Owner == who.Owner
 		return e.Kind != "frame" && wanted(e.Kind) && mine
 	}
+	leave, err := a.join(who)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
 	r := a.cfg.Events.Read(waitingEvents, false, wants, a.cfg.Metrics.EventsLost.Inc)
 	defer r.Close()
 	if !wanted("pool") {
-		return nil, forward(ctx, r, nil, nil, send)
+		return nil, forward(ctx, who, r, nil, nil, send)
 	}
 	tick := time.NewTicker(every)
 	defer tick.Stop()
 	if err := send(a.poolEvent()); err != nil {
 		return nil, err
 	}
-	return nil, forward(ctx, r, tick.C, a.poolEvent, send)
+	return nil, forward(ctx, who, r, tick.C, a.poolEvent, send)
+}
+
+// join notes a reader, or says that its uid has too many. Leave ends that.
+func (a *Admin) join(who *proxy.Caller) (leave func(), err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.readers[who.UID] >= mostReaders {
+		return nil, wire.Errorf(wire.CodeQueueFull, "uid %d reads %d streams of events already, the most that it may", who.UID, mostReaders).
+			With("limit", mostReaders).With("retry_after_ms", 1000)
+	}
+	a.readers[who.UID]++
+	return func() {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		if a.readers[who.UID]--; a.readers[who.UID] == 0 {
+			delete(a.readers, who.UID)
+		}
+	}, nil
 }
 
 // forward sends what a reader gets, and at each tick what is made then, until ctx is done. A reader that has lost events is told how many, with the next.
-func forward(ctx context.Context, r *events.Reader, tick <-chan time.Time, atTick func() map[string]any, send func(any) error) error {
+func forward(ctx context.Context, who *proxy.Caller, r *events.Reader, tick <-chan time.Time, atTick func() map[string]any, send func(any) error) error {
 	for {
 		var item map[string]any
 		select {
 		case e := <-r.Events():
-			item = e.Fields
+			item = e.For(who.Admin)
 		case <-tick:
 			item = atTick()
 		case <-ctx.Done():
@@ -100,9 +125,10 @@ func (a *Admin) watchHealth() {
 	last := ""
 	for {
 		s := a.cfg.Pool.Snapshot()
-		status, reasons := a.judge(&s)
+		status, reasons := a.judge(&s, true)
 		if status != last {
-			a.healthChanged(last, status, reasons)
+			_, public := a.judge(&s, false)
+			a.healthChanged(last, status, reasons, public)
 			last = status
 		}
 		if s.Lazy || s.Ready() > 0 {
@@ -119,11 +145,14 @@ func (a *Admin) watchHealth() {
 	}
 }
 
-func (a *Admin) healthChanged(from, to string, reasons []string) {
+func (a *Admin) healthChanged(from, to string, reasons, public []string) {
 	if from != "" && to == healthy {
 		a.cfg.Log.Info("healthy again", "was", from)
 	} else if from != "" {
 		a.cfg.Log.Warn("health has changed", "status", to, "was", from, "reasons", reasons)
 	}
-	a.cfg.Events.Publish(events.Event{Kind: "health", Fields: map[string]any{"status": to, "was": wire.OrNil(from), "reasons": reasons}})
+	fields := func(reasons []string) map[string]any {
+		return map[string]any{"status": to, "was": wire.OrNil(from), "reasons": reasons}
+	}
+	a.cfg.Events.Publish(events.Event{Kind: "health", Fields: fields(reasons), Public: fields(public)})
 }

@@ -4,9 +4,11 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/dspex/dspex-sidecar/pool"
+	"github.com/dspex/dspex-sidecar/proxy"
 	"github.com/dspex/dspex-sidecar/wire"
 )
 
@@ -21,7 +23,7 @@ const (
 const pingLimit = 5 * time.Second
 
 // health is sidecar.health; with force it asks each worker now.
-func (a *Admin) health(ctx context.Context, p struct {
+func (a *Admin) health(ctx context.Context, who *proxy.Caller, p struct {
 	Force bool `msgpack:"force"`
 },
 ) (any, error) {
@@ -32,7 +34,7 @@ func (a *Admin) health(ctx context.Context, p struct {
 		cancel()
 	}
 	s := a.cfg.Pool.Snapshot()
-	status, reasons := a.judge(&s)
+	status, reasons := a.judge(&s, who.Admin)
 	workers := make([]map[string]any, 0, len(s.Workers))
 	for i := range s.Workers {
 		w := &s.Workers[i]
@@ -63,8 +65,8 @@ func worse(a, b string) string {
 	return order[max(slices.Index(order, a), slices.Index(order, b))]
 }
 
-// judge says how the sidecar is, and why.
-func (a *Admin) judge(s *pool.Snapshot) (status string, reasons []string) {
+// judge says how the sidecar is, and why. Those who are no administrators are not told what the configuration has: names, paths, commands.
+func (a *Admin) judge(s *pool.Snapshot, admin bool) (status string, reasons []string) {
 	status, reasons = healthy, []string{}
 	add := func(to, why string) {
 		status = worse(status, to)
@@ -98,9 +100,16 @@ func (a *Admin) judge(s *pool.Snapshot) (status string, reasons []string) {
 		add(degraded, "the session store takes no changes: "+failure)
 	}
 	if _, _, failure := a.cfg.Reloads(); failure != "" {
-		add(degraded, "the configuration in force is the last good one, since the last reload failed: "+failure)
+		why := "the configuration in force is the last good one, since the last reload failed"
+		if admin {
+			why += ": " + failure
+		}
+		add(degraded, why)
 	}
 	for _, why := range a.cfg.Models() {
+		if name, _, ok := strings.Cut(why, ": "); ok && !admin {
+			why = name + " is not as it should be"
+		}
 		add(degraded, why)
 	}
 	return status, reasons

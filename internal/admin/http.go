@@ -62,7 +62,7 @@ func permitted(host string, hosts []string) bool {
 // Ready says whether calls are taken, and what there is to say about it.
 func (a *Admin) Ready() (ready bool, said string) {
 	s := a.cfg.Pool.Snapshot()
-	status, reasons := a.judge(&s)
+	status, reasons := a.judge(&s, false)
 	if a.cfg.Pool.Draining() {
 		return false, "draining"
 	}

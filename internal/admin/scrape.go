@@ -31,7 +31,7 @@ func (a *Admin) scrape() []metrics.Sample {
 	add := func(name string, value float64, labels ...string) {
 		out = append(out, metrics.Sample{Name: name, Labels: labels, Value: value})
 	}
-	status, _ := a.judge(&s)
+	status, _ := a.judge(&s, false)
 	for _, one := range []string{healthy, degraded, unhealthy} {
 		add("dspex_health", yes(one == status), "status", one)
 	}

@@ -268,7 +268,7 @@ func (s *sidecar) tellReload(o *outcome) {
 	if o.err != nil {
 		reason = describe(o.err)
 	}
-	s.events.Publish(events.Event{Kind: "reload", Fields: map[string]any{
-		"result": o.kind(), "changed": changed, "generation": o.generation, "asked_by": o.why, "reason": reason,
-	}})
+	fields := map[string]any{"result": o.kind(), "changed": changed, "generation": o.generation, "asked_by": o.why, "reason": reason}
+	public := map[string]any{"result": o.kind(), "generation": o.generation, "asked_by": o.why} // no names, paths or commands
+	s.events.Publish(events.Event{Kind: "reload", Fields: fields, Public: public})
 }

@@ -15,6 +15,15 @@ type Event struct {
 	Owner  string // of the session that it is about; "" where it is about none
 	Topic  string // what readers may choose by, beside the kind; for a frame its session
 	Fields map[string]any
+	Public map[string]any // what those are told of it who are no administrators; nil: all of Fields
+}
+
+// For is what a reader is told of it.
+func (e *Event) For(admin bool) map[string]any {
+	if admin || e.Public == nil {
+		return e.Fields
+	}
+	return e.Public
 }
 
 // Hub passes events on. The zero Hub is ready; a nil one has no readers.
@@ -37,11 +46,14 @@ func (h *Hub) Publish(e Event) {
 	if !h.Heard() {
 		return
 	}
-	if _, timed := e.Fields["at"]; !timed {
-		fields := make(map[string]any, len(e.Fields)+2)
-		maps.Copy(fields, e.Fields)
-		fields["event"], fields["at"] = e.Kind, time.Now()
-		e.Fields = fields
+	now := time.Now()
+	for _, fields := range []*map[string]any{&e.Fields, &e.Public} {
+		if _, timed := (*fields)["at"]; *fields != nil && !timed {
+			whole := make(map[string]any, len(*fields)+2)
+			maps.Copy(whole, *fields)
+			whole["event"], whole["at"] = e.Kind, now
+			*fields = whole
+		}
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
