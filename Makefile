@@ -22,7 +22,7 @@ export HYPOTHESIS_STORAGE_DIRECTORY := $(CURDIR)/$(PREFIX)/cache/hypothesis
 .SUFFIXES:
 .DEFAULT_GOAL := help
 .PHONY: help build sidecar setup setup-runtime setup-demo setup-test setup-bench demo run test test-long lint fmt \
-        fuzz bench bench-growth bench-state wheels lock clean
+        fuzz bench bench-growth bench-state wheels packages lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -107,6 +107,10 @@ $(NODE_READY): $(NODE)/package.json $(NODE)/package-lock.json
 
 wheels: setup-test ## Make the wheels of `dspex` and `dspex-worker` in build/wheels
 	$(VENV)/bin/python -m pip wheel --quiet --no-deps --no-build-isolation -w $(PREFIX)/wheels ./clients/python ./python
+
+packages: wheels $(NODE_READY) ## The same, and the package of the Node client, in build/packages
+	@mkdir -p $(PREFIX)/packages && cp $(PREFIX)/wheels/*.whl $(PREFIX)/packages/
+	@cd $(NODE) && npm run --silent build && npm pack --silent --ignore-scripts --pack-destination ../../$(PREFIX)/packages
 
 lock: ## Write requirements/*.txt anew from requirements/*.in (LOCK=--upgrade: newest versions)
 	@test -x $(PREFIX)/tools/uv/bin/uv || { $(PYTHON) -m venv $(PREFIX)/tools/uv && \

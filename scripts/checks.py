@@ -86,7 +86,8 @@ def python_lint() -> list[Step]:
             steps.append(
                 Step(f"mypy {tree[0].removesuffix('/src')}", ["env", f"MYPYPATH={path}", tool("mypy"), *folders])
             )
-    return steps
+    # Of both clients: it takes the compiler of Node's.
+    return [*steps, Step("reference pages", [tool("python"), "scripts/reference.py", "--check"])]
 
 
 def pytest(name: str, *folders: str) -> list[Step]:
