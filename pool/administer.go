@@ -109,19 +109,18 @@ func (p *Pool) Stacks(ctx context.Context, id string) (*WorkerStacks, bool) {
 	proc := w.proc
 	now := time.Now()
 	out := &WorkerStacks{}
-	var calls []*Call
 	var ids []uint64
 	for id, c := range w.calls {
-		calls, ids = append(calls, c), append(ids, id)
+		ids = append(ids, id)
 		out.Calls = append(out.Calls, CallStacks{Connection: c.Connection, Request: c.Request, Method: c.method.Name, Since: now.Sub(c.sent)})
 	}
 	p.mu.Unlock()
 	q := &inquiry{answered: make(chan struct{})}
-	if len(calls) > 0 && p.askWhere(w, calls, q) {
+	if len(ids) > 0 && p.askWhere(w, ids, q) {
 		select {
 		case <-q.answered:
-			for i := range out.Calls {
-				out.Calls[i].Stacks = q.stacks[ids[i]]
+			for i, id := range ids {
+				out.Calls[i].Stacks = q.stacks[id]
 			}
 		case <-ctx.Done():
 		case <-time.After(liveWait):

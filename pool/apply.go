@@ -11,23 +11,23 @@ import (
 // queue that is longer than the new limit is only let shrink. What a worker is told when it starts (Concurrency, MaxFrame) counts for workers that start later, as
 // does StartTimeout.
 func (p *Pool) Apply(s Settings) error {
-	return p.apply(func(now *Settings) { *now = s })
+	return p.change(func(now *Settings) { *now = s }, p.saidLocked)
 }
 
 // Resize changes how many workers there are. Those that are too many end as planned, the ones with the fewest sessions first, and Size workers stay ready; what waited
-// for them goes elsewhere, what runs finishes. What is below 0 stays as it is.
+// for them goes elsewhere, what runs finishes. What is below 0 stays as it is. It lasts until settings say something else of these two than they did before.
 func (p *Pool) Resize(size, maxOverflow int) error {
-	return p.apply(func(now *Settings) {
+	return p.change(func(now *Settings) {
 		if size >= 0 {
 			now.Size = size
 		}
 		if maxOverflow >= 0 {
 			now.MaxOverflow = maxOverflow
 		}
-	})
+	}, p.applyLocked)
 }
 
-func (p *Pool) apply(change func(*Settings)) error {
+func (p *Pool) change(change func(*Settings), inForceLocked func(*Settings)) error {
 	var batch wire.Batch
 	defer batch.Flush()
 	p.mu.Lock()
@@ -37,11 +37,30 @@ func (p *Pool) apply(change func(*Settings)) error {
 	if err := next.check(); err != nil {
 		return err
 	}
-	p.applyLocked(&next.Settings)
+	inForceLocked(&next.Settings)
 	p.ensureLocked()
 	p.trimLocked(&batch)
 	p.changedLocked()
 	return nil
+}
+
+// saidLocked puts in force what settings say.
+func (p *Pool) saidLocked(s *Settings) {
+	meant := p.meantLocked(s)
+	p.said = *s
+	p.applyLocked(&meant)
+}
+
+// meantLocked is what settings amount to beside a Resize.
+func (p *Pool) meantLocked(s *Settings) Settings {
+	meant := *s
+	if s.Size == p.said.Size {
+		meant.Size = p.cfg.Settings.Size
+	}
+	if s.MaxOverflow == p.said.MaxOverflow {
+		meant.MaxOverflow = p.cfg.Settings.MaxOverflow
+	}
+	return meant
 }
 
 // applyLocked puts settings in force, which have been checked.

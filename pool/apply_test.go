@@ -59,6 +59,27 @@ func TestResizeUp(t *testing.T) {
 	}
 }
 
+// What a resize did stays until settings say something else of it than they did before.
+func TestResizeStays(t *testing.T) {
+	r := ready(t)
+	r.resize(3, 0)
+	same := r.settings
+	same.QueueLimit = 10
+	r.prepare(same, nil).Commit()
+	if err := r.pool.Apply(same); err != nil {
+		t.Fatal(err)
+	}
+	if s := r.pool.Snapshot(); s.Size != 3 {
+		t.Errorf("size is %d", s.Size)
+	}
+	other := same
+	other.Size = 2
+	r.prepare(other, nil).Commit()
+	r.readyWorkers(2)
+	r.prepare(r.settings, nil).Commit() // 1, as it was before
+	r.readyWorkers(1)
+}
+
 // The workers with the fewest sessions go. What runs at them finishes, what waits behind it goes elsewhere, and their sessions do not notice.
 func TestResizeDown(t *testing.T) {
 	r := ready(t, func(s *setup) { s.Size = 4 })

@@ -82,10 +82,10 @@ func (n *Next) await(ctx context.Context) error {
 			}
 		}
 		failure = g.failure
-		for want := n.wanted(ready); failure == nil && !p.closing && len(g.workers) < want; {
+		for want := n.wantedLocked(ready); failure == nil && !p.closing && len(g.workers) < want; {
 			p.startLocked(g, &n.settings, false)
 		}
-		return failure != nil || p.closing || ready >= n.settings.Size
+		return failure != nil || p.closing || ready >= p.meantLocked(&n.settings).Size
 	})
 	switch {
 	case err != nil:
@@ -101,12 +101,12 @@ func (n *Next) await(ctx context.Context) error {
 	return nil
 }
 
-// wanted is how many workers are to be there, or starting: one until that has shown that they can.
-func (n *Next) wanted(ready int) int {
+// wantedLocked is how many workers are to be there, or starting: one until that has shown that they can.
+func (n *Next) wantedLocked(ready int) int {
 	if ready == 0 {
 		return 1
 	}
-	return n.settings.Size
+	return n.pool.meantLocked(&n.settings).Size
 }
 
 // GiveUp ends the workers of the new generation. The channel is closed when nothing is left of them.
@@ -142,7 +142,7 @@ func (n *Next) Commit() (gone <-chan struct{}) {
 		}
 		return nil
 	}
-	p.applyLocked(&n.settings)
+	p.saidLocked(&n.settings)
 	var old []*Worker
 	if g != nil {
 		gone = p.current.gone

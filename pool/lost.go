@@ -47,7 +47,7 @@ func (p *Pool) ended(w *Worker, proc Process, cause error) {
 		return
 	}
 	planned := w.state == workerDraining && w.why == ""
-	failed := starting && !lostWithOthers(proc)
+	failed := starting && w.end != endKilled && !lostWithOthers(proc)
 	calls := p.removeLocked(w, failed, planned, &batch)
 	if failed && !p.closing {
 		p.startFailedLocked(w, lastOutput(proc, cause), reason)

@@ -22,7 +22,6 @@ type Method struct {
 	RetrySafe bool           `msgpack:"-" json:"-"`
 }
 
-
 // What a method says of a session and of a stream. One that wants no session runs in one as well: in its turn, at the
 // worker that the session is pinned to.
 const (

@@ -3,11 +3,14 @@ package pool_test
 import (
 	"context"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/dspex/dspex-sidecar/pool"
+	"github.com/dspex/dspex-sidecar/pool/pooltest"
 	"github.com/dspex/dspex-sidecar/wire"
+	"github.com/dspex/dspex-sidecar/wire/wiretest"
 )
 
 // A pause holds calls back without costing them anything but time.
@@ -123,5 +126,69 @@ func TestPing(t *testing.T) {
 	defer cancel()
 	if took := r.pool.Ping(ctx); len(took) != 1 || took["worker_1"] >= 0 {
 		t.Errorf("%v", took)
+	}
+}
+
+// A worker that is killed while it starts is no failure of the start: what waits gets its replacement.
+func TestKillWorkerThatStarts(t *testing.T) {
+	var answers atomic.Bool
+	asked := make(chan struct{}, 10)
+	r := start(t, func(s *setup) {
+		s.starter.Hello = func(w *pooltest.Worker, m wiretest.Message) {
+			asked <- struct{}{}
+			if answers.Load() {
+				w.Answer(m, s.starter.Greeting())
+			}
+		}
+	})
+	<-asked
+	c := r.run("echo", nil)
+	r.waiting(1)
+	answers.Store(true)
+	if !r.pool.KillWorker("worker_1", "somebody wants it") {
+		t.Fatal("no worker")
+	}
+	c.ok()
+}
+
+// Calls that are run again elsewhere meanwhile have other ids there.
+func TestStacksOfWorkerThatDies(t *testing.T) {
+	r := ready(t, func(s *setup) {
+		s.Size, s.Concurrency = 2, 50
+		s.starter.Where = func(w *pooltest.Worker, m wiretest.Message) {
+			w.Answer(m, map[string]any{"stacks": slices.Repeat([]string{"here"}, len(asked(m)))})
+		}
+	})
+	for range 10 {
+		r.readyWorkers(2)
+		var calls []*call
+		for range 40 {
+			calls = append(calls, r.run("safe", nil))
+		}
+		name := r.names()[0]
+		killed := make(chan struct{})
+		go func() {
+			defer close(killed)
+			r.starter.Named(name).Kill()
+		}()
+		for range 20 {
+			r.pool.Stacks(t.Context(), name)
+		}
+		<-killed
+		done := make(chan struct{})
+		go func() {
+			for {
+				select {
+				case j := <-r.jobs:
+					j.answer(nil)
+				case <-done:
+					return
+				}
+			}
+		}()
+		for _, c := range calls {
+			c.ok()
+		}
+		close(done)
 	}
 }

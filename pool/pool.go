@@ -12,7 +12,7 @@ import (
 
 // Pool keeps workers and gives calls to them. Make it with New, end it with Close.
 type Pool struct {
-	cfg     Config          // of which mu guards Settings: Apply changes them
+	cfg     Config          // of which mu guards Settings: Apply and Resize change them
 	life    context.Context //nolint:containedctx // the pool's own life: starts of workers end with it
 	kill    context.CancelFunc
 	tasks   sync.WaitGroup
@@ -23,6 +23,7 @@ type Pool struct {
 	open     atomic.Int64 // what a drain waits for: calls whose handler does not know their end, and turns
 
 	mu         sync.Mutex // guards what follows, and what flows, calls and workers say it does
+	said       Settings   // as they were last applied, before any Resize
 	workers    []*Worker  // those that are not dead, but for those of next
 	current    *generation
 	next       *generation // nil: none is getting ready
@@ -72,6 +73,7 @@ func New(cfg Config) (*Pool, error) {
 		cfg: cfg, wake: make(chan struct{}, 1), stopped: make(chan struct{}), applied: make(chan struct{}), changed: make(chan struct{}),
 		owners: make(map[string]*owner), waitingAny: newTurns(), suspects: newTurns(), timers: newTimers(), mostSize: cfg.Settings.Size,
 	}
+	p.said = p.cfg.Settings
 	p.suspects.left = p.suspectLeftLocked
 	cfg.Metrics.WorkerStarts(cfg.Name)
 	for _, end := range endReasons() { // at 0: what increases is seen from there on alone

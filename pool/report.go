@@ -57,11 +57,15 @@ func (p *Pool) report(w *Worker) {
 		calls = slices.DeleteFunc(calls, func(c *Call) bool { return !goesOn(c) })
 		w.unreported = nil
 		w.reporting = len(calls) > 0
+		ids := make([]uint64, len(calls))
+		for i, c := range calls {
+			ids[i] = c.id
+		}
 		p.mu.Unlock()
 		if len(calls) == 0 {
 			return
 		}
-		w.inquiry = p.inquire(w, calls, w.inquiry)
+		w.inquiry = p.inquire(w, ids, w.inquiry)
 		var batch wire.Batch
 		p.mu.Lock()
 		for _, c := range calls {
@@ -87,7 +91,7 @@ func (c *Call) pending(stacks string) *wire.Error {
 
 // inquire asks a worker where calls are. Where its loop does not answer, the process is asked for all its stacks. A loop that has
 // not got to the last question is blocked as it was.
-func (p *Pool) inquire(w *Worker, calls []*Call, last *inquiry) *inquiry {
+func (p *Pool) inquire(w *Worker, calls []uint64, last *inquiry) *inquiry {
 	if last != nil && !closed.Is(last.answered) {
 		return last
 	}
@@ -106,12 +110,8 @@ func (p *Pool) inquire(w *Worker, calls []*Call, last *inquiry) *inquiry {
 }
 
 // askWhere sends the question; false where the worker hears nothing any more.
-func (p *Pool) askWhere(w *Worker, calls []*Call, q *inquiry) bool {
-	ids := make([]uint64, len(calls))
-	for i, c := range calls {
-		ids[i] = c.id
-	}
-	params, err := wire.Marshal(map[string]any{"calls": ids})
+func (p *Pool) askWhere(w *Worker, calls []uint64, q *inquiry) bool {
+	params, err := wire.Marshal(map[string]any{"calls": calls})
 	if err != nil {
 		return false
 	}
@@ -126,9 +126,9 @@ func (p *Pool) askWhere(w *Worker, calls []*Call, q *inquiry) bool {
 		var answer struct {
 			Stacks []string `msgpack:"stacks"`
 		}
-		if err == nil && f.Error == nil && wire.Unmarshal(f.Payload, &answer) == nil && len(answer.Stacks) == len(ids) {
-			q.stacks = make(map[uint64]string, len(ids))
-			for i, id := range ids {
+		if err == nil && f.Error == nil && wire.Unmarshal(f.Payload, &answer) == nil && len(answer.Stacks) == len(calls) {
+			q.stacks = make(map[uint64]string, len(calls))
+			for i, id := range calls {
 				q.stacks[id] = answer.Stacks[i]
 			}
 		}

@@ -47,7 +47,8 @@ func (l *Limits) admits(uid int) bool { return l.administers(uid) || slices.Cont
 func (l *Limits) administers(uid int) bool { return slices.Contains(l.AdminUIDs, uid) }
 
 // Apply puts limits in force. What a client has been told, or its connection was made with, stays with the connection: the length of frames, the
-// number of calls, the time limits of reading and writing and what may wait to be written. Who may connect no more is answered permission_denied; calls in flight finish.
+// number of calls, the time limits of reading and writing and what may wait to be written. Who may connect no more is answered permission_denied; calls in flight finish, but
+// for streams of the sidecar's own, which end.
 func (s *Server) Apply(l Limits) { s.limits.Store(&l) }
 
 // Caller is who calls one of the sidecar's own methods.

@@ -19,7 +19,8 @@ func (s *Server) HandleFeed(name string, f Feed) {
 
 // feeding is the credit of such a stream, and its end.
 type feeding struct {
-	stop context.CancelCauseFunc
+	stop  context.CancelCauseFunc
+	admin bool // it began for an administrator
 
 	mu     sync.Mutex // guards what follows
 	credit uint64
@@ -29,14 +30,14 @@ type feeding struct {
 // feed runs a method that streams.
 func (c *conn) feed(f Feed, k *call, params []byte, credit uint32, deadline bool) {
 	ctx, stop := context.WithCancelCause(context.Background())
+	who := c.caller(k)
 	c.mu.Lock()
-	k.feeding = &feeding{stop: stop, credit: uint64(credit), more: make(chan struct{})}
+	k.feeding = &feeding{stop: stop, admin: who.Admin, credit: uint64(credit), more: make(chan struct{})}
 	ending := c.ending
 	c.mu.Unlock()
 	if ending { // who cancels the calls has passed this one by
 		stop(wire.Errorf(wire.CodeCancelled, "the sidecar is ending"))
 	}
-	who := c.caller(k)
 	params = append([]byte(nil), params...)
 	c.server.tasks.Go(func() {
 		defer stop(nil)
@@ -70,6 +71,15 @@ func (k *call) ended(batch *wire.Batch, result any, err error) {
 	k.Finish(batch, nil)
 }
 
+// permitted says whether the caller may have what it was permitted at first: such a stream has no end of its own.
+func (k *call) permitted() error {
+	l, uid := k.conn.server.limits.Load(), k.conn.uid
+	if !l.admits(uid) || k.feeding.admin && !l.administers(uid) {
+		return wire.Errorf(wire.CodePermissionDenied, "uid %d has not the rights any more that the stream began with: see listen.allow_uids and admin_uids", uid)
+	}
+	return nil
+}
+
 // send sends an item when there is credit for it, and little waits to be written.
 func (k *call) send(ctx context.Context, item any) error {
 	payload, err := wire.Marshal(item)
@@ -96,6 +106,9 @@ func (k *call) send(ctx context.Context, item any) error {
 	}
 	if ctx.Err() != nil { // what is sent to a client that has gone costs no time
 		return context.Cause(ctx)
+	}
+	if err := k.permitted(); err != nil {
+		return err
 	}
 	f.mu.Lock()
 	f.credit--

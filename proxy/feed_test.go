@@ -190,3 +190,26 @@ func TestQuiesce(t *testing.T) {
 }
 
 func uid() string { return strconv.Itoa(os.Getuid()) }
+
+// A stream of the sidecar's own ends for who has lost what it was permitted when it began.
+func TestFeedOfWhoAdministersNoMore(t *testing.T) {
+	t.Parallel()
+	for name, lose := range map[string]func(*proxy.Limits){
+		"administers no more": func(l *proxy.Limits) { l.AllowUIDs, l.AdminUIDs = l.AdminUIDs, []int{1 << 20} },
+		"may not call":        func(l *proxy.Limits) { l.AllowUIDs, l.AdminUIDs = nil, nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := feeding(t, map[string]proxy.Feed{"sidecar.numbers": numbers})
+			c := s.connect()
+			id := c.ask("sidecar.numbers", meta{"stream": 1}, nil)
+			c.Receive()
+			l := s.limits
+			lose(&l)
+			s.server.Apply(l)
+			c.Send(wire.KindCredit, id, 10)
+			if m := c.Receive(); m.ID != id || m.Kind != wire.KindResponse || m.Error == nil || m.Error.Code != wire.CodePermissionDenied {
+				t.Errorf("%+v", m)
+			}
+		})
+	}
+}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/dspex/dspex-sidecar/internal/app"
 	"github.com/dspex/dspex-sidecar/internal/cli"
@@ -15,6 +16,9 @@ import (
 
 // version is set when the binary is linked.
 var version = "dev"
+
+// lastWait is longer than the sidecar takes to end at once.
+const lastWait = 5 * time.Second
 
 func main() { os.Exit(run()) }
 
@@ -29,6 +33,8 @@ func run() int {
 		cancel()
 		<-signals
 		close(force)
+		<-time.After(lastWait)
+		os.Exit(1) // something is stuck, such as a disk that does not answer; the keeper ends all that was started
 	}()
 	environ := os.Environ()
 	return cli.Run(ctx, os.Args[1:], cli.Env{
@@ -36,6 +42,7 @@ func run() int {
 		Serve: func(ctx context.Context, o cli.ServeOptions) error {
 			reload := make(chan os.Signal, 1) // others end by SIGHUP, as a command in a terminal that is closed does
 			signal.Notify(reload, syscall.SIGHUP)
+			signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE) // a log that nobody reads any more ends nothing; ignored, it would be so for processes started from here
 			return app.Run(ctx, app.Options{
 				ConfigPath: o.ConfigPath, Profile: o.Profile, Dev: o.Dev, Version: version, Environ: environ, Stderr: os.Stderr, Force: force, Reload: reload,
 			})

@@ -33,10 +33,10 @@ type Config struct {
 	Log      *slog.Logger
 	Level    *slog.LevelVar // of Log
 
-	DrainLimit func() time.Duration         // the usual one
-	Shutdown   func(limit time.Duration)    // has the sidecar end; does not wait
-	Look       time.Duration                // between looks at the health; 0: a second
-	Looked     func(status string, up bool) // is told of each; up: calls have been taken, or would start a worker; nil: nobody is
+	DrainLimit func() time.Duration                    // the usual one
+	Shutdown   func(limit time.Duration) time.Duration // has the sidecar end within the limit, and returns the one that counts; does not wait
+	Look       time.Duration                           // between looks at the health; 0: a second
+	Looked     func(status string, up bool)            // is told of each; up: calls have been taken, or would start a worker; nil: nobody is
 }
 
 // Admin answers the methods sidecar.* and admin.*, and looks at the health. End it with Close.
@@ -61,7 +61,10 @@ func New(cfg Config) *Admin {
 	return a
 }
 
-// Close ends what it has begun.
+// Halt ends what it has begun, and does not wait for that.
+func (a *Admin) Halt() { a.end() }
+
+// Close ends what it has begun. The server takes no calls any more: it begins nothing new.
 func (a *Admin) Close() {
 	a.end()
 	a.tasks.Wait()

@@ -202,9 +202,9 @@ func (a *Admin) shutdown(who *proxy.Caller, p drainParam) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	a.cfg.Log.Warn("ending, as an administrator wants it", "limit_ms", limit.Milliseconds(), "uid", who.UID)
-	a.cfg.Shutdown(limit)
-	return map[string]any{"drain_ms": limit.Milliseconds()}, nil
+	counts := a.cfg.Shutdown(limit)
+	a.cfg.Log.Warn("ending, as an administrator wants it", "asked_ms", limit.Milliseconds(), "limit_ms", counts.Milliseconds(), "uid", who.UID)
+	return map[string]any{"drain_ms": counts.Milliseconds()}, nil
 }
 
 func (a *Admin) stacks(ctx context.Context, _ *proxy.Caller, p workerParam) (any, error) {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/dspex/dspex-sidecar/internal/config"
@@ -83,12 +85,32 @@ func (s *sidecar) handle() {
 			return nil, err
 		}
 		cfg := s.cfg.Load()
+		byHand := s.byHand(cfg)
 		list := []map[string]any{}
 		for _, one := range cfg.Settings() {
-			list = append(list, map[string]any{"key": one.Key, "value": one.Value, "origin": one.Origin})
+			value, origin := one.Value, one.Origin
+			if now, ok := byHand[one.Key]; ok {
+				value, origin = now, "an administrator, over "+value+" of "+origin
+			}
+			list = append(list, map[string]any{"key": one.Key, "value": value, "origin": origin})
 		}
 		return map[string]any{"path": wire.OrNil(cfg.Path), "profile": wire.OrNil(cfg.Profile), "dev": s.options.Dev, "generation": s.generation.Load().number, "settings": list}, nil
 	}))
+}
+
+// byHand are the settings that administrators have changed, until the configuration does.
+func (s *sidecar) byHand(cfg *config.Config) map[string]string {
+	out := map[string]string{}
+	differs := func(key, now, configured string) {
+		if now != configured {
+			out[key] = now
+		}
+	}
+	pool := s.pool.Snapshot()
+	differs("pools.default.size", strconv.Itoa(pool.Size), strconv.Itoa(cfg.Pool.Size.N))
+	differs("pools.default.max_overflow", strconv.Itoa(pool.MaxOverflow), strconv.Itoa(cfg.Pool.MaxOverflow.N))
+	differs("log.level", strconv.Quote(strings.ToLower(s.level.Level().String())), strconv.Quote(strings.ToLower(cfg.Log.Level.String())))
+	return out
 }
 
 func onlyAdmins(who *proxy.Caller) error {

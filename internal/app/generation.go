@@ -2,10 +2,10 @@ package app
 
 import (
 	"context"
-	"log/slog"
 	"maps"
 	"reflect"
 	"sync/atomic"
+	"time"
 
 	"github.com/dspex/dspex-sidecar/internal/config"
 	"github.com/dspex/dspex-sidecar/internal/launch"
@@ -22,13 +22,21 @@ type generation struct {
 	workers *launch.Workers
 	models  *models
 	told    atomic.Pointer[map[string]any] // what may change while they run; replaced, not changed
+
+	startTimeout atomic.Int64 // the time in which the application has to be loaded
+}
+
+// apply puts settings of a configuration in force that need no other generation.
+func (g *generation) apply(cfg *config.Config) {
+	g.startTimeout.Store(int64(cfg.Pool.StartTimeout))
+	g.models.apply(cfg)
 }
 
 // maker makes generations.
 type maker struct {
 	options   Options
 	processes *launch.Processes
-	log       *slog.Logger
+	logs      *logs
 }
 
 // make begins a generation: its model servers are started, its workers are not. Those servers of the one before that are as they should be go on.
@@ -41,7 +49,7 @@ func (m *maker) make(cfg *config.Config, before *generation) (*generation, error
 	if before != nil {
 		old = before.models
 	}
-	servers, err := newModels(cfg, m.options.Environ, m.processes, m.log, old)
+	servers, err := newModels(cfg, m.options.Environ, m.processes, m.logs, old)
 	if err != nil {
 		return nil, err
 	}
@@ -54,13 +62,12 @@ func (m *maker) make(cfg *config.Config, before *generation) (*generation, error
 	if before != nil {
 		number = before.number + 1
 	}
-	g := &generation{
-		number: number, cfg: cfg, version: m.options.Version, env: env, models: servers,
-		workers: launch.NewWorkers(launch.WorkersConfig{
-			Python: cfg.Pool.Python, App: cfg.Pool.App, Dir: cfg.Dir, Env: env, Zygote: cfg.Pool.Start == "zygote",
-			StartTimeout: cfg.Pool.StartTimeout, Log: m.log,
-		}, m.processes),
-	}
+	g := &generation{number: number, cfg: cfg, version: m.options.Version, env: env, models: servers}
+	g.apply(cfg)
+	g.workers = launch.NewWorkers(launch.WorkersConfig{
+		Python: cfg.Pool.Python, App: cfg.Pool.App, Dir: cfg.Dir, Env: env, Zygote: cfg.Pool.Start == "zygote",
+		StartTimeout: func() time.Duration { return time.Duration(g.startTimeout.Load()) }, Log: m.logs.own, Output: m.logs.output,
+	}, m.processes)
 	g.told.Store(&told)
 	return g, nil
 }

@@ -28,14 +28,14 @@ type models struct {
 }
 
 // newModels starts them. Those of the generation before that would be started alike are shared with it.
-func newModels(cfg *config.Config, environ []string, p *launch.Processes, log *slog.Logger, before *models) (*models, error) {
+func newModels(cfg *config.Config, environ []string, p *launch.Processes, l *logs, before *models) (*models, error) {
 	m := &models{environ: environ, servers: make(map[string]*modelServer)}
 	for _, name := range slices.Sorted(maps.Keys(cfg.Models)) {
 		model := cfg.Models[name]
 		if len(model.Command) == 0 {
 			continue
 		}
-		s, err := newModelServer(name, model, cfg, environ, p, log)
+		s, err := newModelServer(name, model, cfg, environ, p, l)
 		if err != nil {
 			m.close()
 			return nil, err
@@ -65,10 +65,13 @@ func (m *models) close() {
 	}
 }
 
-// ready waits until each server has answered once, or has failed.
+// ready waits until each server that no other generation uses has answered once, or has failed. One that is shared is no worse for this generation.
 func (m *models) ready(ctx context.Context) error {
 	for _, name := range slices.Sorted(maps.Keys(m.servers)) {
 		s := m.servers[name]
+		if s.users.Load() > 1 {
+			continue
+		}
 		select {
 		case <-s.known:
 		case <-ctx.Done():
@@ -182,7 +185,7 @@ type modelServer struct {
 	dir          string
 	startTimeout atomic.Int64
 	processes    *launch.Processes
-	log          *slog.Logger
+	log, output  *slog.Logger
 	users        atomic.Int32 // generations
 
 	// Set by begin.
@@ -198,13 +201,13 @@ type modelServer struct {
 	asked   bool // known is closed
 }
 
-func newModelServer(name string, model *config.Model, cfg *config.Config, environ []string, p *launch.Processes, log *slog.Logger) (*modelServer, error) {
+func newModelServer(name string, model *config.Model, cfg *config.Config, environ []string, p *launch.Processes, l *logs) (*modelServer, error) {
 	env, err := cfg.Pool.Environ(environ)
 	if err != nil {
 		return nil, err
 	}
 	s := &modelServer{
-		name: name, base: env, dir: cfg.Dir, processes: p, log: log.With("model", name), failure: "it is starting", known: make(chan struct{}),
+		name: name, base: env, dir: cfg.Dir, processes: p, log: l.own.With("model", name), output: l.output.With("model", name), failure: "it is starting", known: make(chan struct{}),
 	}
 	s.startTimeout.Store(int64(model.StartTimeout))
 	for _, a := range model.Command {
@@ -281,7 +284,7 @@ func (s *modelServer) keep(ctx context.Context) {
 
 // runOnce runs one process until it ends, and says why it did.
 func (s *modelServer) runOnce(ctx context.Context) string {
-	out := launch.NewOutput(s.log)
+	out := launch.NewOutput(s.output)
 	process, err := s.processes.Start(ctx, keeper.Spec{Argv: s.argv, Env: s.env, Dir: s.dir}, out)
 	if err != nil {
 		return err.Error()

@@ -30,7 +30,7 @@ func newServer(t *testing.T, more string) (*models, *modelServer, *config.Config
 		t.Fatal(err)
 	}
 	t.Cleanup(processes.Close)
-	m, err := newModels(cfg, os.Environ(), processes, log, nil)
+	m, err := newModels(cfg, os.Environ(), processes, &logs{own: log, output: log}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -20,6 +20,9 @@ type plan struct {
 	told    map[string]any // nil: they know it already
 }
 
+// mostOlder bounds the workers that calls without an end keep: reloads beside them would take all memory.
+const mostOlder = 4
+
 // prepare gets a change ready. It may fail, and touches nothing live. Renew: with new workers, though no setting may ask for them.
 func (s *sidecar) prepare(ctx context.Context, after *config.Config, renew bool) (*plan, error) {
 	before, current := s.cfg.Load(), s.generation.Load()
@@ -31,6 +34,9 @@ func (s *sidecar) prepare(ctx context.Context, after *config.Config, renew bool)
 	p.changes = append(p.changes, otherValues(p, current.env, env)...)
 	renew = renew || slices.ContainsFunc(p.changes, func(c config.Change) bool { return c.Effect == config.Generation })
 	var next *pool.Generation
+	if older := s.older.Load(); renew && older >= mostOlder {
+		return nil, wire.Errorf(wire.CodeQueueFull, "%d older generations of workers still have calls, and end with them: see workers and calls, and cancel what goes on without end", older)
+	}
 	if renew {
 		if p.gen, err = s.maker.make(p.cfg, current); err != nil {
 			return nil, err
@@ -112,7 +118,9 @@ func keyOf(told map[string]any, model string) any {
 
 // commit makes the change. It cannot fail.
 func (s *sidecar) commit(p *plan) {
-	s.level.Set(p.cfg.Log.Level)
+	if p.cfg.Log.Level != s.cfg.Load().Log.Level { // else it stays as an administrator set it
+		s.level.Set(p.cfg.Log.Level)
+	}
 	s.server.Apply(limits(p.cfg))
 	s.sessions.Apply(sessionSettings(p.cfg))
 	s.permits.Apply(modelLimits(p.cfg))
@@ -125,9 +133,10 @@ func (s *sidecar) commit(p *plan) {
 	}
 	gone := p.next.Commit()
 	s.cfg.Store(p.cfg)
-	s.generation.Load().models.apply(p.cfg)
+	s.generation.Load().apply(p.cfg)
 	if p.gen != nil {
 		s.sessions.Forgive()
+		s.older.Add(1)
 		s.tasks.Go(func() { s.retire(old, gone) })
 	} else if p.told != nil {
 		if params, err := wire.Marshal(p.told); err == nil { // it was, for hello
@@ -144,5 +153,6 @@ func (s *sidecar) retire(g *generation, gone <-chan struct{}) {
 		<-gone
 	}
 	g.models.close()
+	s.older.Add(-1)
 	s.log.Info("generation ended", "generation", g.number, "after_ms", time.Since(began).Milliseconds())
 }

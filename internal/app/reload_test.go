@@ -2,8 +2,11 @@ package app
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -212,4 +215,68 @@ func TestReloadParams(t *testing.T) {
 	if a := get(t, c, "admin.reload", nil); a["status"] != "asked" {
 		t.Errorf("%v", a)
 	}
+}
+
+// What administrators have changed stays until the configuration says something else of it, and is shown as theirs.
+func TestReloadKeepsWhatAdministratorsChanged(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, self(t), "")
+	p.serve(t)
+	c := p.connect(t)
+	get(t, c, "admin.pool.resize", params{"size": 3})
+	get(t, c, "admin.log_level", params{"level": "debug"})
+	p.rewrite(t, "queue_limit = 10\n")
+	reload(t, c)
+	shown := func() map[string]string {
+		out := map[string]string{"size": fmt.Sprint(get(t, c, "sidecar.stats", nil)["pool_size"]), "level": fmt.Sprint(get(t, c, "admin.log_level", nil)["level"])}
+		settings, _ := get(t, c, "admin.config", nil)["settings"].([]any)
+		for _, one := range settings {
+			one, _ := one.(params)
+			if one["key"] == "pools.default.size" || one["key"] == "log.level" {
+				origin, _, _ := strings.Cut(fmt.Sprint(one["origin"]), ",")
+				out[fmt.Sprint(one["key"])] = fmt.Sprint(one["value"], " of ", origin)
+			}
+		}
+		return out
+	}
+	want := map[string]string{"size": "3", "level": "debug", "pools.default.size": "3 of an administrator", "log.level": `"debug" of an administrator`}
+	if got := shown(); !maps.Equal(got, want) {
+		t.Errorf("%v", got)
+	}
+	p.rewrite(t, "max_overflow = 0\n[log]\nlevel = 'warn'\n")
+	reload(t, c)
+	if got := shown(); got["size"] != "3" || got["level"] != "warn" {
+		t.Errorf("%v", got)
+	}
+}
+
+// A longer start_timeout counts for the application that is being loaded again and again.
+func TestReloadLengthensTheStart(t *testing.T) {
+	t.Parallel()
+	slow := filepath.Join(t.TempDir(), "python")
+	if err := os.WriteFile(slow, []byte("#!/bin/sh\nexec sleep 3600\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	p := newPlace(t, slow, "")
+	text, err := os.ReadFile(p.config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(p.config, []byte(strings.Replace(string(text), "'spawn'", "'zygote'", 1)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p.rewrite(t, "start_timeout = '100ms'\n")
+	p.serve(t)
+	c := p.connect(t)
+	await(t, "it fails", func() bool { return get(t, c, "sidecar.health", nil)["last_failure"] != nil })
+	p.rewrite(t, "start_timeout = '1h'\n")
+	reload(t, c)
+	await(t, "one has started for longer", func() bool {
+		workers, _ := get(t, c, "sidecar.workers", nil)["workers"].([]any)
+		return slices.ContainsFunc(workers, func(one any) bool {
+			w, _ := one.(params)
+			age, err := strconv.Atoi(fmt.Sprint(w["age_ms"]))
+			return err == nil && age > 500 && w["state"] == "starting"
+		})
+	})
 }

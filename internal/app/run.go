@@ -58,6 +58,7 @@ func Run(ctx context.Context, o Options) error {
 	ballast := make([]byte, ballastSize)
 	defer runtime.KeepAlive(ballast)
 	s := newSidecar(o, cfg, known)
+	defer s.logs.close()
 	if err := s.start(); err != nil {
 		soon, cancel := context.WithTimeout(context.Background(), lastWait)
 		defer cancel()
@@ -66,16 +67,12 @@ func Run(ctx context.Context, o Options) error {
 	}
 	s.log.Info("listening", "socket", cfg.Listen.Socket, "version", o.Version, "pid", os.Getpid())
 	s.watch()
-	limit := time.Duration(-1)
 	select {
 	case <-ctx.Done():
 	case <-o.Force:
-	case limit = <-s.wanted:
+	case <-s.ending.asked:
 	}
-	if limit < 0 {
-		limit = s.cfg.Load().Pool.ShutdownTimeout
-	}
-	s.drain(limit, o.Force)
+	s.drain(ctx, o.Force)
 	return nil
 }
 
@@ -86,16 +83,18 @@ const lastWait = time.Second
 // sidecar is what runs. Its parts are ended in the reverse order of ends.
 type sidecar struct {
 	options    Options
-	log        *slog.Logger
+	logs       *logs
+	log        *slog.Logger // that of the logs for the sidecar itself
 	level      slog.LevelVar
 	cfg        atomic.Pointer[config.Config] // in force; reloads replace it, and the generation
 	generation atomic.Pointer[generation]
+	older      atomic.Int32 // generations that were replaced and still have workers
 	maker      maker
 	metrics    *metrics.Metrics
 	permits    *permits.Table
 	events     events.Hub
 	notifier   *notifier
-	wanted     chan time.Duration // an administrator wants the end, within this limit
+	ending     *ending
 	server     *proxy.Server
 	pool       *pool.Pool
 	sessions   *session.Table
@@ -106,11 +105,12 @@ type sidecar struct {
 
 func newSidecar(o Options, cfg *config.Config, known digests) *sidecar {
 	s := &sidecar{
-		options: o, metrics: metrics.New(wire.Codes()...), permits: permits.New(), notifier: newNotifier(o.Environ, os.Getpid()), wanted: make(chan time.Duration, 1),
+		options: o, metrics: metrics.New(wire.Codes()...), permits: permits.New(), notifier: newNotifier(o.Environ, os.Getpid()), ending: newEnding(),
 	}
 	s.permits.Apply(modelLimits(cfg))
 	s.level.Set(cfg.Log.Level)
-	s.log = newLog(cfg, &s.level, o.Stderr)
+	s.logs = newLogs(cfg, &s.level, o.Stderr)
+	s.log = s.logs.own
 	s.cfg.Store(cfg)
 	s.reloads = newReloads(s, known)
 	return s
@@ -142,7 +142,7 @@ func (s *sidecar) start() error {
 	}
 	s.atEnd(func(context.Context) { processes.Close() })
 
-	s.maker = maker{options: s.options, processes: processes, log: s.log}
+	s.maker = maker{options: s.options, processes: processes, logs: s.logs}
 	first, err := s.maker.make(cfg, nil)
 	if err != nil {
 		return err
@@ -169,16 +169,17 @@ func (s *sidecar) start() error {
 		Socket: socket, Limits: limits(cfg), Version: s.options.Version, Pool: s.pool, Sessions: s.sessions, Metrics: s.metrics,
 		Events: &s.events, Log: s.log,
 	})
-	s.atEnd(s.server.Close)
-	s.atEnd(func(context.Context) { s.permits.Close() })
-	s.atEnd(s.pool.Close) // before the connections: what is cut off is answered
 	a := admin.New(admin.Config{
 		Pool: s.pool, Server: s.server, Sessions: s.sessions, Metrics: s.metrics, Events: &s.events, Version: s.options.Version, Log: s.log, Level: &s.level,
-		DrainLimit: func() time.Duration { return s.cfg.Load().Pool.ShutdownTimeout }, Shutdown: s.shutdown,
+		DrainLimit: func() time.Duration { return s.cfg.Load().Pool.ShutdownTimeout }, Shutdown: s.ending.within,
 		Look: s.notifier.look(), Looked: s.notifier.looked,
 		Models: func() []string { return s.generation.Load().models.failures() }, Reloads: s.reloads.status, Scrape: s.scrapePermits,
 	})
 	s.atEnd(func(context.Context) { a.Close() })
+	s.atEnd(s.server.Close)
+	s.atEnd(func(context.Context) { s.permits.Close() })
+	s.atEnd(s.pool.Close) // before the connections: what is cut off is answered
+	s.atEnd(func(context.Context) { a.Halt() })
 	a.Register(s.server)
 	if err := s.serveHTTP(a); err != nil {
 		return err
@@ -236,28 +237,26 @@ func (s *sidecar) reapOrphans() {
 	})
 }
 
-// shutdown has Run end the sidecar. Who asks first says within which limit.
-func (s *sidecar) shutdown(limit time.Duration) {
-	select {
-	case s.wanted <- limit:
-	default:
+// drain ends the sidecar: clients are told, calls in flight finish within the limit, then all is stopped. A signal that comes meanwhile brings the end forward to
+// what is configured; force makes whatever is left end at once.
+func (s *sidecar) drain(signal context.Context, force <-chan struct{}) {
+	usual := func() time.Duration { return s.cfg.Load().Pool.ShutdownTimeout }
+	defer context.AfterFunc(signal, func() { s.ending.within(usual()) })()
+	if s.ending.left() <= 0 { // by a signal
+		s.ending.within(usual())
 	}
-}
-
-// drain ends the sidecar: clients are told, calls in flight finish within the limit, then all is stopped. Force makes
-// whatever is left end at once.
-func (s *sidecar) drain(limit time.Duration, force <-chan struct{}) {
+	limit := s.ending.left().Round(time.Millisecond)
 	s.reloads.halt()
 	s.notifier.stopping(limit)
 	defer s.notifier.close()
 	forced, cancel := untilClosed(force)
 	defer cancel()
-	ctx, done := context.WithTimeout(forced, limit)
+	ctx, done := s.ending.context(forced)
 	defer done()
 	s.log.Info("draining", "limit_ms", limit.Milliseconds())
 	s.server.Drain("the sidecar is ending", limit)
 	if err := s.pool.Drain(ctx); err != nil {
-		s.log.Warn("calls cut off by the end of the drain", "reason", err.Error())
+		s.log.Warn("calls cut off by the end of the drain", "reason", context.Cause(ctx).Error())
 	}
 	if ctx.Err() != nil {
 		ctx, done = context.WithTimeout(forced, lastWait)

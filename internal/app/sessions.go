@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/dspex/dspex-sidecar/internal/config"
+	"github.com/dspex/dspex-sidecar/internal/plainfile"
 	"github.com/dspex/dspex-sidecar/internal/session"
 	"github.com/dspex/dspex-sidecar/internal/store"
 )
@@ -60,7 +61,7 @@ const keySize = 32
 
 // readKey reads 32 bytes in base64. Its errors hold nothing of the file.
 func readKey(path string) ([]byte, error) {
-	f, err := os.Open(path)
+	f, err := plainfile.Open(path)
 	if err != nil {
 		return nil, err
 	}

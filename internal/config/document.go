@@ -4,13 +4,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"regexp"
 	"slices"
 	"strings"
 
 	"github.com/pelletier/go-toml/v2"
 	"github.com/pelletier/go-toml/v2/unstable"
+
+	"github.com/dspex/dspex-sidecar/internal/plainfile"
 )
 
 // document is a TOML file's values, and where its keys are.
@@ -30,7 +31,7 @@ const (
 
 // readFile returns the file's bytes. The error has no position.
 func readFile(path string) ([]byte, error) {
-	file, err := os.Open(path)
+	file, err := plainfile.Open(path)
 	if err != nil {
 		return nil, err
 	}

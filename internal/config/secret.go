@@ -5,9 +5,10 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/dspex/dspex-sidecar/internal/plainfile"
 )
 
 // Secret says where a value is to be found: "env:NAME", "file:PATH", or, in [pools.NAME.env] only, the literal value.
@@ -64,7 +65,7 @@ func (s Secret) Resolve(environ []string) (string, error) {
 }
 
 func (s Secret) read() (string, error) {
-	file, err := os.Open(s.value)
+	file, err := plainfile.Open(s.value)
 	if err != nil {
 		return "", fmt.Errorf("%s: %w", s, err)
 	}

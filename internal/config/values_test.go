@@ -153,7 +153,7 @@ func TestSecretsThatCannotBeResolved(t *testing.T) {
 		"file:empty": "the file is empty or holds a zero byte",
 		"file:zero":  "the file is empty or holds a zero byte",
 		"file:long":  "the file is longer than 65536 bytes",
-		"file:.":     "is a directory",
+		"file:.":     "it is a folder",
 	} {
 		secret, err := parseSecret(text, dir)
 		if err != nil {

@@ -35,9 +35,10 @@ type WorkersConfig struct {
 	App          string // "module:attribute"; empty: the DSPy application alone
 	Dir          string
 	Env          []string
-	Zygote       bool          // fork them; else each is a fresh process
-	StartTimeout time.Duration // for the application to be loaded
+	Zygote       bool                 // fork them; else each is a fresh process
+	StartTimeout func() time.Duration // for the application to be loaded; it may change
 	Log          *slog.Logger
+	Output       *slog.Logger // for what the processes print
 }
 
 // Workers is a pool.Starter. Make it with NewWorkers, end it with Close.
@@ -134,12 +135,12 @@ func (w *Workers) zygote(ctx context.Context) (*zygote, error) {
 // makeLocked starts a zygote. When it ends by itself after it had been ready, another one takes its place, to be there when a
 // worker is wanted.
 func (w *Workers) makeLocked() {
-	z := newZygote(NewOutput(w.cfg.Log.With("process", "zygote")))
+	z := newZygote(NewOutput(w.cfg.Output.With("process", "zygote")))
 	w.current = z
 	argv := append(w.argv(), "--mode", "zygote")
 	env := append(w.environ(), fmt.Sprintf("DSPEX_ZYGOTE_FD=%d", controlFD))
 	w.tasks.Go(func() {
-		z.run(w.life, w.processes, keeper.Spec{Argv: argv, Env: env, Dir: w.cfg.Dir}, w.cfg.StartTimeout)
+		z.run(w.life, w.processes, keeper.Spec{Argv: argv, Env: env, Dir: w.cfg.Dir}, w.cfg.StartTimeout())
 		if z.failure != nil || len(z.unfit) > 0 || w.life.Err() != nil {
 			return
 		}
@@ -176,7 +177,7 @@ func (w *Workers) fork(ctx context.Context, z *zygote, workerID string) (pool.Pr
 	if err != nil {
 		return nil, err
 	}
-	out := NewOutput(w.cfg.Log.With("worker_id", workerID))
+	out := NewOutput(w.cfg.Output.With("worker_id", workerID))
 	stdout, stderr, err := out.pipes()
 	if err != nil {
 		closeFiles(theirs)
@@ -213,7 +214,7 @@ func (w *Workers) spawn(ctx context.Context, workerID string) (pool.Process, err
 	defer closeFiles(theirs)
 	argv := append(w.argv(), "--mode", "pool-worker", "--worker-id", workerID)
 	env := append(w.environ(), fmt.Sprintf("DSPEX_WORKER_FD=%d", controlFD))
-	out := NewOutput(w.cfg.Log.With("worker_id", workerID))
+	out := NewOutput(w.cfg.Output.With("worker_id", workerID))
 	process, err := w.processes.Start(ctx, keeper.Spec{Argv: argv, Env: env, Dir: w.cfg.Dir, Files: []*os.File{theirs}}, out)
 	if err != nil {
 		return nil, errors.Join(err, channel.Close())

@@ -55,6 +55,7 @@ type rig struct {
 	dir       string
 	processes *Processes
 	log       *lockedBuffer
+	limit     time.Duration
 }
 
 type lockedBuffer struct {
@@ -84,7 +85,7 @@ func forking(t *testing.T, app string, limit time.Duration) *rig {
 	if _, err := os.Stat(python); err != nil {
 		t.Skip("there is no Python environment: make build makes it")
 	}
-	r := &rig{t: t, dir: t.TempDir(), log: &lockedBuffer{}}
+	r := &rig{t: t, dir: t.TempDir(), log: &lockedBuffer{}, limit: limit}
 	text := "from dspex_worker import App\napp = App(use_dspy=False)\n" + app
 	if err := os.WriteFile(filepath.Join(r.dir, "made.py"), []byte(text), 0o600); err != nil {
 		t.Fatal(err)
@@ -94,7 +95,7 @@ func forking(t *testing.T, app string, limit time.Duration) *rig {
 	if r.processes, err = NewProcesses(log); err != nil {
 		t.Fatal(err)
 	}
-	r.Workers = NewWorkers(WorkersConfig{Python: python, App: "made:app", Dir: r.dir, Zygote: true, StartTimeout: limit, Log: log}, r.processes)
+	r.Workers = NewWorkers(WorkersConfig{Python: python, App: "made:app", Dir: r.dir, Zygote: true, StartTimeout: func() time.Duration { return r.limit }, Log: log, Output: log}, r.processes)
 	t.Cleanup(func() {
 		r.Close()
 		r.processes.Close()
@@ -367,8 +368,8 @@ func TestCloseWhileTheApplicationIsLoaded(t *testing.T) {
 func TestAnApplicationThatHangsIsGivenUp(t *testing.T) {
 	r := forking(t, "import time\nprint('loading', flush=True)\ntime.sleep(1000)\n", time.Second)
 	_, err := r.Start(t.Context(), "worker_1")
-	for !strings.Contains(r.log.String(), "line=loading") && r.cfg.StartTimeout < patience { // the machine had no time for it
-		r.cfg.StartTimeout *= 2
+	for !strings.Contains(r.log.String(), "line=loading") && r.limit < patience { // the machine had no time for it
+		r.limit *= 2
 		_, err = r.Start(t.Context(), "worker_1")
 	}
 	var output interface{ Output() []string }

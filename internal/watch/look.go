@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/dspex/dspex-sidecar/internal/plainfile"
 )
 
 // mostBytes of a file are looked at.
@@ -17,7 +19,7 @@ const mostBytes = 1 << 20
 
 // Digest is that of a file's content, or of the reason why it cannot be read.
 func Digest(path string) string {
-	file, err := os.Open(path)
+	file, err := plainfile.Open(path)
 	if err != nil {
 		return "unreadable: " + err.Error()
 	}

@@ -165,3 +165,16 @@ def test_sigint_is_the_same() -> None:
         assert server.process.wait(WAIT) == 0
         with pytest.raises(DspexError):
             client.call("echo", {"value": 1}, timeout=1)
+
+
+def test_a_log_that_nobody_reads_any_more_ends_nothing() -> None:
+    prefix = ("bash", "-c", 'exec "$@" 2> >(head -n 1 > first; touch gone)', "bash")
+    with Server("sidecar", BASE, prefix=prefix) as server:
+        until((server.folder / "gone").exists, "nobody reads the log")
+        with server.client() as client:
+            for level in ("debug", "info") * 5:
+                client.call("admin.log_level", {"level": level})
+            assert client.call("echo", {"value": 1}) == 1
+        assert "listening" in (server.folder / "first").read_text()
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(WAIT) == 0
