@@ -9,6 +9,7 @@ SIDECAR    := $(PREFIX)/dspex-sidecar
 VENV       := $(PREFIX)/venv
 BENCH_VENV := $(PREFIX)/bench-venv
 LINTER     := $(PREFIX)/tools/golangci-lint
+KUSTOMIZE  := $(PREFIX)/tools/kustomize
 NODE       := clients/node
 NODE_READY := $(NODE)/node_modules/.package-lock.json
 UV_VERSION := 0.13.9
@@ -21,8 +22,8 @@ export HYPOTHESIS_STORAGE_DIRECTORY := $(CURDIR)/$(PREFIX)/cache/hypothesis
 .DELETE_ON_ERROR:
 .SUFFIXES:
 .DEFAULT_GOAL := help
-.PHONY: help build sidecar setup setup-runtime setup-demo setup-test setup-bench demo run test test-long lint fmt \
-        fuzz bench bench-growth bench-state wheels packages lock clean
+.PHONY: help build sidecar setup setup-runtime setup-demo setup-test setup-bench demo run test test-long image-test lint fmt \
+        fuzz bench bench-growth bench-state dist dist-test lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +53,9 @@ fmt: setup ## Format the code, and mend what the linters can mend
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 	cd $(NODE) && node_modules/.bin/biome check --write .
+
+image-test: setup ## Build the Dockerfile (as root, with buildah) and run what was built
+	@exec $(VENV)/bin/python scripts/image.py $(VENV)/bin/pytest -q --timeout=300 tests/image
 
 fuzz: ## Run each Go fuzz test for FUZZTIME (10s)
 	@exec $(PYTHON) scripts/fuzz.py $(FUZZTIME)
@@ -88,7 +92,7 @@ setup-bench: build
 
 # Downloading and compiling go side by side.
 setup: ## Make all that the tests need
-	@+$(MAKE) --no-print-directory -s -j 2 setup-test $(LINTER) $(NODE_READY)
+	@+$(MAKE) --no-print-directory -s -j 2 setup-test $(LINTER) $(KUSTOMIZE) $(NODE_READY)
 	@+$(if $(wildcard cmd/dspex-sidecar),$(MAKE) --no-print-directory sidecar)
 
 # Compiled from source, pinned by tools/go.sum: no download from elsewhere, and no release binary to trust.
@@ -96,6 +100,11 @@ setup: ## Make all that the tests need
 $(LINTER): tools/go.mod tools/go.sum
 	@echo "setup  compile golangci-lint (once, a minute or three)"
 	@cd tools && go build -trimpath -buildvcs=false -ldflags '-s -w' -o ../$@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+
+# Builds what deploy/kubernetes has, for its tests. Once, about a minute of one core.
+$(KUSTOMIZE): tools/kustomize/go.mod tools/kustomize/go.sum
+	@echo "setup  compile kustomize (once, a minute or so)"
+	@cd tools/kustomize && go build -trimpath -buildvcs=false -ldflags '-s -w' -o ../../$@ sigs.k8s.io/kustomize/kustomize/v5
 
 # Not `npm ci`: it wants in the lock file the builds for other systems of a package that this one's registry may not have.
 $(NODE_READY): $(NODE)/package.json $(NODE)/package-lock.json
@@ -105,12 +114,11 @@ $(NODE_READY): $(NODE)/package.json $(NODE)/package-lock.json
 	@npm --prefix $(NODE) install --no-save --silent --ignore-scripts --no-audit --no-fund
 	@touch $@
 
-wheels: setup-test ## Make the wheels of `dspex` and `dspex-worker` in build/wheels
-	$(VENV)/bin/python -m pip wheel --quiet --no-deps --no-build-isolation -w $(PREFIX)/wheels ./clients/python ./python
+dist: setup ## Make what is published, in build/dist: wheels, the npm package, Debian packages
+	@exec $(VENV)/bin/python scripts/dist.py
 
-packages: wheels $(NODE_READY) ## The same, and the package of the Node client, in build/packages
-	@mkdir -p $(PREFIX)/packages && cp $(PREFIX)/wheels/*.whl $(PREFIX)/packages/
-	@cd $(NODE) && npm run --silent build && npm pack --silent --ignore-scripts --pack-destination ../../$(PREFIX)/packages
+dist-test: dist ## Make it a second time elsewhere, and install it into clean environments
+	@exec $(VENV)/bin/pytest -q --timeout=600 tests/dist
 
 lock: ## Write requirements/*.txt anew from requirements/*.in (LOCK=--upgrade: newest versions)
 	@test -x $(PREFIX)/tools/uv/bin/uv || { $(PYTHON) -m venv $(PREFIX)/tools/uv && \

@@ -22,7 +22,8 @@ app.use((error, _, response, next) => {
   response.status(status).json({ code: error.code, message: error.message });
 });
 
-const server = app.listen(Number(process.env.PORT ?? 3000), "127.0.0.1", () => {
-  console.log(`http://127.0.0.1:${server.address().port}`);
+const host = process.env.HOST ?? "127.0.0.1"; // a container's is 0.0.0.0
+const server = app.listen(Number(process.env.PORT ?? 3000), host, () => {
+  console.log(`http://${host}:${server.address().port}`);
 });
 process.once("SIGTERM", () => server.close(() => client.close()));

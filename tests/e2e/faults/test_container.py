@@ -27,6 +27,9 @@ pytestmark = pytest.mark.skipif(
 )
 
 UID = 54_321
+APP_UID = 10_002
+STRANGER = 10_003
+GROUP = 20_000  # of a pod's volumes: fsGroup
 SOCKET = "/run/dspex/s/dspex.sock"
 
 
@@ -39,7 +42,7 @@ def container() -> Iterator[Container]:
         with OpenAIServer(answer=lambda _: json_answer(answer="yes")) as lm:
             model = {"model": "openai/m", "api_key": "env:LM_KEY", "api_base": lm.base, "adapter": "json"}
             tables: dict[str, Any] = {
-                "listen": {"socket": SOCKET},
+                "listen": {"socket": SOCKET, "allow_uids": [APP_UID]},
                 "sessions": {"store": "file", "path": "/run/dspex/sessions"},
                 "pools": {"default": {"app": "contained:app", "shutdown_timeout": "10s"}},
                 "models": {"main": model},
@@ -49,13 +52,14 @@ def container() -> Iterator[Container]:
             at.chmod(0o755)
             (at / "config").chmod(0o755)
             # Everybody may write the volume, as they may a pod's emptyDir: the sidecar makes a folder of its own in it.
-            folders = {"/tmp": "mode=1777", "/run": "mode=0755", "/run/dspex": "mode=0777"}
+            folders = {"/tmp": "mode=1777", "/run": "mode=0755", "/run/dspex": f"mode=2777,gid={GROUP}"}
             folders |= {str(folder): "mode=0755" for folder in hidden(ROOT / "build", python)}
             volumes = {str(ROOT): f"{ROOT}:ro", str(python): f"{python}:ro", "/run/config": f"{at / 'config'}:ro"}
             with Container(
                 [str(SIDECAR), "serve", "--config", "/run/config/dspex.toml"],
                 at=at,
                 uid=UID,
+                groups=str(GROUP),
                 environment={"PATH": "/usr/bin:/bin", "LM_KEY": "k", "DSPEX_SOCKET": SOCKET},
                 workdir=str(APPLICATIONS),
                 folders=folders,
@@ -113,7 +117,18 @@ def test_what_a_container_gives(container: Container) -> None:
     assert written(container, "/tmp") == set()
     assert {path.partition("/")[0] for path in written(container, "/run/dspex")} == {"s", "sessions"}
     folder = container.path("/run/dspex/s").stat()
-    assert (folder.st_uid, folder.st_gid, folder.st_mode & 0o777) == (UID, 0, 0o750)
+    assert (folder.st_uid, folder.st_gid, folder.st_mode & 0o777) == (UID, GROUP, 0o750)
+
+
+def test_the_application_beside_it(container: Container) -> None:
+    """Another uid, in the volume's group, where it can write nothing: let in if it is named, and nobody else."""
+    call = (str(SIDECAR), "call", "user")
+    done = container.run_beside(APP_UID, GROUP, "/run/dspex", *call)
+    assert done.returncode == 0, done.stderr
+    assert str(UID) in done.stdout
+    assert "permission_denied" in container.run_beside(STRANGER, GROUP, "/run/dspex", *call).stderr
+    assert "permission denied" in container.run_beside(APP_UID, APP_UID, "/run/dspex", *call).stderr
+    assert container.run_beside(APP_UID, GROUP, "/run/dspex", "touch", "/run/dspex/x").returncode != 0
 
 
 def test_process_1_ends(container: Container) -> None:

@@ -25,8 +25,8 @@ mount -t proc proc "$new/proc"
 
 _ENTER = r"""
 mount -o remount,bind,ro "$new"
-exec /usr/sbin/chroot "$new" setpriv --reuid "$3" --regid 0 --clear-groups --no-new-privs \
-    --bounding-set=-all --inh-caps=-all env --chdir "$4" "${@:5}"
+exec /usr/sbin/chroot "$new" setpriv --reuid "$3" --regid 0 --groups "$4" --no-new-privs \
+    --bounding-set=-all --inh-caps=-all env --chdir "$5" "${@:6}"
 """
 
 
@@ -34,8 +34,9 @@ class Container:
     """One command as process 1 of a namespace of its own, with a root that cannot be written, a uid without a passwd
     entry, group 0, no capability, and an environment of its own. It sees the machine's network.
 
-    ``root`` is the root of its files; ``folders`` are empty ones that it may write, with the options of their mounts;
-    ``volumes`` are folders from outside by where they are inside, read-only where the path outside ends with ``:ro``.
+    ``groups`` are further groups, with commas. ``root`` is the root of its files; ``folders`` are empty ones that it
+    may write, with the options of their mounts; ``volumes`` are folders from outside by where they are inside,
+    read-only where the path outside ends with ``:ro``.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Container:
         at: Path,
         root: Path = Path("/"),
         uid: int,
+        groups: str = "0",
         environment: Mapping[str, str],
         workdir: str = "/",
         folders: Mapping[str, str],
@@ -64,7 +66,7 @@ class Container:
         namespaces = ["unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child"]
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
-                [*namespaces, "bash", "-c", script, "bash", str(new), str(root), str(uid), workdir, *command],
+                [*namespaces, "bash", "-c", script, "bash", str(new), str(root), str(uid), groups, workdir, *command],
                 env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", **environment},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -92,10 +94,20 @@ class Container:
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
         """Run a command inside, as a probe by exec is."""
-        enter = ["nsenter", "--target", str(self.init), "--mount", "--pid", "--root", "--wd"]
-        become = ["--setuid", str(self.uid), "--setgid", "0"]
+        return self._inside(["--setuid", str(self.uid), "--setgid", "0"], command)
+
+    def run_beside(self, uid: int, group: int, shared: str, *command: str) -> subprocess.CompletedProcess[str]:
+        """Run a command as a pod's other container would: another uid, in the group, the shared folder read-only."""
+        become = (
+            f"setpriv --reuid {uid} --regid {uid} --groups {group} --no-new-privs --bounding-set=-all --inh-caps=-all"
+        )
+        script = f'mount -o remount,bind,ro {shlex.quote(shared)} && exec {become} "$@"'
+        return self._inside([], ("unshare", "--mount", "sh", "-c", script, "sh", *command))
+
+    def _inside(self, become: list[str], command: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
+        enter = ["nsenter", "--target", str(self.init), "--mount", "--pid", "--root", "--wd", *become, "--"]
         return subprocess.run(
-            [*enter, *become, "--", *command],
+            [*enter, *command],
             env=self.environment,
             capture_output=True,
             text=True,
