@@ -127,6 +127,12 @@ type Handler interface {
 	Finish(batch *wire.Batch, usage []byte)
 }
 
+// Meter is a Handler that hears what its call uses while it runs.
+type Meter interface {
+	// Used is told all that the call has used so far (meta.usage), borrowed. An error stops the call, whose outcome it is.
+	Used(usage []byte) *wire.Error
+}
+
 // Refused is the outcome of a call that was at no worker.
 func Refused(err *wire.Error) *Result {
 	return &Result{Meta: wire.ResponseMeta{QueueUS: -1, RunUS: -1}, Err: err}

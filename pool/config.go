@@ -28,7 +28,7 @@ const (
 // Settings are what an operator chooses for a pool. Where zero would mean nothing (Pinning, MaxFrame, and times but for OverflowIdle, CancelGrace
 // and SoftWait), it stands for the sidecar's default.
 type Settings struct {
-	Size            int // workers kept
+	Size            int // workers kept; 0: none but those of MaxOverflow
 	MaxOverflow     int // more of them while all are busy
 	OverflowIdle    time.Duration
 	Concurrency     int // slots of a worker
@@ -50,12 +50,14 @@ type Settings struct {
 	RecycleAge    time.Duration
 	RecycleMemory int64
 	MemoryLimit   int64         // bytes at which it is killed; zero: none
+	Once          bool          // a worker takes one call, and ends with it
 	SampleEvery   time.Duration // between looks at age and memory
 }
 
 // Config is what New takes. Background, Notified, Gone, Metrics, Events and Log may be left out.
 type Config struct {
 	Name     string
+	Prefix   string // of its workers' ids; "": worker
 	Settings Settings
 	// Starter and Hello are those of the first generation.
 	Starter Starter
@@ -125,7 +127,7 @@ func (c *Config) check() error {
 	switch {
 	case c.Name == "" || c.Starter == nil || c.Hello == nil:
 		return errors.New("pool: name, starter and hello are needed")
-	case s.Size < 1 || s.MaxOverflow < 0 || s.Concurrency < 1 || s.QueueLimit < 0 || s.MaxInFlight < 0:
+	case s.Size < 0 || s.Size+s.MaxOverflow < 1 || s.MaxOverflow < 0 || s.Concurrency < 1 || s.QueueLimit < 0 || s.MaxInFlight < 0:
 		return fmt.Errorf("pool %s: size, max_overflow, concurrency, queue_limit or max_in_flight out of range", c.Name)
 	case min(s.CheckoutTimeout, s.HealthInterval, s.HealthTimeout, s.StartTimeout, s.CancelGrace, s.StopReport, s.SoftWait, s.OverflowIdle, s.RecycleAge) < 0:
 		return fmt.Errorf("pool %s: a time limit is out of range", c.Name)
@@ -140,6 +142,7 @@ func (c *Config) check() error {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
+	c.Prefix = cmp.Or(c.Prefix, "worker")
 	s.MaxFrame = cmp.Or(s.MaxFrame, wire.DefaultFrame)
 	s.Pinning = cmp.Or(s.Pinning, PinStrict)
 	s.CheckoutTimeout = cmp.Or(s.CheckoutTimeout, 5*time.Second)

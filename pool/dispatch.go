@@ -217,11 +217,7 @@ func (p *Pool) nextTurnLocked() uint64 {
 func (p *Pool) dispatchLocked(w *Worker, c *Call, batch *wire.Batch) {
 	f := c.flow
 	m := p.methods[string(c.Method)]
-	if m == nil {
-		p.failLocked(c, wire.Errorf(wire.CodeUnknownMethod, "no method %q", c.Method))
-		return
-	}
-	if err := m.fits(c, f.serial); err != nil {
+	if err := p.unfitLocked(m, c); err != nil {
 		p.failLocked(c, err)
 		return
 	}
@@ -258,6 +254,20 @@ func (p *Pool) dispatchLocked(w *Worker, c *Call, batch *wire.Batch) {
 	p.timeLocked(c)
 	var scratch [512]byte
 	w.outbox.Append(batch, wire.AppendRequest(scratch[:0], c.id, c.Method, &meta), c.Params, c.Owned)
+	if p.cfg.Settings.Once {
+		p.retireLocked(w, batch)
+	}
+}
+
+// unfitLocked says why a call cannot be one of the method that it names.
+func (p *Pool) unfitLocked(m *Method, c *Call) *wire.Error {
+	switch {
+	case m == nil:
+		return wire.Errorf(wire.CodeUnknownMethod, "no method %q", c.Method)
+	case m.Process != nil && !p.cfg.Settings.Once:
+		return ErrOwnProcess
+	}
+	return m.fits(c, len(c.Meta.Session) > 0 || c.flow.serial)
 }
 
 func (p *Pool) runLocalLocked(c *Call) {

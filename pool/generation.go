@@ -58,7 +58,7 @@ func (p *Pool) Prepare(ctx context.Context, s Settings, g *Generation) (*Next, e
 	}
 	n.gen = newGeneration(g)
 	p.next = n.gen
-	needed := !p.lazyLocked() || !n.settings.Lazy
+	needed := (!p.lazyLocked() || !n.settings.Lazy) && n.settings.Size > 0
 	p.mu.Unlock()
 	if !needed {
 		return n, nil
@@ -169,8 +169,8 @@ func (p *Pool) takeOverLocked(g *generation, batch *wire.Batch) (old []*Worker) 
 	p.current.replaceLocked()
 	p.current, p.next = g, nil
 	p.startFailure, p.failures, p.crashes = nil, 0, 0
-	if g.methods != nil {
-		p.methods = g.methods
+	if g.methods != nil || p.cfg.Settings.Size == 0 { // where no worker is kept, the next one says which it has
+		p.setMethodsLocked(g.methods)
 	}
 	p.workers = slices.DeleteFunc(p.workers, func(w *Worker) bool {
 		switch w.state {

@@ -46,7 +46,7 @@ func (p *Pool) ended(w *Worker, proc Process, cause error) {
 		w.toll(p.endedWithheld(w, proc, cause, reason), reason)
 		return
 	}
-	planned := w.state == workerDraining && w.why == ""
+	planned := w.state == workerDraining && w.why == "" && (!p.cfg.Settings.Once || len(w.calls) == 0)
 	failed := starting && w.end != endKilled && !lostWithOthers(proc)
 	calls := p.removeLocked(w, failed, planned, &batch)
 	if failed && !p.closing {

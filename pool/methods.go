@@ -22,6 +22,10 @@ type Method struct {
 	RetrySafe bool           `msgpack:"-" json:"-"`
 }
 
+// ErrOwnProcess is the outcome of a call whose method wants a process for each call, in a pool whose workers take more than one. Who submitted it
+// before it was known what the method wants submits it to another pool.
+var ErrOwnProcess = wire.Errorf(wire.CodeInternal, "the method wants a process of its own for each call")
+
 // What a method says of a session and of a stream. One that wants no session runs in one as well: in its turn, at the
 // worker that the session is pinned to.
 const (
@@ -131,6 +135,28 @@ func reserved(name string) bool {
 		}
 	}
 	return false
+}
+
+// setMethodsLocked puts in force what workers say that they have.
+func (p *Pool) setMethodsLocked(methods map[string]*Method) {
+	p.methods = methods
+	apart := map[string]struct{}{}
+	for name, m := range methods {
+		if m.Process != nil {
+			apart[name] = struct{}{}
+		}
+	}
+	p.apart.Store(&apart)
+}
+
+// Apart says whether a method is known to want a process of its own for each call.
+func (p *Pool) Apart(method []byte) bool {
+	apart := p.apart.Load()
+	if apart == nil {
+		return false
+	}
+	_, is := (*apart)[string(method)]
+	return is
 }
 
 // Methods are those of the workers that got ready last; nil before any did.

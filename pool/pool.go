@@ -19,8 +19,9 @@ type Pool struct {
 	wake    chan struct{} // the clock has something sooner to do
 	stopped chan struct{} // ends the clock
 
-	draining atomic.Bool  // refuses new calls; set under mu
-	open     atomic.Int64 // what a drain waits for: calls whose handler does not know their end, and turns
+	apart    atomic.Pointer[map[string]struct{}] // the methods that want a process for each call; set under mu
+	draining atomic.Bool                         // refuses new calls; set under mu
+	open     atomic.Int64                        // what a drain waits for: calls whose handler does not know their end, and turns
 
 	mu         sync.Mutex // guards what follows, and what flows, calls and workers say it does
 	said       Settings   // as they were last applied, before any Resize

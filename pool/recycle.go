@@ -135,7 +135,12 @@ func (p *Pool) retireLocked(w *Worker, batch *wire.Batch) {
 		case <-p.life.Done():
 			return // Close ends all of them
 		}
-		s, _ := p.settings()
-		p.letGo(w, s.CancelGrace)
+		p.mu.Lock()
+		grace := p.cfg.Settings.CancelGrace
+		if !w.endBy.IsZero() {
+			grace = max(0, min(grace, time.Until(w.endBy)))
+		}
+		p.mu.Unlock()
+		p.letGo(w, grace)
 	})
 }

@@ -33,6 +33,9 @@ func (p *Pool) stopLocked(c *Call, why *wire.Error, atOnce bool, batch *wire.Bat
 	now := time.Now()
 	c.stopped, c.killBy = now, now.Add(p.cfg.Settings.CancelGrace)
 	c.settleBy = now.Add(p.stopReport())
+	if p.cfg.Settings.Once {
+		c.worker.endBy = c.killBy
+	}
 	var scratch [64]byte
 	c.worker.outbox.Append(batch, wire.AppendCancel(scratch[:0], c.id, string(why.Code)), nil, false)
 	if atOnce {
@@ -61,7 +64,7 @@ func (p *Pool) stopReport() time.Duration {
 // Grant passes credit for a stream on to the worker that runs it. What is granted before goes with the request.
 func (p *Pool) Grant(batch *wire.Batch, c *Call, n uint32) {
 	p.mu.Lock()
-	if c.state == callQueued || c.state == callRunning && !c.touched { // it may be sent, or sent again
+	if c.state == callNew || c.state == callQueued || c.state == callRunning && !c.touched { // it may be sent, or sent again
 		c.Meta.Stream = uint32(min(uint64(c.Meta.Stream)+uint64(n), wire.MaxCredit))
 	}
 	if c.state == callRunning && c.worker != nil {

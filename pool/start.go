@@ -49,16 +49,17 @@ func (p *Pool) ensureLocked() {
 		p.startLocked(p.current, s, false)
 		starting++
 	}
-	if starting == 0 && !p.paused && (!p.waitingAny.empty() || !p.suspects.empty()) && p.ofCurrentLocked() < s.Size+s.MaxOverflow {
+	if starting == 0 && !p.paused && (!p.waitingAny.empty() || !p.suspects.empty()) && p.countedLocked() < s.Size+s.MaxOverflow {
 		p.startLocked(p.current, s, true)
 	}
 }
 
-// ofCurrentLocked counts the workers that are not those of earlier generations, which only finish what they have.
-func (p *Pool) ofCurrentLocked() int {
+// countedLocked counts the workers that the limit on them is held against: not those of earlier generations, which only finish what they have, unless that is
+// what all do.
+func (p *Pool) countedLocked() int {
 	n := 0
 	for _, w := range p.workers {
-		if w.gen == p.current {
+		if w.gen == p.current || p.cfg.Settings.Once {
 			n++
 		}
 	}
@@ -89,7 +90,7 @@ func (p *Pool) placeLocked(g *generation) int {
 // startLocked starts a worker of a generation, with the settings that go with that.
 func (p *Pool) startLocked(g *generation, s *Settings, overflow bool) {
 	p.lastWorker++
-	id := fmt.Sprintf("worker_%d", p.lastWorker)
+	id := fmt.Sprintf("%s_%d", p.cfg.Prefix, p.lastWorker)
 	w := &Worker{
 		pool: p, id: id, log: p.cfg.Log.With("worker_id", id), gen: g, place: p.placeLocked(g), overflow: overflow, started: time.Now(), idle: time.Now(),
 		slots: s.Concurrency, maxFrame: s.MaxFrame,
@@ -220,7 +221,8 @@ func (p *Pool) greet(w *Worker, f *wire.Frame) error {
 		return errReplaced
 	case w.gen == p.current:
 		p.takeInLocked(w, &batch)
-		p.methods, p.startFailure, p.failures = methods, nil, 0
+		p.startFailure, p.failures = nil, 0
+		p.setMethodsLocked(methods)
 		p.inviteLocked(w)
 		p.fillLocked(w, &batch)
 		p.ensureLocked()

@@ -81,6 +81,9 @@ func (s *Snapshot) Busy() int {
 	return n
 }
 
+// Name is the pool's.
+func (p *Pool) Name() string { return p.cfg.Name }
+
 // Snapshot copies the pool's figures.
 func (p *Pool) Snapshot() Snapshot {
 	p.mu.Lock()

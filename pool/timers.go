@@ -157,6 +157,10 @@ func (p *Pool) checkoutDueLocked(c *Call, batch *wire.Batch) {
 // noSlotLocked is the error of a flow's call that waited for a slot as long as it may.
 func (p *Pool) noSlotLocked(f *Flow) *wire.Error {
 	s := &p.cfg.Settings
+	if s.Once && len(p.workers) >= s.MaxOverflow {
+		return wire.Errorf(wire.CodeCheckoutTimeout, "no process came free for the call within %s: %d are in use, the most at a time, and %d calls wait; raise runs.queue or runs.max",
+			s.CheckoutTimeout, len(p.workers), p.waiting).With("retry_after_ms", p.retryAfterLocked())
+	}
 	if p.readyLocked() == 0 {
 		err := wire.Errorf(wire.CodeCheckoutTimeout, "no worker of pool %s was ready within %s: %d starting, %d calls wait; try again, health says how the start goes, and checkout_timeout is how long calls wait for it",
 			p.cfg.Name, s.CheckoutTimeout, p.inStateLocked(workerStarting), p.waiting).With("retry_after_ms", p.retryAfterLocked())

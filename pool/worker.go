@@ -73,6 +73,7 @@ type Worker struct {
 	recycle  string        // why it is to be replaced; empty: it is not
 	replaced bool          // its replacement has been asked for
 	vacant   chan struct{} // closed when a retired worker has no call left
+	endBy    time.Time     // when it is killed, where its only call was told to stop; zero: it was not
 	why      string        // why it is made to end
 	end      endReason     // and of which kind that is
 	stacks   string        // where it was when it was killed
@@ -240,6 +241,9 @@ func (w *Worker) handle(f *wire.Frame, owned bool, batch *wire.Batch) error {
 	case wire.KindRequest:
 		return w.asking(f, batch)
 	case wire.KindNotification:
+		if string(f.Method) == "call.usage" {
+			return w.used(f.Payload, batch)
+		}
 		if notified := w.pool.cfg.Notified; notified != nil {
 			return notified(w.id, w.gen.number, f.Method, f.Payload)
 		}
@@ -264,6 +268,32 @@ func (w *Worker) deliverable(id uint64, touches bool) (*Call, error) {
 	}
 	c.touched = c.touched || touches
 	return c, nil
+}
+
+// used passes on what a call has used so far, and stops one that may not go on.
+func (w *Worker) used(payload []byte, batch *wire.Batch) error {
+	parts, err := wire.SplitMap(payload)
+	if err != nil {
+		return err
+	}
+	var id uint64
+	if err := wire.Unmarshal(parts["call"], &id); err != nil {
+		return err
+	}
+	p := w.pool
+	p.mu.Lock()
+	c := w.calls[id]
+	running := c != nil && c.state == callRunning
+	p.mu.Unlock()
+	if !running { // it has ended meanwhile
+		return nil
+	}
+	if meter, is := c.Handler.(Meter); is {
+		if stop := meter.Used(parts["usage"]); stop != nil {
+			p.Cancel(batch, c, stop)
+		}
+	}
+	return nil
 }
 
 // answered handles a response: the call's, or one to a request of the sidecar's own.

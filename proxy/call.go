@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/dspex/dspex-sidecar/internal/metrics"
+	"github.com/dspex/dspex-sidecar/internal/runs"
 	"github.com/dspex/dspex-sidecar/internal/session"
 	"github.com/dspex/dspex-sidecar/pool"
 	"github.com/dspex/dspex-sidecar/wire"
@@ -21,6 +22,10 @@ type call struct {
 	ticket  *session.Ticket // its part in a call with an idempotency key; nil: it has none; guarded by conn.mu
 	feeding *feeding        // of a stream of the sidecar's own; nil: it is none; guarded by conn.mu
 	size    int             // of its request; guarded by conn.mu, 0 once the call is finished
+	timed   bool            // its deadline is its caller's, and not the default
+	detach  bool            // it is to be a run that goes on when its client leaves
+	apart   bool            // the pool of runs serves it; guarded by conn.mu
+	run     *runs.Run       // which it follows; nil: none; guarded by conn.mu
 	count   *metrics.Method // nil: its method was not known when it came, and is name
 	name    string
 }
@@ -43,8 +48,8 @@ func (c *conn) request(batch *wire.Batch, f *wire.Frame, owned bool) {
 		c.refuse(batch, f.ID, wire.FromError(err))
 		return
 	}
-	k := &call{conn: c, id: f.ID, since: time.Now(), size: len(f.Method) + len(f.Meta) + len(f.Payload)}
-	if m.TimeoutMS >= 0 {
+	k := &call{conn: c, id: f.ID, since: time.Now(), size: len(f.Method) + len(f.Meta) + len(f.Payload), timed: m.TimeoutMS >= 0, detach: m.Detach}
+	if k.timed {
 		k.Deadline = k.since.Add(time.Duration(m.TimeoutMS) * time.Millisecond)
 	} else if d := c.server.limits.Load().DefaultTimeout; d > 0 {
 		k.Deadline = k.since.Add(d)
@@ -143,6 +148,10 @@ func (c *conn) submit(batch *wire.Batch, k *call, f *wire.Frame, m *wire.Request
 	sessions := c.server.cfg.Sessions
 	var err error
 	switch {
+	case c.server.cfg.Runs != nil && c.server.cfg.Pool.Apart(f.Method):
+		err = c.submitRun(batch, k, m.IdempotencyKey != nil)
+	case k.detach && c.server.cfg.Pool.Methods() != nil:
+		err = wire.Errorf(wire.CodeInvalidParams, "meta.detach is for methods that have a process of their own")
 	case m.IdempotencyKey != nil:
 		err = c.submitOnce(batch, k, string(m.IdempotencyKey))
 	case k.key.ID == "":
@@ -170,8 +179,12 @@ func (c *conn) submitOnce(batch *wire.Batch, k *call, idempotencyKey string) err
 // cancel stops the call. A client that is gone has its calls stopped as well, but for those that it can ask for again.
 func (k *call) cancel(batch *wire.Batch, why *wire.Error, gone bool) {
 	k.conn.mu.Lock()
-	ticket, feeding := k.ticket, k.feeding
+	ticket, feeding, run := k.ticket, k.feeding, k.run
 	k.conn.mu.Unlock()
+	if run != nil && !gone {
+		run.Cancel(batch, why)
+		return
+	}
 	if feeding != nil {
 		feeding.stop(why.With("ended_by", "task"))
 		return
@@ -180,7 +193,17 @@ func (k *call) cancel(batch *wire.Batch, why *wire.Error, gone bool) {
 		ticket.Leave(batch, why, !gone)
 		return
 	}
-	k.conn.server.cfg.Pool.Cancel(batch, &k.Call, why)
+	k.pool().Cancel(batch, &k.Call, why)
+}
+
+// pool is the one that the call is in.
+func (k *call) pool() *pool.Pool {
+	k.conn.mu.Lock()
+	defer k.conn.mu.Unlock()
+	if k.apart {
+		return k.conn.server.cfg.Runs.Pool()
+	}
+	return k.conn.server.cfg.Pool
 }
 
 // end settles and finishes a call that never came to the pool.
@@ -205,7 +228,7 @@ func (k *call) Item(batch *wire.Batch, payload []byte, owned bool) {
 	var scratch [32]byte
 	head := wire.AppendItem(scratch[:0], k.id)
 	if n := len(head) + len(payload); n > k.conn.maxFrame {
-		k.conn.server.cfg.Pool.Cancel(batch, &k.Call, wire.Errorf(wire.CodeFrameTooLarge,
+		k.pool().Cancel(batch, &k.Call, wire.Errorf(wire.CodeFrameTooLarge,
 			"an item takes %d bytes, the client receives at most %d", n, k.conn.maxFrame).With("limit", k.conn.maxFrame).With("length", n))
 		return
 	}
@@ -217,6 +240,10 @@ func (k *call) Item(batch *wire.Batch, payload []byte, owned bool) {
 // Settle answers the client.
 func (k *call) Settle(batch *wire.Batch, r *pool.Result) {
 	c := k.conn
+	if r.Err == pool.ErrOwnProcess && c.server.cfg.Runs != nil {
+		k.again(batch)
+		return
+	}
 	k.counted(r.Err, &r.Meta)
 	if c.server.cfg.Events.FramesHeard() {
 		code := "ok"

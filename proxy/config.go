@@ -7,6 +7,7 @@ import (
 
 	"github.com/dspex/dspex-sidecar/internal/events"
 	"github.com/dspex/dspex-sidecar/internal/metrics"
+	"github.com/dspex/dspex-sidecar/internal/runs"
 	"github.com/dspex/dspex-sidecar/internal/session"
 	"github.com/dspex/dspex-sidecar/pool"
 )
@@ -18,6 +19,7 @@ type Config struct {
 	Version  string
 	Pool     *pool.Pool
 	Sessions *session.Table
+	Runs     *runs.Table      // nil: no method has a process of its own
 	Metrics  *metrics.Metrics // may be left out, as Events and Log may
 	Events   *events.Hub
 	Log      *slog.Logger

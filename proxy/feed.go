@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"sync"
+	"time"
 
 	"github.com/dspex/dspex-sidecar/pool"
 	"github.com/dspex/dspex-sidecar/wire"
@@ -19,6 +20,7 @@ func (s *Server) HandleFeed(name string, f Feed) {
 
 // feeding is the credit of such a stream, and its end.
 type feeding struct {
+	ctx   context.Context //nolint:containedctx // the call's own life, which begins before the goroutine that serves it
 	stop  context.CancelCauseFunc
 	admin bool // it began for an administrator
 
@@ -27,29 +29,45 @@ type feeding struct {
 	more   chan struct{} // closed, and made anew, when there is more to send with
 }
 
-// feed runs a method that streams.
-func (c *conn) feed(f Feed, k *call, params []byte, credit uint32, deadline bool) {
-	ctx, stop := context.WithCancelCause(context.Background())
-	who := c.caller(k)
+// beginFeeding lets the call get credit, and be cancelled.
+func (k *call) beginFeeding(credit uint32, admin bool) {
+	f := &feeding{admin: admin, credit: uint64(credit), more: make(chan struct{})}
+	f.ctx, f.stop = context.WithCancelCause(context.Background())
+	c := k.conn
 	c.mu.Lock()
-	k.feeding = &feeding{stop: stop, admin: who.Admin, credit: uint64(credit), more: make(chan struct{})}
+	k.feeding = f
 	ending := c.ending
 	c.mu.Unlock()
 	if ending { // who cancels the calls has passed this one by
-		stop(wire.Errorf(wire.CodeCancelled, "the sidecar is ending"))
+		f.stop(wire.Errorf(wire.CodeCancelled, "the sidecar is ending"))
 	}
+}
+
+// feed runs a method that streams.
+func (c *conn) feed(f Feed, k *call, params []byte, credit uint32, deadline bool) {
+	who := c.caller(k)
+	k.beginFeeding(credit, who.Admin)
 	params = append([]byte(nil), params...)
+	limit := time.Time{}
+	if deadline {
+		limit = k.Deadline
+	}
+	c.runFeed(k, limit, func(ctx context.Context, send func(any) error) (any, error) { return f(ctx, who, params, send) })
+}
+
+// runFeed answers a call with what is made in a goroutine of its own.
+func (c *conn) runFeed(k *call, deadline time.Time, made func(ctx context.Context, send func(any) error) (any, error)) {
 	c.server.tasks.Go(func() {
-		defer stop(nil)
-		limited := ctx
-		if deadline {
+		ctx := k.feeding.ctx
+		defer k.feeding.stop(nil)
+		if !deadline.IsZero() {
 			var cancel context.CancelFunc
 			late := wire.Errorf(wire.CodeDeadlineExceeded, "the deadline passed while the call was running").With("ended_by", "task")
-			limited, cancel = context.WithDeadlineCause(ctx, k.Deadline, late)
+			ctx, cancel = context.WithDeadlineCause(ctx, deadline, late)
 			defer cancel()
 		}
-		result, err := f(limited, who, params, func(item any) error { return k.send(limited, item) })
-		if cause := context.Cause(limited); err != nil && cause != nil {
+		result, err := made(ctx, func(item any) error { return k.send(ctx, item) })
+		if cause := context.Cause(ctx); err != nil && cause != nil {
 			err = cause
 		}
 		var batch wire.Batch
@@ -61,6 +79,11 @@ func (c *conn) feed(f Feed, k *call, params []byte, credit uint32, deadline bool
 // ended answers a call of one of the sidecar's own methods.
 func (k *call) ended(batch *wire.Batch, result any, err error) {
 	r := &pool.Result{Meta: noTimes, Owned: true}
+	if of, is := result.(*pool.Result); is && err == nil { // of a run
+		k.Settle(batch, of)
+		k.Finish(batch, nil)
+		return
+	}
 	if err == nil {
 		r.Payload, err = wire.Marshal(result)
 	}

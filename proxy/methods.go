@@ -117,7 +117,7 @@ func (s *Server) Calls() []Call {
 				at = k.ticket.Call()
 			}
 			c.mu.Unlock()
-			method, state, worker := s.cfg.Pool.State(at)
+			method, state, worker := k.pool().State(at)
 			if method == "" {
 				continue // the sidecar's own, answered within the call
 			}

@@ -53,6 +53,7 @@ func New(cfg Config) *Server {
 	for name, m := range s.ownMethods() {
 		s.Handle(name, m)
 	}
+	s.runMethods()
 	s.limits.Store(&cfg.Limits)
 	return s
 }

@@ -34,6 +34,13 @@ func (s *stream) begin() uint32 {
 	return s.out
 }
 
+// all is the credit that has not been used.
+func (s *stream) all() uint32 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.held + s.out
+}
+
 // credit adds what the client grants.
 func (k *call) credit(batch *wire.Batch, n uint32) {
 	s := k.stream
@@ -83,7 +90,7 @@ func (s *stream) topUp(batch *wire.Batch) {
 	s.held -= n
 	s.out += n
 	s.mu.Unlock()
-	s.call.conn.server.cfg.Pool.Grant(batch, &s.call.Call, n)
+	s.call.pool().Grant(batch, &s.call.Call, n)
 }
 
 // watchStallLocked cancels the stream when the client grants nothing for too long.
@@ -102,7 +109,7 @@ func (s *stream) watchStallLocked() {
 		s.mu.Unlock()
 		if stalled {
 			var batch wire.Batch
-			s.call.conn.server.cfg.Pool.Cancel(&batch, &s.call.Call,
+			s.call.pool().Cancel(&batch, &s.call.Call,
 				wire.Errorf(wire.CodeCancelled, "the stream got no credit for %s", limit))
 			batch.Flush()
 		}

@@ -24,6 +24,7 @@ type RequestMeta struct {
 
 	// From clients only: the sidecar does not pass it on.
 	IdempotencyKey []byte
+	Detach         bool
 
 	// On the worker channel only: what a client sends under these names means nothing.
 	Call    uint64 // the call that a worker's request serves
@@ -68,6 +69,10 @@ func ParseRequestMeta(b []byte, m *RequestMeta) error {
 			v, ok := p.uint()
 			m.TimeoutMS = int64(min(v, uint64(maxTimeoutMS)))
 			p.ok = ok
+		case "detach":
+			v := p.raw()[0]
+			m.Detach = v == 0xc3
+			p.ok = m.Detach || v == 0xc2
 		case "idempotency_key":
 			p.ok = p.text(&m.IdempotencyKey, 1, MaxIdempotencyKey)
 		case "stream":

@@ -13,6 +13,7 @@ import (
 
 	"github.com/dspex/dspex-sidecar/internal/events"
 	"github.com/dspex/dspex-sidecar/internal/metrics"
+	"github.com/dspex/dspex-sidecar/internal/runs"
 	"github.com/dspex/dspex-sidecar/internal/session"
 	"github.com/dspex/dspex-sidecar/pool"
 	"github.com/dspex/dspex-sidecar/proxy"
@@ -22,6 +23,7 @@ import (
 // Config is what New takes.
 type Config struct {
 	Pool     *pool.Pool
+	Runs     *runs.Table // nil: no method has a process for each call
 	Server   *proxy.Server
 	Sessions *session.Table
 	Models   func() []string // what is wrong with model servers
@@ -93,6 +95,21 @@ func (a *Admin) Register(s *proxy.Server) {
 	a.registerForAdmins(s)
 }
 
+// all are the pools: that of the workers, and that of the processes of single calls.
+func (a *Admin) all() []*pool.Pool {
+	if a.cfg.Runs == nil {
+		return []*pool.Pool{a.cfg.Pool}
+	}
+	return []*pool.Pool{a.cfg.Pool, a.cfg.Runs.Pool()}
+}
+
+func (a *Admin) drainPools(ctx context.Context) error {
+	if a.cfg.Runs == nil {
+		return a.cfg.Pool.Drain(ctx)
+	}
+	return a.cfg.Runs.Drain(ctx, a.cfg.Pool)
+}
+
 func (a *Admin) stats(*proxy.Caller) (any, error) {
 	s := a.cfg.Pool.Snapshot()
 	reloads, failures, _ := a.cfg.Reloads()
@@ -111,16 +128,18 @@ func (a *Admin) stats(*proxy.Caller) (any, error) {
 }
 
 func (a *Admin) workers(*proxy.Caller) (any, error) {
-	s := a.cfg.Pool.Snapshot()
-	list := make([]map[string]any, 0, len(s.Workers))
-	for i := range s.Workers {
-		w := &s.Workers[i]
-		list = append(list, map[string]any{
-			"worker": w.ID, "pool": s.Name, "generation": w.Generation, "state": w.State, "pid": w.PID, "in_flight": w.InFlight,
-			"slots": w.Slots, "sessions": w.Pins, "calls": w.Calls, "errors": w.Errors, "age_ms": w.Age.Milliseconds(),
-			"overflow": w.Overflow, "place": w.Place, "leaving": wire.OrNil(w.Leaving), "last_failure": wire.OrNil(w.Failure),
-			"versions": w.Versions,
-		})
+	list := []map[string]any{}
+	for _, p := range a.all() {
+		s := p.Snapshot()
+		for i := range s.Workers {
+			w := &s.Workers[i]
+			list = append(list, map[string]any{
+				"worker": w.ID, "pool": s.Name, "generation": w.Generation, "state": w.State, "pid": w.PID, "in_flight": w.InFlight,
+				"slots": w.Slots, "sessions": w.Pins, "calls": w.Calls, "errors": w.Errors, "age_ms": w.Age.Milliseconds(),
+				"overflow": w.Overflow, "place": w.Place, "leaving": wire.OrNil(w.Leaving), "last_failure": wire.OrNil(w.Failure),
+				"versions": w.Versions,
+			})
+		}
 	}
 	return map[string]any{"workers": list}, nil
 }

@@ -3,10 +3,12 @@ package admin
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/dspex/dspex-sidecar/internal/events"
+	"github.com/dspex/dspex-sidecar/pool"
 	"github.com/dspex/dspex-sidecar/proxy"
 	"github.com/dspex/dspex-sidecar/wire"
 )
@@ -74,7 +76,10 @@ func read[P any](who *proxy.Caller, admins bool, params []byte) (p P, err error)
 type none struct{}
 
 func (a *Admin) pause(who *proxy.Caller, _ none) (any, error) {
-	changed := a.cfg.Pool.Pause()
+	changed := false
+	for _, p := range a.all() {
+		changed = p.Pause() || changed
+	}
 	if changed {
 		a.cfg.Log.Warn("dispatch paused", "uid", who.UID)
 	}
@@ -82,7 +87,10 @@ func (a *Admin) pause(who *proxy.Caller, _ none) (any, error) {
 }
 
 func (a *Admin) resume(who *proxy.Caller, _ none) (any, error) {
-	changed := a.cfg.Pool.Resume()
+	changed := false
+	for _, p := range a.all() {
+		changed = p.Resume() || changed
+	}
 	if changed {
 		a.cfg.Log.Info("dispatch resumed", "uid", who.UID)
 	}
@@ -105,7 +113,7 @@ func (a *Admin) recycle(_ *proxy.Caller, p workerParam) (any, error) {
 }
 
 func (a *Admin) kill(_ *proxy.Caller, p workerParam) (any, error) {
-	if !a.cfg.Pool.KillWorker(p.Worker, "an administrator killed it") {
+	if !slices.ContainsFunc(a.all(), func(of *pool.Pool) bool { return of.KillWorker(p.Worker, "an administrator killed it") }) {
 		return nil, p.missing()
 	}
 	return map[string]any{"worker": p.Worker}, nil
@@ -191,9 +199,13 @@ func (a *Admin) drain(ctx context.Context, _ *proxy.Caller, p drainParam) (any, 
 	a.cfg.Server.Quiesce("an administrator drains the sidecar", limit)
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	err = a.cfg.Pool.Drain(ctx)
-	s := a.cfg.Pool.Snapshot()
-	return map[string]any{"drained": err == nil, "in_flight": s.InFlight, "queued": s.Waiting}, nil
+	err = a.drainPools(ctx)
+	inFlight, queued := 0, 0
+	for _, p := range a.all() {
+		s := p.Snapshot()
+		inFlight, queued = inFlight+s.InFlight, queued+s.Waiting
+	}
+	return map[string]any{"drained": err == nil, "in_flight": inFlight, "queued": queued}, nil
 }
 
 // shutdown has the sidecar end as at SIGTERM, within another limit.
@@ -208,7 +220,11 @@ func (a *Admin) shutdown(who *proxy.Caller, p drainParam) (any, error) {
 }
 
 func (a *Admin) stacks(ctx context.Context, _ *proxy.Caller, p workerParam) (any, error) {
-	found, ok := a.cfg.Pool.Stacks(ctx, p.Worker)
+	var found *pool.WorkerStacks
+	ok := slices.ContainsFunc(a.all(), func(of *pool.Pool) (there bool) {
+		found, there = of.Stacks(ctx, p.Worker)
+		return there
+	})
 	if !ok {
 		return nil, p.missing()
 	}

@@ -21,7 +21,7 @@ const (
 )
 
 // kinds are the events that sidecar.events tells.
-func kinds() []string { return []string{"worker", "session", "reload", "health", "pool"} }
+func kinds() []string { return []string{"worker", "session", "reload", "health", "pool", "run"} }
 
 // events is sidecar.events.
 func (a *Admin) events(ctx context.Context, who *proxy.Caller, params []byte, send func(any) error) (any, error) {

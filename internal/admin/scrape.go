@@ -58,9 +58,16 @@ func (a *Admin) scrape() []metrics.Sample {
 	for _, state := range slices.Sorted(maps.Keys(states)) {
 		add("dspex_workers", float64(states[state]), "pool", s.Name, "state", state)
 	}
-	memory := a.cfg.Pool.Memory()
-	for _, place := range slices.Sorted(maps.Keys(memory)) {
-		add("dspex_worker_memory_bytes", float64(memory[place]), "pool", s.Name, "place", strconv.Itoa(place))
+	for _, p := range a.all() {
+		memory, name := p.Memory(), p.Name()
+		for _, place := range slices.Sorted(maps.Keys(memory)) {
+			add("dspex_worker_memory_bytes", float64(memory[place]), "pool", name, "place", strconv.Itoa(place))
+		}
+	}
+	if a.cfg.Runs != nil {
+		queued, running := a.cfg.Runs.Count()
+		add("dspex_runs", float64(queued), "state", "queued")
+		add("dspex_runs", float64(running), "state", "running")
 	}
 	if a.cfg.Scrape != nil {
 		out = append(out, a.cfg.Scrape()...)

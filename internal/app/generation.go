@@ -105,10 +105,14 @@ func (g *generation) ofPool() *pool.Generation {
 
 // hello is what a worker is told first.
 func (g *generation) hello(worker string) ([]byte, error) {
+	return g.helloFor(worker, "default", g.cfg.Pool.Concurrency)
+}
+
+func (g *generation) helloFor(worker, pool string, concurrency int) ([]byte, error) {
 	params := map[string]any{
 		"protocols": []int{wire.Protocol}, "features": []string{}, "server": map[string]any{"name": "dspex-sidecar", "version": g.version},
-		"worker": worker, "pool": "default", "generation": g.number, "max_frame": g.cfg.Listen.MaxFrame + wire.MaxHead,
-		"concurrency": g.cfg.Pool.Concurrency, "tracebacks": g.cfg.Pool.Tracebacks,
+		"worker": worker, "pool": pool, "generation": g.number, "max_frame": g.cfg.Listen.MaxFrame + wire.MaxHead,
+		"concurrency": concurrency, "tracebacks": g.cfg.Pool.Tracebacks,
 	}
 	maps.Copy(params, *g.told.Load())
 	return wire.Marshal(params)

@@ -16,6 +16,7 @@ type plan struct {
 	cfg     *config.Config
 	changes []config.Change
 	next    *pool.Next
+	apart   *pool.Next     // of the pool for methods that have a process for each call
 	gen     *generation    // nil: the workers stay
 	told    map[string]any // nil: they know it already
 }
@@ -48,6 +49,15 @@ func (s *sidecar) prepare(ctx context.Context, after *config.Config, renew bool)
 	}
 	if err == nil {
 		p.next, err = s.pool.Prepare(ctx, poolSettings(p.cfg), next)
+	}
+	if err == nil {
+		var apart *pool.Generation
+		if p.gen != nil {
+			apart = s.apart(p.gen)
+		}
+		if p.apart, err = s.apartPool.Prepare(ctx, apartSettings(p.cfg), apart); err != nil {
+			<-p.next.GiveUp()
+		}
 	}
 	if err != nil && p.gen != nil {
 		p.gen.close()
@@ -131,26 +141,30 @@ func (s *sidecar) commit(p *plan) {
 	case p.told != nil:
 		old.told.Store(&p.told)
 	}
-	gone := p.next.Commit()
+	gone, apartGone := p.next.Commit(), p.apart.Commit()
+	s.runs.Apply(runSettings(p.cfg))
 	s.cfg.Store(p.cfg)
 	s.generation.Load().apply(p.cfg)
 	if p.gen != nil {
 		s.sessions.Forgive()
 		s.older.Add(1)
-		s.tasks.Go(func() { s.retire(old, gone) })
+		s.tasks.Go(func() { s.retire(old, gone, apartGone) })
 	} else if p.told != nil {
 		if params, err := wire.Marshal(p.told); err == nil { // it was, for hello
 			s.pool.Tell("sidecar.settings", params)
+			s.apartPool.Tell("sidecar.settings", params)
 		}
 	}
 }
 
 // retire ends a generation that was replaced: its zygote at once, its model servers when no worker uses them any more.
-func (s *sidecar) retire(g *generation, gone <-chan struct{}) {
+func (s *sidecar) retire(g *generation, gone ...<-chan struct{}) {
 	began := time.Now()
 	g.workers.Close()
-	if gone != nil { // else the pool is being closed, and with it all workers
-		<-gone
+	for _, pool := range gone {
+		if pool != nil { // else the pool is being closed, and with it all workers
+			<-pool
+		}
 	}
 	g.models.close()
 	s.older.Add(-1)

@@ -19,6 +19,7 @@ import (
 	"github.com/dspex/dspex-sidecar/internal/launch"
 	"github.com/dspex/dspex-sidecar/internal/metrics"
 	"github.com/dspex/dspex-sidecar/internal/permits"
+	"github.com/dspex/dspex-sidecar/internal/runs"
 	"github.com/dspex/dspex-sidecar/internal/session"
 	"github.com/dspex/dspex-sidecar/internal/store"
 	"github.com/dspex/dspex-sidecar/pool"
@@ -97,6 +98,8 @@ type sidecar struct {
 	ending     *ending
 	server     *proxy.Server
 	pool       *pool.Pool
+	apartPool  *pool.Pool // for methods that have a process for each call
+	runs       *runs.Table
 	sessions   *session.Table
 	reloads    *reloads
 	tasks      sync.WaitGroup // what watches, and the ends of generations that were replaced
@@ -166,11 +169,11 @@ func (s *sidecar) start() error {
 		}
 	})
 	s.server = proxy.New(proxy.Config{
-		Socket: socket, Limits: limits(cfg), Version: s.options.Version, Pool: s.pool, Sessions: s.sessions, Metrics: s.metrics,
+		Socket: socket, Limits: limits(cfg), Version: s.options.Version, Pool: s.pool, Sessions: s.sessions, Runs: s.runs, Metrics: s.metrics,
 		Events: &s.events, Log: s.log,
 	})
 	a := admin.New(admin.Config{
-		Pool: s.pool, Server: s.server, Sessions: s.sessions, Metrics: s.metrics, Events: &s.events, Version: s.options.Version, Log: s.log, Level: &s.level,
+		Pool: s.pool, Runs: s.runs, Server: s.server, Sessions: s.sessions, Metrics: s.metrics, Events: &s.events, Version: s.options.Version, Log: s.log, Level: &s.level,
 		DrainLimit: func() time.Duration { return s.cfg.Load().Pool.ShutdownTimeout }, Shutdown: s.ending.within,
 		Look: s.notifier.look(), Looked: s.notifier.looked,
 		Models: func() []string { return s.generation.Load().models.failures() }, Reloads: s.reloads.status, Scrape: s.scrapePermits,
@@ -179,6 +182,7 @@ func (s *sidecar) start() error {
 	s.atEnd(s.server.Close)
 	s.atEnd(func(context.Context) { s.permits.Close() })
 	s.atEnd(s.pool.Close) // before the connections: what is cut off is answered
+	s.atEnd(s.apartPool.Close)
 	s.atEnd(func(context.Context) { a.Halt() })
 	a.Register(s.server)
 	if err := s.serveHTTP(a); err != nil {
@@ -196,28 +200,38 @@ func (s *sidecar) startPool(cfg *config.Config, kept store.Store) error {
 	made := make(chan struct{}) // closed when the table is made: the pool's workers may be quicker
 	defer close(made)
 	first := s.generation.Load()
+	config := func(name, prefix string, settings pool.Settings, g *pool.Generation) pool.Config {
+		return pool.Config{
+			Name: name, Prefix: prefix, Settings: settings, Starter: g.Starter, Hello: g.Hello,
+			Background: func(worker string, method, params []byte, answer func(*wire.Batch, []byte, error)) {
+				<-made
+				s.asked(worker, method, params, answer)
+			},
+			Notified: s.notified,
+			Gone:     s.permits.Gone,
+			Metrics:  s.metrics, Events: &s.events, Log: s.log.With("pool", name),
+		}
+	}
 	var err error
-	s.pool, err = pool.New(pool.Config{
-		Name:     "default",
-		Settings: poolSettings(cfg),
-		Starter:  first.workers,
-		Hello:    first.hello,
-		Background: func(worker string, method, params []byte, answer func(*wire.Batch, []byte, error)) {
-			<-made
-			s.asked(worker, method, params, answer)
-		},
-		Notified: s.notified,
-		Gone:     s.permits.Gone,
-		Metrics:  s.metrics, Events: &s.events, Log: s.log.With("pool", "default"),
-	})
+	s.apartPool, err = pool.New(config(runsPool, "runner", apartSettings(cfg), s.apart(first)))
 	if err != nil {
+		return err
+	}
+	s.pool, err = pool.New(config("default", "", poolSettings(cfg), first.ofPool()))
+	if err != nil {
+		s.atEnd(s.apartPool.Close)
 		return err
 	}
 	s.sessions, err = session.New(session.Config{Pool: s.pool, Store: kept, Settings: sessionSettings(cfg), Metrics: s.metrics, Events: &s.events, Log: s.log})
 	if err != nil {
+		s.atEnd(s.apartPool.Close)
 		s.atEnd(s.pool.Close)
+		return err
 	}
-	return err
+	s.runs = runs.New(runs.Config{
+		Settings: runSettings(cfg), Pool: s.apartPool, Sessions: s.sessions, Metrics: s.metrics, Events: &s.events, Log: s.log,
+	})
+	return nil
 }
 
 // reapOrphans reaps, until the end, what comes to the sidecar as process 1 of a container or as a sub-reaper and nobody waits
@@ -255,7 +269,7 @@ func (s *sidecar) drain(signal context.Context, force <-chan struct{}) {
 	defer done()
 	s.log.Info("draining", "limit_ms", limit.Milliseconds())
 	s.server.Drain("the sidecar is ending", limit)
-	if err := s.pool.Drain(ctx); err != nil {
+	if err := s.runs.Drain(ctx, s.pool); err != nil {
 		s.log.Warn("calls cut off by the end of the drain", "reason", context.Cause(ctx).Error())
 	}
 	if ctx.Err() != nil {

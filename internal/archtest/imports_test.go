@@ -19,7 +19,7 @@ func allowed() map[string][]string {
 		"cmd/dspex-sidecar": {"internal/app", "internal/cli", "internal/keeper", "internal/config", "wire"},
 
 		"internal/app": {
-			"internal/admin", "proxy", "internal/session", "internal/launch", "internal/keeper", "pool",
+			"internal/admin", "proxy", "internal/runs", "internal/session", "internal/launch", "internal/keeper", "pool",
 			"internal/procs", "internal/config", "internal/events", "internal/metrics", "internal/permits", "internal/plainfile", "internal/store", "internal/watch", "wire",
 		},
 		"bench/load":      {"wire"},
@@ -28,9 +28,10 @@ func allowed() map[string][]string {
 		"internal/cli":    {"internal/client", "internal/config", "internal/load", "wire"},
 		"internal/load":   {"internal/client", "wire"},
 		"internal/client": {"wire"},
-		"internal/admin":  {"proxy", "internal/session", "pool", "internal/events", "internal/metrics", "wire"},
+		"internal/admin":  {"proxy", "internal/runs", "internal/session", "pool", "internal/events", "internal/metrics", "wire"},
 
-		"proxy":            {"internal/session", "pool", "internal/events", "internal/metrics", "wire"},
+		"proxy":            {"internal/runs", "internal/session", "pool", "internal/events", "internal/metrics", "wire"},
+		"internal/runs":    {"internal/session", "pool", "internal/events", "internal/metrics", "wire"},
 		"internal/session": {"pool", "internal/store", "internal/heap", "internal/events", "internal/metrics", "wire"},
 		"pool":             {"internal/closed", "internal/heap", "internal/events", "internal/metrics", "wire"},
 

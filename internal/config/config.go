@@ -21,6 +21,7 @@ type Config struct {
 
 	Listen    Listen
 	Pool      Pool // [pools.default]: this version has one pool
+	Runs      Runs
 	Sessions  Sessions
 	Budgets   Budgets
 	Models    map[string]*Model
@@ -125,6 +126,18 @@ func passes(pattern, name string) bool {
 		return strings.HasPrefix(name, beginning)
 	}
 	return name == pattern
+}
+
+// Runs is the [runs] table: calls whose method wants a process of its own.
+type Runs struct {
+	Max         int // processes at a time
+	Queue       time.Duration
+	QueueLimit  int
+	Timeout     time.Duration
+	CancelGrace time.Duration
+	MemoryLimit int // of each; 0: none
+	Nice        int
+	Keep        time.Duration
 }
 
 // Sessions is the [sessions] table.

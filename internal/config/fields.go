@@ -20,7 +20,7 @@ var (
 
 // fields returns all settings, in the order of the example.
 func fields() []field {
-	return slices.Concat(listenFields(), poolFields(), sessionFields(), budgetFields(), logFields(), httpFields(), modelFields(), embedderFields())
+	return slices.Concat(listenFields(), poolFields(), runFields(), sessionFields(), budgetFields(), logFields(), httpFields(), modelFields(), embedderFields())
 }
 
 const (
@@ -167,6 +167,29 @@ func poolLifeFields() []field {
 			in(byteSize(0, mostMemory), func(c *Config) *int { return &p(c).RecycleMemory })),
 		setting("pools.default.memory_limit", "0", "", Live, "A worker that takes more memory is killed; 0: no limit.",
 			in(byteSize(0, mostMemory), func(c *Config) *int { return &p(c).MemoryLimit })),
+	}
+}
+
+// runFields are about calls whose method wants a process of its own.
+func runFields() []field {
+	r := func(c *Config) *Runs { return &c.Runs }
+	return []field{
+		setting("runs.max", "2", "", Live, "Processes at a time for methods that have one for each call, beside the pool's workers; further calls wait.",
+			in(integer(1, 1024), func(c *Config) *int { return &r(c).Max })),
+		setting("runs.queue", `"10m"`, "", Live, "Longest wait for such a process, then checkout_timeout.",
+			in(duration(short), func(c *Config) *time.Duration { return &r(c).Queue })),
+		setting("runs.queue_limit", "100", "", Live, "Calls that may wait for one; more are answered queue_full.",
+			in(integer(0, manyCalls), func(c *Config) *int { return &r(c).QueueLimit })),
+		setting("runs.timeout", `"1h"`, "", Live, "Deadline of such a call that brings none.",
+			in(duration(short), func(c *Config) *time.Duration { return &r(c).Timeout })),
+		setting("runs.cancel_grace", `"500ms"`, "", Live, "After a cancel or deadline, a process that is still there so long after gets killed.",
+			in(duration(0), func(c *Config) *time.Duration { return &r(c).CancelGrace })),
+		setting("runs.memory_limit", "0", "", Live, "A process of a call that takes more memory is killed; 0: no limit.",
+			in(byteSize(0, mostMemory), func(c *Config) *int { return &r(c).MemoryLimit })),
+		setting("runs.nice", "10", "", Live, "Nice value of those processes, 0 to 19: the higher, the more the processors are left to others.",
+			in(integer(0, 19), func(c *Config) *int { return &r(c).Nice })),
+		setting("runs.keep", `"1h"`, "", Live, "How long what became of such a call can be asked for; at most 100 are kept.",
+			in(duration(short), func(c *Config) *time.Duration { return &r(c).Keep })),
 	}
 }
 

@@ -142,7 +142,7 @@ func TestProfilesWithoutFile(t *testing.T) {
 func TestMistakes(t *testing.T) {
 	rows := []struct{ text, want string }{
 		{"[pools.default]\nsice = 3", `:2:1: pools.default.sice is no setting; did you mean size? ([pools.default] has app, python, `},
-		{"[pool.default]\nsize = 3", `:1:2: pool is no setting; did you mean pools? (at the top there are listen, pools, sessions, budgets, log, http, models, embedders, profile)`},
+		{"[pool.default]\nsize = 3", `:1:2: pool is no setting; did you mean pools? (at the top there are listen, pools, runs, sessions, budgets, log, http, models, embedders, profile)`},
 		{"size = 3", `:1:1: size is no setting; it belongs into [pools.default] (at the top`},
 		{"[sessions]\ncheckout_timeout = '1s'", `:2:1: sessions.checkout_timeout is no setting; it belongs into [pools.default] (`},
 		{"[pools.fast]\nsize = 3", `:1:8: pools.fast is a second pool: this version has one, [pools.default]`},

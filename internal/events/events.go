@@ -11,8 +11,8 @@ import (
 
 // Event is something that happened. Whoever gets it does not change it.
 type Event struct {
-	Kind   string // "worker", "session", "reload", "health", "pool", "frame"
-	Owner  string // of the session that it is about; "" where it is about none
+	Kind   string // "worker", "session", "reload", "health", "pool", "run", "frame"
+	Owner  string // of the session, or run, that it is about; "" where it is about none
 	Topic  string // what readers may choose by, beside the kind; for a frame its session
 	Fields map[string]any
 	Public map[string]any // what those are told of it who are no administrators; nil: all of Fields

@@ -37,6 +37,9 @@ func Families() []Family {
 		{"dspex_worker_ends_total", counter, "Workers that ended; by pool and reason: planned, failed_start, crashed, stuck, memory, killed."},
 		{"dspex_worker_memory_bytes", gauge, "Resident memory of workers' processes; by pool and place: a worker that takes another's place has its number."},
 
+		{"dspex_runs", gauge, "Calls with a process of their own; by state: queued or running."},
+		{"dspex_runs_ended_total", counter, "Such calls that ended; by state: succeeded, failed, cancelled or lost."},
+
 		{"dspex_session_bytes", gauge, "What the sessions' states and kept answers take in memory."},
 		{"dspex_restore_seconds", histogram, "Time from sending a session's state to a worker until it has taken it."},
 		{"dspex_commits_total", counter, "Commits of sessions; by result: ok or failed."},

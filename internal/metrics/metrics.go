@@ -158,6 +158,11 @@ func (m *Metrics) WorkerEnds(pool, reason string) *Counter {
 	return m.set.GetOrCreateCounter(fmt.Sprintf("dspex_worker_ends_total{pool=%q,reason=%q}", pool, reason))
 }
 
+// RunEnds counts the runs that ended in a state: one of those of dspex_runs_ended_total.
+func (m *Metrics) RunEnds(state string) *Counter {
+	return m.set.GetOrCreateCounter(fmt.Sprintf("dspex_runs_ended_total{state=%q}", state))
+}
+
 // Reload counts the reloads of a result: one of those of dspex_reloads_total.
 func (m *Metrics) Reload(result string) *Counter {
 	return m.set.GetOrCreateCounter(fmt.Sprintf("dspex_reloads_total{result=%q}", result))

@@ -39,9 +39,8 @@ func spend(s *store.Spent, a store.Amounts, now time.Time) {
 }
 
 // overBudgetLocked says why a call must not run: what a session, or its owner's ledger, may spend is spent.
-func (t *Table) overBudgetLocked(s, ledger *session) *wire.Error {
+func (t *Table) overBudgetLocked(s, ledger *session, b *Budgets) *wire.Error {
 	now := time.Now()
-	b := &t.settings().Budgets
 	if s != nil && !s.ledger {
 		roll(&s.spent, now)
 		if err := exceeded("session", &b.Session, &s.spent.Life, time.Time{}); err != nil {

@@ -18,7 +18,8 @@ type call struct {
 	flow    *pool.Flow
 	pool    *pool.Call
 	inner   pool.Handler
-	once    *once // nil: it has no idempotency key
+	once    *once         // nil: it has no idempotency key
+	counted store.Amounts // of its usage, while it ran; guarded by Table.mu
 
 	change   store.Change // collected since the last dispatch; used by the worker's reader alone
 	changed  bool
@@ -44,15 +45,8 @@ func (c *call) Dispatch(to *pool.Target, meta *wire.RequestMeta) *wire.Error {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if !c.ran {
-		if err := t.overBudgetLocked(s, c.ledger); err != nil {
-			return err
-		}
-		t.countLocked(c, store.Amounts{Calls: 1})
-		c.ran = true
-	}
-	if s.ledger {
-		return nil
+	if err := c.beginLocked(); err != nil || s.ledger {
+		return err
 	}
 	c.maxFrame = to.MaxFrame()
 	t.maxFrame = c.maxFrame
@@ -72,6 +66,58 @@ func (c *call) Dispatch(to *pool.Target, meta *wire.RequestMeta) *wire.Error {
 		c.change.Version = meta.Next
 	}
 	return nil
+}
+
+// beginLocked counts a call that goes to a worker for the first time, or says why it may not.
+func (c *call) beginLocked() *wire.Error {
+	c.counted = store.Amounts{} // where it runs again, what it used before is spent all the same
+	if c.ran {
+		return nil
+	}
+	t := c.table
+	if err := t.overBudgetLocked(c.session, c.ledger, &t.settings().Budgets); err != nil {
+		return err
+	}
+	t.countLocked(c, store.Amounts{Calls: 1})
+	c.ran = true
+	return nil
+}
+
+// Used counts what a call has used so far, and says whether that is more than it may.
+func (c *call) Used(usage []byte) *wire.Error {
+	if m, is := c.inner.(pool.Meter); is {
+		if err := m.Used(usage); err != nil {
+			return err
+		}
+	}
+	t := c.table
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	c.spentLocked(usage)
+	b := t.settings().Budgets
+	for _, of := range [...]*store.Amounts{&b.Session, &b.SessionDay, &b.OwnerDay} {
+		of.Calls = 0 // this one is counted already
+	}
+	return t.overBudgetLocked(c.session, c.ledger, &b)
+}
+
+// spentLocked counts, and has the store note, what a call has used by now.
+func (c *call) spentLocked(usage []byte) {
+	if !c.ran || usage == nil {
+		return
+	}
+	t := c.table
+	t.countLocked(c, c.uncounted(usage))
+	t.keepSpentLocked(c)
+	t.keepLateLocked(c)
+}
+
+// uncounted is what a call has used beyond what was counted of it before.
+func (c *call) uncounted(usage []byte) store.Amounts {
+	all := usageOf(usage)
+	more := store.Amounts{Tokens: max(0, all.Tokens-c.counted.Tokens), Cost: max(0, all.Cost-c.counted.Cost)}
+	c.counted = all
+	return more
 }
 
 // Item passes on.
@@ -110,7 +156,7 @@ func (c *call) Settle(batch *wire.Batch, r *pool.Result) {
 	}
 	t.mu.Lock()
 	if c.ran {
-		t.countLocked(c, usageOf(r.Meta.Usage))
+		t.countLocked(c, c.uncounted(r.Meta.Usage))
 		t.keepSpentLocked(c)
 	}
 	change, refused := c.outcomeLocked(r, encoded)
@@ -262,7 +308,7 @@ func (c *call) Finish(batch *wire.Batch, usage []byte) {
 	c.table.mu.Lock()
 	c.finished = true
 	if usage != nil && c.ran {
-		c.table.countLocked(c, usageOf(usage))
+		c.table.countLocked(c, c.uncounted(usage))
 		c.table.keepSpentLocked(c)
 		c.table.keepLateLocked(c)
 	}

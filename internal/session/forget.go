@@ -12,6 +12,7 @@ const deleteEvery = 10 * time.Second
 // clearAway ends what is left of a session that is out of the table.
 func (t *Table) clearAway(batch *wire.Batch, s *session, done Done) {
 	s.flow.Close(batch, notFound(s.key))
+	t.closeApart(batch, s)
 	t.mu.Lock()
 	holder := s.holder
 	t.mu.Unlock()

@@ -48,6 +48,8 @@ type session struct {
 	behind   []string     // the keys in which that version differs from the state
 	prepared *prepared    // a restore that was encoded ahead
 
+	apart []*apart // calls that are not in its flow
+
 	stored  bool // its creation is in force
 	started bool // the first call has committed
 	shared  bool // the flow has been told so
@@ -181,7 +183,7 @@ func (s *session) holdsAlready(c *store.Change) bool {
 			return false
 		}
 	}
-	return !c.Reset && !slices.ContainsFunc(c.Delete, func(k string) bool { return s.size(k) > 0 })
+	return !c.Reset && len(c.Secrets) == 0 && !slices.ContainsFunc(c.Delete, func(k string) bool { return s.size(k) > 0 })
 }
 
 // maxBehind bounds how many keys are noted before the whole state is restored instead.

@@ -16,9 +16,10 @@ type turn struct {
 	call    pool.Call
 	method  string
 	create  bool
-	beside  bool  // the change is not one of the state
-	imports bool  // it is a page of a session that is being imported
-	once    *once // the change notes that this call begins; nil: it does not
+	beside  bool               // the change is not one of the state
+	imports bool               // it is a page of a session that is being imported
+	once    *once              // the change notes that this call begins; nil: it does not
+	refuse  func() *wire.Error // says, under the lock, why the change is not to be made; nil: nothing is against it
 	change  store.Change
 	done    func(batch *wire.Batch, version uint64, err error)
 	refused *wire.Error // why the session could not be entered
@@ -34,7 +35,7 @@ func (t *Table) create(batch *wire.Batch, s *session, done Done) (refused *wire.
 
 // submit lets the turn come; the session's active calls have been told of it.
 func (u *turn) submit(batch *wire.Batch, deadline time.Time) {
-	u.call = pool.Call{Method: []byte(u.method), Owned: true, Deadline: deadline, Handler: u, Local: u.run}
+	u.call = pool.Call{Method: []byte(u.method), Owned: true, Deadline: deadline, Handler: u, Local: u.run, Nested: u.call.Nested}
 	u.session.flow.Submit(batch, &u.call)
 }
 
@@ -55,11 +56,15 @@ func (u *turn) run(batch *wire.Batch) {
 	t, s := u.table, u.session
 	t.mu.Lock()
 	u.change.Number = s.number
-	nothing := !u.beside && s.holdsAlready(&u.change) || u.once != nil && u.once.over
 	var refused *wire.Error
+	if u.refuse != nil {
+		refused = u.refuse()
+	}
+	nothing := !u.beside && s.holdsAlready(&u.change) || u.once != nil && u.once.over
 	switch {
 	case s.ended:
 		refused = notFound(s.key)
+	case refused != nil:
 	case u.imports && s.state[importing] == nil:
 		refused = notImporting(s.key)
 	case nothing:

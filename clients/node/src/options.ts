@@ -21,6 +21,8 @@ export type CallOptions = {
   idempotencyKey?: string | undefined;
   /** Where the connection is lost, ask again over a new one, with the same key; one is made where none is given. */
   idempotent?: boolean | undefined;
+  /** Of a method that has a process for each call: go on when this client leaves. See `runs.attach`. */
+  detach?: boolean | undefined;
   /** W3C trace context. */
   traceparent?: string | undefined;
   /** Handed to the application as it is. */
@@ -50,6 +52,7 @@ export function callMeta(options: StreamOptions, parent: number | undefined): Wi
   if (credit !== undefined) meta.stream = credit;
   if (retry !== undefined) meta.retry = retry;
   if (key !== undefined) meta.idempotency_key = key;
+  if (options.detach === true) meta.detach = true;
   if (traceparent !== undefined) meta.traceparent = traceparent;
   if (app !== undefined) meta.app = app;
   if (parent !== undefined) meta.parent = parent;

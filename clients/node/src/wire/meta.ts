@@ -20,6 +20,7 @@ const KNOWN = new Map<string, Check>([
   ["pool", isText],
   ["timeout_ms", isCount],
   ["idempotency_key", (value) => value !== "" && isTextOf(value, MAX_IDEMPOTENCY_KEY)],
+  ["detach", (value) => typeof value === "boolean"],
   ["retry", (value) => value === "safe"],
   ["stream", (value, first) => isInteger(first) && (value as number) > 0 && (value as number) <= MAX_CREDIT],
   ["traceparent", (value) => isTextOf(value, MAX_TRACE)],

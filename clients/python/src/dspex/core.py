@@ -374,6 +374,7 @@ def call_meta(
     app: Mapping[str, Any] | None = None,
     idempotency_key: str | None = None,
     idempotent: bool = False,
+    detach: bool = False,
 ) -> dict[str, Any]:
     """The meta of a request, without its time limit. Raises ValueError for a stream with an idempotency key."""
     if idempotent and idempotency_key is None:
@@ -397,4 +398,6 @@ def call_meta(
         meta["app"] = wire.plain_value(app, "app")
     if idempotency_key is not None:
         meta["idempotency_key"] = idempotency_key
+    if detach:
+        meta["detach"] = True
     return meta

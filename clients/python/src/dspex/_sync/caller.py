@@ -59,6 +59,7 @@ class Caller:
         cancel: CancelToken | None = None,
         idempotency_key: str | None = None,
         idempotent: bool = False,
+        detach: bool = False,
     ) -> Any:
         """Call a method, and return its result.
 
@@ -76,6 +77,7 @@ class Caller:
                 alike, for as long as it keeps answers.
             idempotent: where the connection is lost, ask again over a new one, with the same key; one is made where
                 none is given.
+            detach: of a method that has a process for each call: go on when this client leaves. See `runs.attach`.
 
         Raises DspexError: the class goes by the error's code. Abandoning the call cancels it.
         """
@@ -88,6 +90,7 @@ class Caller:
             app=app,
             idempotency_key=idempotency_key,
             idempotent=idempotent,
+            detach=detach,
         )
         return (self._exchange(method, params, meta, timeout, cancel, idempotent)).result
 

@@ -40,6 +40,7 @@ _KNOWN: Final[Mapping[str, Callable[[Any], bool]]] = {
     "pool": _is_text,
     "timeout_ms": _is_count,
     "idempotency_key": lambda value: _is_text(value) and 0 < len(value.encode()) <= MAX_IDEMPOTENCY_KEY,
+    "detach": lambda value: type(value) is bool,
     "retry": lambda value: type(value) is str and value == "safe",
     "stream": lambda value: type(value) is int and 0 < value <= MAX_CREDIT,
     "traceparent": lambda value: _is_text(value) and len(value.encode()) <= _MAX_TRACE,
