@@ -19,7 +19,7 @@ from e2e.support.other_user import NOBODY, OtherUser, needs_root
 from e2e.support.servers import Server
 
 APP = {"pools": {"default": {"app": "running:app"}}}
-CONFIG: dict[str, Any] = {**APP, "runs": {"queue": "300ms"}}
+CONFIG: dict[str, Any] = {**APP, "runs": {"queue": "2s"}}
 
 
 def runs(client: Client) -> list[dict[str, Any]]:
@@ -202,7 +202,7 @@ def test_no_more_than_max_at_a_time(server: Server, tmp_path: Path) -> None:
 
 @needs_root
 def test_runs_of_others_are_neither_seen_nor_stopped(tmp_path: Path) -> None:
-    tables = merged(CONFIG, {"listen": {"mode": "0666", "allow_uids": [0, NOBODY]}})
+    tables = merged(APP, {"listen": {"mode": "0666", "allow_uids": [0, NOBODY]}})
     with Server("sidecar", tables) as server:
         server.folder.chmod(0o711)
         client = server.client()
