@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"slices"
 	"strings"
@@ -65,6 +66,11 @@ func connectAll(s *settings) ([]peer, error) {
 		params = nil
 		if err := json.Unmarshal([]byte(s.params), &params); err != nil {
 			return nil, fmt.Errorf("params: %w", err)
+		}
+		for name, value := range params { // JSON knows no integers
+			if number, ok := value.(float64); ok && number == math.Trunc(number) {
+				params[name] = int64(number)
+			}
 		}
 	}
 	addresses := strings.Split(s.address, ",")
