@@ -1,7 +1,7 @@
 """The handlers that are measured, as an application of dspex_worker."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 from dspex_worker import App, Session
 from peers.handlers import burn as use_processor
@@ -27,7 +27,23 @@ def burn(burn: float) -> float:
 
 
 @app.method
-def items(count: int) -> Iterator[int]:
+async def plain(value: object) -> object:
+    return value
+
+
+@app.method
+def threaded(value: object) -> object:
+    return value
+
+
+@app.method
+async def items(count: int) -> AsyncIterator[int]:
+    for n in range(count):
+        yield n
+
+
+@app.method
+def threaded_items(count: int) -> Iterator[int]:
     yield from range(count)
 
 

@@ -49,6 +49,7 @@ STREAM = Work(
     connections=8,
     options=("-stream", "1000"),
 )
+ASYNC_ONE = Work("512 B to an async method, one call at a time", "plain")
 STREAM_ONE = replace(STREAM, name="streams of 100 items, one at a time", connections=1)
 
 

@@ -112,6 +112,8 @@ def plan(what: str) -> list[list[list[Step]]]:
             [*pytest("pytest conformance", "tests/e2e/conformance"), *pytest("pytest newcomer", "tests/e2e/newcomer")],
             pytest("pytest faults", "tests/e2e/faults"),
         ],
+        # It compares times: alone, and even so it fails only where all of its rounds agree.
+        [[Step("bench short", [tool("python"), "bench/short.py"], reports.bench)]],
     ]
 
 
@@ -149,6 +151,8 @@ class Run:
         report = step.report(output) if step.report else reports.Report(output)
         self.total += report.counts
         say("ok  " if code == 0 else "FAIL", f"{step.name:<24}{took}  {report.counts or ''}".rstrip())
+        for line in report.told:
+            say("    ", line)
         for line in report.skips:
             say("    ", f"skipped: {line}")
         if code != 0:

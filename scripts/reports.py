@@ -27,11 +27,12 @@ class Counts:
 
 @dataclass(frozen=True)
 class Report:
-    """What a step's output says: ``text`` is what to show when it failed."""
+    """What a step's output says: ``text`` is what to show when it failed, ``told`` what to show in any case."""
 
     text: str
     counts: Counts = Counts()
     skips: list[str] = field(default_factory=list)
+    told: list[str] = field(default_factory=list)
 
 
 Reader = Callable[[str], Report]
@@ -85,3 +86,10 @@ def node(output: str) -> Report:
         word: int(number) for word, number in re.findall(r"^[#ℹ] (pass|fail|skipped) (\d+)$", output, re.MULTILINE)
     }
     return Report(output, Counts(numbers.get("pass", 0), numbers.get("fail", 0), numbers.get("skipped", 0)))
+
+
+def bench(output: str) -> Report:
+    """Read the rows of bench/short.py, and its closing line."""
+    *rows, closing = output.splitlines() or [""]
+    numbers = {word: int(number) for number, word in re.findall(r"(\d+) ([a-z]+)", closing)}
+    return Report(output, Counts(numbers.get("passed", 0), numbers.get("failed", 0)), told=rows)
