@@ -135,9 +135,7 @@ def spans(body: bytes) -> list[tuple[int, int]]:
 
 # Values
 
-ONE: dict[int, int | bool | None] = {byte: byte for byte in range(128)} | {
-    byte: byte - 256 for byte in range(0xE0, 256)
-}
+ONE: dict[int, Any] = {byte: byte for byte in range(128)} | {byte: byte - 256 for byte in range(0xE0, 256)}
 ONE |= {0xC0: None, 0xC2: False, 0xC3: True}
 
 
