@@ -91,7 +91,7 @@ func tell(cfg *config.Config, m *models) (map[string]any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return map[string]any{"models": settings, "embedders": embedders, "cancel_grace_ms": cfg.Pool.CancelGrace.Milliseconds()}, nil
+	return map[string]any{"models": settings, "embedders": embedders, "history": cfg.Sessions.History, "cancel_grace_ms": cfg.Pool.CancelGrace.Milliseconds()}, nil
 }
 
 // toldAlready says whether workers have been told so.

@@ -155,6 +155,7 @@ type Sessions struct {
 	SoftWait    time.Duration
 	AutoCreate  bool
 	AnswerTTL   time.Duration
+	History     int            // bytes of a session's last LM exchanges; 0: none are kept
 	WeightLabel string         // the label whose value chooses a weight; "": all sessions are equal
 	Weights     map[string]int // by the label's value
 }

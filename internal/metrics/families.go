@@ -46,6 +46,9 @@ func Families() []Family {
 		{"dspex_commit_seconds", histogram, "Time that the store took to make a commit durable; none where it keeps sessions in memory."},
 
 		{"dspex_lm_requests_total", counter, "Requests to language models, further attempts included; by model (as configured, or \"client\") and result: ok, error or cancelled."},
+		{"dspex_lm_embed_requests_total", counter, "Requests to embedders, further attempts included; by embedder and result: ok, error or cancelled."},
+		{"dspex_lm_embed_texts_total", counter, "Texts that were turned into vectors; by embedder."},
+		{"dspex_lm_embed_tokens_total", counter, "Their tokens, as providers count them; by embedder."},
 		{"dspex_lm_in_use", gauge, "Requests in flight to a language model, or embedder, that has limits; by model."},
 		{"dspex_lm_queued", gauge, "Requests that wait for the limits of a model; by model."},
 		{"dspex_lm_paused_seconds", gauge, "For how long a model's provider still wants to be left alone; by model."},

@@ -13,6 +13,7 @@ from dspex import wire
 from dspex.errors import InvalidParams
 
 from dspex_worker.calls import Call
+from dspex_worker.embedders import Embedder, Embedders
 from dspex_worker.metrics import Metrics
 from dspex_worker.objects import SessionObject
 from dspex_worker.offers import Offers
@@ -175,8 +176,9 @@ class App(Offers):
         self.use_dspy = use_dspy
         self.metrics = Metrics()
         self.methods: dict[str, Method] = {}
-        self.worker_start_hooks: list[Callable[[], Any]] = []
-        self.worker_stop_hooks: list[Callable[[], Any]] = []
+        self.embedders = Embedders(self.metrics)
+        self.worker_start_hooks: list[Callable[[], Any]] = [self.embedders.start]
+        self.worker_stop_hooks: list[Callable[[], Any]] = [self.embedders.close]
         self.session_start_hooks: list[Callable[[Session], Any]] = []
         self.session_end_hooks: list[Callable[[Session], Any]] = []
         self.session_objects: dict[str, SessionObject] = {}
@@ -192,6 +194,7 @@ class App(Offers):
         and calls it: what ``__init__`` and the module make is shared, or copied, by all workers of a pool.
         """
         self.worker = worker
+        self.embedders.use(worker)
         for part in self.parts:
             part(worker)
 
@@ -199,6 +202,7 @@ class App(Offers):
         """Go on with other settings of the configured models; calls that run keep theirs."""
         assert self.worker is not None
         self.worker.models = models
+        self.embedders.use(self.worker)
         for user in self.model_users:
             user(self.worker)
 
@@ -312,6 +316,13 @@ class App(Offers):
         makes the call a failure.
         """
         self.kept_tasks.add(name)
+
+    def embedder(self, name: str | None = None) -> Embedder:
+        """Return the configured embedder of that name, or the default one: ``vectors = await embedder.acall(texts)``.
+
+        It may be asked for when the application is loaded, and used once a worker serves it.
+        """
+        return Embedder(self.embedders, name)
 
     def background(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         """Run a coroutine as a task that belongs to no call; it is cancelled when the worker ends."""

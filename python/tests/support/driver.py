@@ -149,12 +149,13 @@ async def driving(
     *,
     tracebacks: bool = False,
     settings: dict[str, Any] | None = None,
+    **more: Any,
 ) -> AsyncIterator[Driver]:
     """Install the DSPy application, run the hooks, and clean up as a worker does."""
     from dspex_worker import dspy_app
 
     await asyncio.to_thread(dspy_app.install, app)  # as before the loop of a worker runs
-    app.init_worker(Worker("worker_1", concurrency=8, models=models or {}, dspy=settings or {}))
+    app.init_worker(Worker("worker_1", concurrency=8, models=models or {}, dspy=settings or {}, **more))
     driver = Driver(app, tracebacks=tracebacks)
     await driver.runtime.start_worker()
     try:

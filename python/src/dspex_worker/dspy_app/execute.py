@@ -4,26 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
-from datetime import date, datetime
-from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 import dspy
 from dspex.errors import DspexError, ProgramError
-from pydantic import BaseModel
 
 from dspex_worker.dspy_app.call_limits import CallLimits
 from dspex_worker.dspy_app.counts import SESSION, LmCounts
 from dspex_worker.dspy_app.history import History
 from dspex_worker.dspy_app.lm_errors import lm_error
 from dspex_worker.dspy_app.models import LmCache, make_adapter
+from dspex_worker.dspy_app.plain import plain
 from dspex_worker.dspy_app.programs import Program
 from dspex_worker.dspy_app.settings import LmSettings
 from dspex_worker.dspy_app.stream import Sink
 from dspex_worker.dspy_app.thread_calls import run_in_thread
 from dspex_worker.dspy_app.tools import ToolLost
+from dspex_worker.dspy_app.trace import Trace
 from dspex_worker.dspy_app.usage import CallUsage
 from dspex_worker.permits import Permits
 from dspex_worker.session import copy_of
@@ -63,10 +62,12 @@ class Executor:
         settings: LmSettings | DspexError,
         call: Call,
         sink: Sink | None = None,
+        trace: Trace | None = None,
     ) -> dict[str, Any]:
         """Run a program on checked inputs and return its outputs; add what its LM requests took to ``call.usage``.
 
-        ``settings`` may be the error that says why there are none. With a ``sink`` the LM's answers are streamed to it.
+        ``settings`` may be the error that says why there are none. With a ``sink`` the LM's answers are streamed to it;
+        ``trace`` is told what happens.
 
         Raises:
             DspexError: ``lm_error`` for what the LM or its provider did; whatever the program raises goes through.
@@ -80,7 +81,10 @@ class Executor:
             overrides = await self._lm_overrides(settings, limits, stack)
             if sink is not None:
                 sink.watch(module, known.adapter if known else "chat")
-                overrides["callbacks"] = [*dspy.settings.callbacks, sink]
+            if trace is not None:
+                trace.watch(module)
+            if watching := [one for one in (sink, trace) if one is not None]:
+                overrides["callbacks"] = [*dspy.settings.callbacks, *watching]
             with dspy.context(**overrides, **_OWN, send_stream=sink), dspy.track_usage() as tracker:
                 try:
                     if program.is_async:
@@ -148,27 +152,3 @@ def _outputs(program: Program, returned: Any) -> dict[str, Any]:
             details={"type": "TypeError"},
         )
     return {str(name): plain(value) for name, value in returned.items()}
-
-
-def plain(value: Any) -> Any:
-    """The value in the protocol's types; dates and times as ISO 8601 text, as their JSON schema says.
-
-    What has no such form is left as it is: the worker names its place in ``not_serializable``.
-    """
-    if value is None or isinstance(value, (bool, int, float, bytes)):
-        return value
-    if isinstance(value, Enum):
-        return plain(value.value)
-    if isinstance(value, str):
-        return str(value)
-    if isinstance(value, (date, datetime)):
-        return value.isoformat()
-    if isinstance(value, BaseModel):
-        return plain(value.model_dump())
-    if isinstance(value, (dspy.Prediction, dspy.Example)):
-        return plain(value.toDict())
-    if isinstance(value, Mapping):
-        return {key: plain(held) for key, held in value.items()}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [plain(held) for held in value]
-    return value

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import replace as replaced
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from dspex.errors import DspexError
 
@@ -14,16 +14,19 @@ from dspex_worker.dspy_app.application import ApplicationPrograms
 from dspex_worker.dspy_app.batch import MAX_AT_ONCE, Result, check_batch, run_all
 from dspex_worker.dspy_app.counts import LmCounts
 from dspex_worker.dspy_app.errors import invalid_param, program_exists, program_not_found, secret_lost
-from dspex_worker.dspy_app.execute import Executor, plain
+from dspex_worker.dspy_app.execute import Executor
 from dspex_worker.dspy_app.history_methods import HistoryMethods
+from dspex_worker.dspy_app.lm_methods import LmMethods
 from dspex_worker.dspy_app.media import NOTHING, Permissions
 from dspex_worker.dspy_app.memory import Conversation, has_conversation, needs_session
+from dspex_worker.dspy_app.plain import plain
 from dspex_worker.dspy_app.programs import Program, check_id, new_id
 from dspex_worker.dspy_app.records import MAX_DEMOS, Record
 from dspex_worker.dspy_app.session_programs import SessionPrograms
 from dspex_worker.dspy_app.settings import LmSettings, Models
 from dspex_worker.dspy_app.signatures import MAX_TEXT, json_schema
 from dspex_worker.dspy_app.stream import Item, Sink
+from dspex_worker.dspy_app.trace import IN_ANSWER, IN_STREAM, Trace
 from dspex_worker.dspy_app.version_methods import VersionMethods
 from dspex_worker.session import RESERVED, Session
 
@@ -72,6 +75,7 @@ class DspyApp:
             run.writes = self._writes
         HistoryMethods(self.find).register(app)
         VersionMethods(self).register(app)
+        LmMethods(lambda: self._executor).register(app)
         readers: tuple[Callable[..., Any], ...] = (self.list_programs, self.get_program_info, self.get_session_state)
         writers: tuple[Callable[..., Any], ...] = (self.create_program, self.delete_program, self.configure_lm)
         for method in readers:
@@ -149,19 +153,33 @@ class DspyApp:
             "outputs": json_schema(program.outputs),
         }
 
-    async def execute_program(self, program: str, inputs: dict[str, Any], session: Session | None) -> dict[str, Any]:
-        """Run a program and return its outputs. As a stream: the pieces of the outputs as they come, then the same."""
-        return await self._run(program, inputs, session, current_call())
+    async def execute_program(
+        self, program: str, inputs: dict[str, Any], session: Session | None, trace: bool | Literal["full"] = False
+    ) -> dict[str, Any]:
+        """Run a program and return its outputs. As a stream: the pieces of the outputs as they come, then the same.
+
+        With trace, meta.app.trace of the answer, or items of the stream, say what its modules, LMs, adapters and tools
+        did when; with "full" also what each was given and returned.
+        """
+        call = current_call()
+        if not trace:
+            return await self._run(program, inputs, session, call)
+        events = Trace(trace == "full", IN_ANSWER)
+        try:
+            return await self._run(program, inputs, session, call, trace=events)
+        finally:
+            call.reply_app.update(events.to_app())
 
     async def stream_program(
-        self, program: str, inputs: dict[str, Any], session: Session | None
+        self, program: str, inputs: dict[str, Any], session: Session | None, trace: bool | Literal["full"] = False
     ) -> AsyncIterator[Item]:
         """Do the same, yielding ``{type: "delta", field, text}`` and ``{type: "status", message}``."""
         call = current_call()
         sink = Sink()
+        events = Trace(trace == "full", IN_STREAM, sink.put) if trace else None
 
         async def work() -> None:
-            call.result = await self._run(program, inputs, session, call, sink)
+            call.result = await self._run(program, inputs, session, call, sink, events)
 
         items = sink.run(work())
         try:
@@ -171,17 +189,23 @@ class DspyApp:
             await items.aclose()
 
     async def _run(
-        self, program: str, inputs: dict[str, Any], session: Session | None, call: Call, sink: Sink | None = None
+        self,
+        program: str,
+        inputs: dict[str, Any],
+        session: Session | None,
+        call: Call,
+        sink: Sink | None = None,
+        trace: Trace | None = None,
     ) -> dict[str, Any]:
         found, settings = self._prepared(program, session)
         checked = found.checker.check(inputs, self._permissions)
         if found.memory is None:
-            return await self._executor.run(found, checked, settings, call, sink)
+            return await self._executor.run(found, checked, settings, call, sink, trace)
         if session is None:
             raise needs_session()
         conversation = Conversation(session, program)
         checked[found.memory.field] = conversation.history()
-        outputs = await self._executor.run(found, checked, settings, call, sink)
+        outputs = await self._executor.run(found, checked, settings, call, sink, trace)
         conversation.remember(found.memory, inputs, found.said(outputs))
         return outputs
 

@@ -6,13 +6,14 @@ import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import dspy
 from dspex.errors import DeadlineExceeded, DspexError
 from dspex.errors import LMError as LmCallError
+from dspy.clients._deprecation import adapter_message_call
 from dspy.utils.exceptions import (
     ContextWindowExceededError,
     LMBillingError,
@@ -75,7 +76,7 @@ class CallLM(dspy.LM):
             return limits.request(self.acall(*args, **kwargs))
         if self.settings is not None and self.settings.limited:
             raise RuntimeError(
-                f"model {self._name!r} has limits, and waiting for them would stop the worker's loop: an async module"
+                f"model {self.name!r} has limits, and waiting for them would stop the worker's loop: an async module"
                 " asks with `await predictor.acall(…)`"
             )
         request = self._request()
@@ -98,7 +99,7 @@ class CallLM(dspy.LM):
             return kept
         answered_before = dict(self.limits.usage.answered)
         outputs = await self._ask(args, kwargs)
-        if self.limits.usage.answered.get(self._name) != answered_before.get(self._name):  # not one of the others
+        if self.limits.usage.answered.get(self.name) != answered_before.get(self.name):  # not one of the others
             self.answers.put(key, outputs)
         return outputs
 
@@ -110,7 +111,9 @@ class CallLM(dspy.LM):
             asked = lm if lm is self else lm.for_call(self._limits)
             fitting = kwargs if lm is self else asked._fitting(kwargs)
             try:
-                return await asked._attempts(args, fitting, last)
+                # The adapter said that these messages are its own, of the first model.
+                with nullcontext() if lm is self else adapter_message_call(asked, fitting.get("messages")):
+                    return await asked._attempts(args, fitting, last)
             except Exception as error:
                 if last or _sent() != sent or not _another_may_answer(error) or not self._has_time():
                     raise
@@ -155,11 +158,11 @@ class CallLM(dspy.LM):
             limits.usage.wait(time.monotonic() - began)
 
     def _request(self) -> Request:
-        return Request(self._name, self._label, None if self.settings is None else self.settings.prices)
+        return Request(self.name, self._label, None if self.settings is None else self.settings.prices)
 
     def _failed(self, request: Request, error: Exception, kwargs: dict[str, Any]) -> None:
         _blot_out(None if self.settings is None else self.settings.api_key, error)
-        failure = {"model": self._name, "type": type(error).__name__}
+        failure = {"model": self.name, "type": type(error).__name__}
         if (status := getattr(error, "status", None)) is not None:
             failure["status"] = status
         self._limits.usage.failed.append(failure)
@@ -170,7 +173,7 @@ class CallLM(dspy.LM):
         history = self._limits.history
         if history is not None and (error is not None or request.entry is not None):
             usage = self._limits.usage
-            history.add(exchange(self._name, usage.program_id, request.began, request.entry, error, kwargs))
+            history.add(exchange(self.name, usage.program_id, request.began, request.entry, error, kwargs))
             request.entry = None
 
     @property
@@ -179,7 +182,8 @@ class CallLM(dspy.LM):
         return self.limits
 
     @property
-    def _name(self) -> str:
+    def name(self) -> str:
+        """The configured name, or the model string of a client's own settings."""
         return self.model if self.settings is None else self.settings.name
 
     @property

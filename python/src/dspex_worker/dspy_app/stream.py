@@ -91,7 +91,10 @@ class Sink(BaseCallback):
             self._items.put_nowait({"type": "delta", "field": names[field], "text": text})
 
     def _put_status(self, message: str) -> None:
-        item = {"type": "status", "message": message}
+        self.put({"type": "status", "message": message})
+
+    def put(self, item: Item) -> None:
+        """Put an item, from any thread."""
         try:
             here = asyncio.get_running_loop() is self._loop
         except RuntimeError:
