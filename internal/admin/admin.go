@@ -50,6 +50,8 @@ type Admin struct {
 	end   context.CancelFunc
 	tasks sync.WaitGroup
 
+	looked atomic.Int64 // when a look at the health ended last, in nanoseconds of a.since
+
 	mu      sync.Mutex  // guards what follows
 	readers map[int]int // of events, by uid
 }
@@ -82,6 +84,7 @@ func (a *Admin) Register(s *proxy.Server) {
 		"sidecar.clients": a.clients,
 		"sidecar.calls":   a.calls,
 		"sidecar.metrics": a.metrics,
+		"sidecar.live":    a.live,
 	} {
 		s.Handle(name, proxy.Plain(func(who *proxy.Caller, params []byte) (any, error) {
 			if err := wire.Unmarshal(params, &struct{}{}); err != nil {

@@ -137,6 +137,7 @@ func (a *Admin) watchHealth() {
 		if a.cfg.Looked != nil {
 			a.cfg.Looked(status, a.up.Load())
 		}
+		a.looked.Store(int64(time.Since(a.since)))
 		select {
 		case <-tick.C:
 		case <-a.life.Done():

@@ -59,6 +59,28 @@ func (a *Admin) health(ctx context.Context, who *proxy.Caller, p struct {
 	return result, nil
 }
 
+// stuckAfter is how many looks at the health may be missing before the sidecar counts as stuck: it is then killed where somebody watches.
+const stuckAfter = 10
+
+// Alive says whether the sidecar still looks at itself, and what there is to say about it: the one meaning that `healthcheck --live`, /healthz and the service
+// manager's watchdog have.
+func (a *Admin) Alive() (alive bool, said string) {
+	if ago := a.sinceLook(); ago > stuckAfter*a.cfg.Look {
+		return false, fmt.Sprintf("stuck: the sidecar last looked at itself %s ago", ago.Round(time.Second))
+	}
+	return true, "alive"
+}
+
+func (a *Admin) sinceLook() time.Duration {
+	return time.Since(a.since) - time.Duration(a.looked.Load())
+}
+
+// live is sidecar.live, which takes no lock that a stuck part may hold.
+func (a *Admin) live(*proxy.Caller) (any, error) {
+	alive, said := a.Alive()
+	return map[string]any{"alive": alive, "said": said, "looked_ms_ago": a.sinceLook().Milliseconds()}, nil
+}
+
 // worse is the worse of two statuses.
 func worse(a, b string) string {
 	order := []string{healthy, degraded, unhealthy}

@@ -31,7 +31,7 @@ func (a *Admin) Handler(hosts []string, anyHost bool) http.Handler {
 			_, _ = w.Write([]byte(said + "\n")) // as above
 		}
 	}
-	mux.HandleFunc("GET /healthz", probe(func() (bool, string) { return true, "alive" }))
+	mux.HandleFunc("GET /healthz", probe(a.Alive))
 	mux.HandleFunc("GET /readyz", probe(a.Ready))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()

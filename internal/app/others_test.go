@@ -82,7 +82,8 @@ func TestReadersAreBounded(t *testing.T) {
 		t.Errorf("one more: %+v", m)
 	}
 	c.Send(wire.KindCancel, 10, nil)
-	for c.Receive().Kind != wire.KindResponse {
+	for m := c.Receive(); m.Kind != wire.KindResponse; {
+		m = c.Receive()
 	}
 	if m := read(other, 3); m.Kind != wire.KindItem {
 		t.Errorf("after one has ended: %+v", m)

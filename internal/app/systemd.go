@@ -64,7 +64,7 @@ func (n *notifier) looked(status string, up bool) {
 		n.up = true
 		lines = append(lines, "READY=1")
 	}
-	if status != n.said {
+	if status != n.said && !n.ending { // which it is told already
 		n.said = status
 		lines = append(lines, "STATUS="+status)
 	}

@@ -19,16 +19,35 @@ type healthcheckCommand struct {
 }
 
 func (*healthcheckCommand) Help() string {
-	return "For probes: exit code 0 where it is so, 1 where it is not; nothing is printed but why not.\n\nExample:\n\n    " + program + " healthcheck --live"
+	return "For probes: exit code 0 where it is so, 1 where it is not or cannot be told; nothing is printed but why not.\n\nExample:\n\n    " + program + " healthcheck --live"
 }
 
-// Run answers a probe.
+// Run answers a probe. Supervisors know two codes.
 func (c *healthcheckCommand) Run(ctx context.Context, e *Env) error {
+	err := c.probe(ctx, e)
+	if err == nil || ctx.Err() != nil {
+		return err
+	}
+	_ = e.report(ctx, err) // 1 whatever it is
+	return exitError(exitFailed)
+}
+
+// answered says whether an error is one that the sidecar itself has sent: at its handshake where it takes nobody in.
+func answered(err error) bool {
+	local := errors.Is(err, &wire.Error{Code: wire.CodeConnectionLost}) || errors.Is(err, &wire.Error{Code: wire.CodeDeadlineExceeded})
+	_, is := errors.AsType[*wire.Error](err)
+	return is && !local
+}
+
+func (c *healthcheckCommand) probe(ctx context.Context, e *Env) error {
 	q := question{connection: c.connection, Timeout: c.Timeout}
 	if c.Live {
-		_, err := q.ask(ctx, e, "ping", nil)
-		if errors.Is(err, &wire.Error{Code: wire.CodeDraining}) { // it answers
+		result, err := q.ask(ctx, e, "sidecar.live", nil)
+		switch {
+		case answered(err):
 			return nil
+		case err == nil && result["alive"] == false:
+			return errors.New(textOf(result["said"]))
 		}
 		return err
 	}

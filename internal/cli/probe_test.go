@@ -4,12 +4,13 @@ import (
 	"testing"
 
 	"github.com/dspex/dspex-sidecar/wire"
+	"github.com/dspex/dspex-sidecar/wire/wiretest"
 )
 
 func TestHealthcheck(t *testing.T) {
 	health := func(ready, started bool) map[string]any {
 		return map[string]any{
-			"ping": map[string]any{}, "sidecar.health": map[string]any{"status": "degraded", "ready": ready, "started": started, "reasons": []any{"dispatch is paused\x1b"}},
+			"sidecar.live": map[string]any{"alive": true}, "sidecar.health": map[string]any{"status": "degraded", "ready": ready, "started": started, "reasons": []any{"dispatch is paused\x1b"}},
 		}
 	}
 	for _, row := range []struct {
@@ -27,9 +28,18 @@ func TestHealthcheck(t *testing.T) {
 		{health(false, false), []string{"--startup"}, exitFailed, []string{"not started"}},
 		{health(true, true), []string{"--live", "--ready"}, exitUsage, []string{"--live"}},
 		{health(true, true), []string{"--alive"}, exitUsage, []string{"--alive"}},
-		{map[string]any{"ping": wire.Errorf(wire.CodeDraining, "the sidecar is ending")}, []string{"--live"}, exitOK, nil},
+		{map[string]any{"sidecar.live": wire.Errorf(wire.CodeUnknownMethod, "an older one")}, []string{"--live"}, exitOK, nil},
+		{map[string]any{"sidecar.live": map[string]any{"alive": false, "said": "stuck: it last looked"}}, []string{"--live"}, exitFailed, []string{"stuck: it last looked"}},
+		{map[string]any{"sidecar.health": wire.Errorf(wire.CodeInternal, "boom")}, []string{"--ready"}, exitFailed, []string{"boom"}},
 	} {
 		run(t, start(t, answers(row.answers)), append([]string{"healthcheck"}, row.args...)...).expect(t, row.code, row.stderr...)
 	}
-	run(t, nil, "healthcheck", "--live", "--socket", "/nowhere/s").expect(t, exitUnreachable, "no such socket")
+	run(t, nil, "healthcheck", "--live", "--socket", "/nowhere/s").expect(t, exitFailed, "no such socket")
+	for _, code := range []wire.Code{wire.CodeDraining, wire.CodeQueueFull, wire.CodePermissionDenied} { // at the handshake
+		s := serve(t, answers(map[string]any{"hello": wire.Errorf(code, "not now")}))
+		run(t, s, "healthcheck", "--live").expect(t, exitOK)
+		run(t, s, "healthcheck", "--ready").expect(t, exitFailed, "not now")
+	}
+	silent := serve(t, func(*wiretest.Peer, wiretest.Message) {})
+	run(t, silent, "healthcheck", "--live", "--timeout", "50ms").expect(t, exitFailed, "in time")
 }

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -63,6 +64,18 @@ def test_the_commands_of_the_page() -> None:
             assert events.wait(WAIT) == 130
         assert run("dspex-sidecar shutdown --timeout 0s") == "ended\n"
         assert server.process.wait(WAIT) == 0
+
+
+def test_probes_take_little_time() -> None:
+    with Server("sidecar", BASE) as server:
+        for what in ("--live", "--ready", "--startup"):
+            command = [str(SIDECAR), "healthcheck", what, "--socket", server.path]
+            took = []
+            for _ in range(20):
+                began = time.monotonic()
+                subprocess.run(command, check=True)
+                took.append(time.monotonic() - began)
+            assert min(took) < 0.02, f"{what}: {took}"  # what it takes, whatever else the machine does
 
 
 def running(run: Callable[[str], str]) -> str:
