@@ -14,7 +14,8 @@ export class Deadline {
   readonly #ends: number;
 
   constructor(timeoutMs: number) {
-    if (Number.isNaN(timeoutMs)) throw new TypeError("timeoutMs is a number of milliseconds, not NaN");
+    if (typeof timeoutMs !== "number" || Number.isNaN(timeoutMs))
+      throw new TypeError(`timeoutMs is a number of milliseconds, not ${timeoutMs}`);
     this.timeoutMs = timeoutMs;
     this.#ends = performance.now() + timeoutMs;
   }

@@ -45,6 +45,7 @@ export function callMeta(options: StreamOptions, parent: number | undefined): Wi
   if (typeof session === "string") {
     meta.session = session;
   } else if (session !== undefined) {
+    if (typeof session?.id !== "string") throw new TypeError("session is a session, or the id of one");
     meta.session = session.id;
     if (session.token !== undefined) meta.session_token = session.token;
   }

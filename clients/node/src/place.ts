@@ -7,13 +7,17 @@ const LONGEST = 107; // bytes of a Unix socket's path
 
 /** `path`, else DSPEX_SOCKET, else `$XDG_RUNTIME_DIR/dspex/dspex.sock`, else `/run/dspex/dspex.sock`. */
 export function socketPath(path?: string): string {
-  if (path !== undefined) return path;
+  if (path !== undefined) {
+    if (typeof path !== "string") throw new TypeError(`socket is a path, not a ${typeof path}`);
+    return path;
+  }
   return process.env.DSPEX_SOCKET || join(process.env.XDG_RUNTIME_DIR || "/run", "dspex", "dspex.sock");
 }
 
 /** Whether a socket can have this path; else the system cuts it without a word. */
 export function checkPath(path: string): void {
   const bytes = Buffer.byteLength(path);
+  if (bytes === 0) throw noSidecar(path, "the path is empty");
   if (bytes > LONGEST)
     throw noSidecar(path, `the path has ${bytes} bytes, ${LONGEST} are possible; choose a shorter one`);
 }

@@ -64,6 +64,13 @@ test("what cannot be sent is not sent", async () => {
   });
 });
 
+test("a call whose session is none is not made without one", () =>
+  served([], async (client) => {
+    for (const session of [5, {}, null] as unknown as string[]) {
+      await assert.rejects(async () => client.call("m", null, { session }), /session is a session, or the id of one/);
+    }
+  }));
+
 test("a late answer reaches nobody", async () => {
   const script: Script = async (peer) => {
     await peer.greet();

@@ -54,6 +54,7 @@ test("where the socket is", () => {
     process.env.DSPEX_SOCKET = "/y";
     assert.equal(socketPath(), "/y");
     assert.equal(socketPath("/z"), "/z");
+    assert.throws(() => socketPath(5 as unknown as string), /socket is a path, not a number/);
   } finally {
     Object.assign(process.env, socket === undefined ? {} : { DSPEX_SOCKET: socket });
     Object.assign(process.env, runtime === undefined ? {} : { XDG_RUNTIME_DIR: runtime });
@@ -69,6 +70,7 @@ test("no sidecar", async () => {
   const cases: [path: string, reason: RegExp][] = [
     [`${fresh}-none`, /there is no such socket/],
     [fresh, /nobody listens/],
+    ["", /the path is empty/],
     [`/tmp/${"x".repeat(120)}`, /has 125 bytes, 107 are possible/],
   ];
   for (const [socket, reason] of cases) {
@@ -236,9 +238,11 @@ describe("time limits hold whatever a call waits for", () => {
         assert.deepEqual(await client.call("m", { n: 1 }, { timeoutMs }), { n: 1 });
       }));
   }
-  test("NaN is no time limit", () =>
+  test("what is no time limit", () =>
     served([], async (client) => {
-      await assert.rejects(async () => client.call("m", null, { timeoutMs: Number.NaN }), /NaN/);
+      for (const timeoutMs of [Number.NaN, "5" as unknown as number]) {
+        await assert.rejects(async () => client.call("m", null, { timeoutMs }), /timeoutMs is a number/);
+      }
     }));
   test("what connecting took is not left for the call", async () => {
     let told = 0;

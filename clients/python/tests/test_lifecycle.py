@@ -60,6 +60,7 @@ def test_no_sidecar(kind: str, tmp_path: Path) -> None:
 
     async def scenario() -> None:
         for path, reason in [
+            ("", "the path is empty"),
             (tmp_path / "none", "there is no such socket"),
             (plain, "nobody listens"),
             (tmp_path / ("x" * 120), "bytes, 107 are possible"),

@@ -34,6 +34,8 @@ def no_sidecar(path: str, error: OSError) -> ConnectionLost:
     if len(os.fsencode(path)) > _LONGEST:
         reason = f"the path has {len(os.fsencode(path))} bytes, {_LONGEST} are possible"
         advice = "choose a shorter one"
+    elif not path:
+        reason = "the path is empty"
     elif error.errno in (errno.EACCES, errno.EPERM):
         reason, advice = "permission denied", "see `mode` and `allow_uids` under [listen] in its configuration"
     elif error.errno == errno.ENOENT:
