@@ -54,7 +54,7 @@ fmt: setup ## Format the code, and mend what the linters can mend
 	$(VENV)/bin/ruff format .
 	cd $(NODE) && node_modules/.bin/biome check --write .
 
-image-test: setup ## Build the Dockerfile (as root, with buildah) and run what was built
+image-test: dist ## Build the Dockerfiles (as root, with buildah) and run what was built
 	@exec $(VENV)/bin/python scripts/image.py $(VENV)/bin/pytest -q --timeout=300 tests/image
 
 fuzz: ## Run each Go fuzz test for FUZZTIME (10s)

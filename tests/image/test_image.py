@@ -20,7 +20,7 @@ from e2e.support.container import Container
 from e2e.support.machine import WAIT, until
 from support.openai_server import OpenAIServer, json_answer
 
-BUILT = Path(os.environ["DSPEX_IMAGE"])
+BUILT = Path(os.environ["DSPEX_IMAGES"])
 SOCKET = "/run/dspex/dspex.sock"
 UID = random.randrange(100_000, 200_000)
 KEY = "sk-of-a-mounted-secret"
@@ -38,7 +38,7 @@ adapter = "json"
 @pytest.fixture(scope="module")
 def image() -> dict[str, Any]:
     """The image's configuration, as engines read it."""
-    config: dict[str, Any] = json.loads((BUILT / "config.json").read_text())["Docker"]["config"]
+    config: dict[str, Any] = json.loads((BUILT / "image.json").read_text())["Docker"]["config"]
     return config
 
 
@@ -60,7 +60,7 @@ def container(image: dict[str, Any], lm: OpenAIServer) -> Iterator[Container]:
         with Container(
             [*image["Entrypoint"], *image["Cmd"], "--config", "/etc/dspex/dspex.toml"],
             at=at,
-            root=(BUILT / "root").resolve(),
+            root=(BUILT / "image").resolve(),
             uid=UID,
             environment=dict(one.split("=", 1) for one in image["Env"]),
             workdir=image["WorkingDir"],
@@ -109,7 +109,7 @@ def test_workers_write_no_bytecode_and_need_none(container: Container) -> None:
 
 
 def test_the_binary_alone() -> None:
-    binary = (BUILT / "binary").resolve()
+    binary = (BUILT / "sidecar").resolve()
     files = [path for path in binary.rglob("*") if path.is_file()]
     assert [str(path.relative_to(binary)) for path in files] == ["usr/local/bin/dspex-sidecar"]
     said = subprocess.run([files[0], "version"], capture_output=True, text=True, check=True).stdout
@@ -118,7 +118,7 @@ def test_the_binary_alone() -> None:
 
 
 def test_nothing_that_has_no_use(image: dict[str, Any]) -> None:
-    root = (BUILT / "root").resolve()
+    root = (BUILT / "image").resolve()
     assert image["User"] == "10001:0"
     for gone in ("src", "usr/local/go", "opt/dspex/bin/pip"):
         assert not (root / gone).exists(), gone

@@ -25,14 +25,14 @@ mount -t proc proc "$new/proc"
 
 _ENTER = r"""
 mount -o remount,bind,ro "$new"
-exec /usr/sbin/chroot "$new" setpriv --reuid "$3" --regid 0 --groups "$4" --no-new-privs \
-    --bounding-set=-all --inh-caps=-all env --chdir "$5" "${@:6}"
+exec /usr/sbin/chroot "$new" setpriv --reuid "$3" --regid "$4" --groups "$5" --no-new-privs \
+    --bounding-set=-all --inh-caps=-all env --chdir "$6" "${@:7}"
 """
 
 
 class Container:
     """One command as process 1 of a namespace of its own, with a root that cannot be written, a uid without a passwd
-    entry, group 0, no capability, and an environment of its own. It sees the machine's network.
+    entry, no capability, and an environment of its own. It sees the machine's network.
 
     ``groups`` are further groups, with commas. ``root`` is the root of its files; ``folders`` are empty ones that it
     may write, with the options of their mounts; ``volumes`` are folders from outside by where they are inside,
@@ -46,6 +46,7 @@ class Container:
         at: Path,
         root: Path = Path("/"),
         uid: int,
+        gid: int = 0,
         groups: str = "0",
         environment: Mapping[str, str],
         workdir: str = "/",
@@ -53,6 +54,7 @@ class Container:
         volumes: Mapping[str, str],
     ) -> None:
         self.uid = uid
+        self.gid = gid
         self.environment = dict(environment)
         self._log = at / "container.log"
         new = at / "root"
@@ -66,7 +68,20 @@ class Container:
         namespaces = ["unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child"]
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
-                [*namespaces, "bash", "-c", script, "bash", str(new), str(root), str(uid), groups, workdir, *command],
+                [
+                    *namespaces,
+                    "bash",
+                    "-c",
+                    script,
+                    "bash",
+                    str(new),
+                    str(root),
+                    str(uid),
+                    str(gid),
+                    groups,
+                    workdir,
+                    *command,
+                ],
                 env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", **environment},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -94,7 +109,7 @@ class Container:
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
         """Run a command inside, as a probe by exec is."""
-        return self._inside(["--setuid", str(self.uid), "--setgid", "0"], command)
+        return self._inside(["--setuid", str(self.uid), "--setgid", str(self.gid)], command)
 
     def run_beside(self, uid: int, group: int, shared: str, *command: str) -> subprocess.CompletedProcess[str]:
         """Run a command as a pod's other container would: another uid, in the group, the shared folder read-only."""
