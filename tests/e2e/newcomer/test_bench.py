@@ -18,7 +18,8 @@ from e2e.support.servers import Server
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    with Server("sidecar", {"pools": {"default": {"app": "faulty:app"}}}) as server:
+    pool = {"app": "faulty:app", "queue_limit": 10_000}  # the default is less than the 5,000 calls that come at once
+    with Server("sidecar", {"pools": {"default": pool}}) as server:
         yield server
 
 
@@ -55,7 +56,19 @@ def test_an_open_loop(server: Server) -> None:
 
 
 def test_interrupted(server: Server) -> None:
-    process = bench(server, "--sessions", "2", "--in-flight", "1", "--method", "sleep", "--params", '{"seconds": 0.05}')
+    process = bench(
+        server,
+        "--sessions",
+        "2",
+        "--calls",
+        "1000",
+        "--in-flight",
+        "1",
+        "--method",
+        "sleep",
+        "--params",
+        '{"seconds": 0.05}',
+    )
     until(lambda: server.client().call("sidecar.stats")["active_sessions"] == 2, "the load has begun")
     until(lambda: server.client().call("sidecar.stats")["in_flight"] > 0, "a call is made")
     os.kill(process.pid, signal.SIGINT)
