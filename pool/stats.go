@@ -21,7 +21,8 @@ type Snapshot struct {
 	LastFailure string
 	FailedFor   time.Duration // since LastFailure
 	NoWorkers   string        // why no worker can be started; empty where one can
-	Printed     string        // the last lines of the worker that could not be started, until one is ready
+	StartFailed string        // why the last start failed, until one is ready
+	Printed     string        // the last lines of that worker
 	QueueFull   bool
 	Paused      bool
 	Generation  int
@@ -101,6 +102,7 @@ func (p *Pool) Snapshot() Snapshot {
 		s.NoWorkers = e.Message
 	}
 	if p.startFailure != nil {
+		s.StartFailed = p.startFailure.Message
 		s.Printed, _ = p.startFailure.Details["output"].(string)
 	}
 	for _, w := range p.workers {

@@ -103,8 +103,11 @@ func (a *Admin) judge(s *pool.Snapshot, admin bool) (status string, reasons []st
 	case ready < s.Size:
 		add(degraded, fmt.Sprintf("%d of %d workers are ready", ready, s.Size))
 	}
-	if status != healthy && s.LastFailure != "" && s.NoWorkers == "" { // which says it already
-		reasons = append(reasons, fmt.Sprintf("last failure, %s ago: %s", s.FailedFor.Round(time.Second), s.LastFailure)+printed(s))
+	if status != healthy && s.LastFailure != "" && !strings.HasSuffix(s.StartFailed, s.LastFailure) {
+		reasons = append(reasons, fmt.Sprintf("last failure, %s ago: %s", s.FailedFor.Round(time.Second), s.LastFailure))
+	}
+	if status != healthy && s.StartFailed != "" && s.NoWorkers == "" { // which says it already
+		reasons = append(reasons, s.StartFailed+printed(s))
 	}
 	if s.Paused {
 		add(degraded, "dispatch is paused: "+waiting(s.Waiting))

@@ -2,6 +2,9 @@ package app
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -46,5 +49,54 @@ func TestAFailureIsToldWhenItIsMended(t *testing.T) {
 	s.signal(s.Process.Pid)
 	if code := s.ended(p); code != 0 {
 		t.Errorf("exit code %d", code)
+	}
+}
+
+// What a worker printed that could not be started is not told of another one that died.
+func TestHealthTellsWhoPrintedWhat(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	python, broken := filepath.Join(dir, "python"), filepath.Join(dir, "broken")
+	script := fmt.Sprintf("#!/bin/sh\n[ -e %s ] && { echo it is broken; sleep 0.5; exit 9; }\nexec %s \"$@\"\n", broken, self(t))
+	if err := os.WriteFile(python, []byte(script), 0o700); err != nil { //nolint:gosec // it is run
+		t.Fatal(err)
+	}
+	p := newPlace(t, python, "")
+	p.serve(t)
+	c := p.connect(t)
+	health := func() (status string, reasons []any) {
+		h := get(t, c, "sidecar.health", nil)
+		reasons, _ = h["reasons"].([]any)
+		return fmt.Sprint(h["status"]), reasons
+	}
+	await(t, "healthy", func() bool { status, _ := health(); return status == "healthy" })
+	if err := os.WriteFile(broken, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	kill := func(n int) {
+		workers, _ := get(t, c, "sidecar.workers", nil)["workers"].([]any)
+		for _, one := range workers {
+			if w, _ := one.(params); w["worker"] == fmt.Sprintf("worker_%d", n) {
+				pid, _ := strconv.Atoi(fmt.Sprint(w["pid"]))
+				_ = unix.Kill(pid, unix.SIGKILL)
+			}
+		}
+	}
+	reason := func(of string) string {
+		_, reasons := health()
+		for _, one := range reasons {
+			if text := fmt.Sprint(one); strings.Contains(text, of) {
+				return text
+			}
+		}
+		return ""
+	}
+	kill(1)
+	await(t, "a start has failed", func() bool { return strings.Contains(reason("can be started"), "it is broken") })
+	kill(2)
+	var told string
+	await(t, "the death is told", func() bool { told = reason("killed by SIGKILL"); return told != "" })
+	if strings.Contains(told, "broken") {
+		t.Error(told)
 	}
 }
