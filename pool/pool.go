@@ -122,12 +122,15 @@ func (p *Pool) until(ctx context.Context, holds func() bool) error {
 	}
 }
 
-// Ready waits until all workers that are wanted are ready, or until no worker can be started.
+// Ready waits until all workers that are wanted are ready, or until one could not be started.
 func (p *Pool) Ready(ctx context.Context) error {
 	var failure *wire.Error
 	err := p.until(ctx, func() bool {
-		failure = p.noWorkersLocked()
-		return failure != nil || p.lazyLocked() || p.readyLocked() >= p.cfg.Settings.Size
+		if p.closing || p.lazyLocked() || p.readyLocked() >= p.cfg.Settings.Size {
+			return true
+		}
+		failure = p.startFailure
+		return failure != nil
 	})
 	if err == nil && failure != nil {
 		return failure

@@ -3,6 +3,7 @@ package app
 import (
 	"context"
 	"errors"
+	"fmt"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -148,22 +149,36 @@ func (r *reloads) method(batch *wire.Batch, who *proxy.Caller, params []byte, re
 	})
 }
 
-// await waits for an outcome, until the deadline.
+// await waits for an outcome, and then for the workers that are wanted now, until the deadline.
 func (r *reloads) await(told <-chan *outcome, deadline time.Time) (any, error) {
-	var late <-chan time.Time
+	ctx, cancel := context.WithCancel(context.Background())
 	if !deadline.IsZero() {
-		timer := time.NewTimer(time.Until(deadline))
-		defer timer.Stop()
-		late = timer.C
+		ctx, cancel = context.WithDeadline(ctx, deadline)
 	}
+	defer cancel()
 	select {
 	case o := <-told:
-		return o.result(), nil
-	case <-late:
+		result := o.result()
+		result["workers_missing"] = nil
+		if o.err == nil {
+			result["workers_missing"] = wire.OrNil(r.sidecar.missing(ctx))
+		}
+		return result, nil
+	case <-ctx.Done():
 		return nil, wire.Errorf(wire.CodeDeadlineExceeded, "the deadline passed before the reload was done; it goes on, and sidecar.health says if it fails")
 	case <-r.ended:
 		return nil, wire.Errorf(wire.CodeDraining, "the sidecar is ending")
 	}
+}
+
+// missing waits for the workers that are wanted, and says why they are not all there; empty: they are.
+func (s *sidecar) missing(ctx context.Context) string {
+	err := s.pool.Ready(ctx)
+	if err == nil {
+		return ""
+	}
+	now := s.pool.Snapshot()
+	return fmt.Sprintf("%d of %d workers are ready: %s", now.Ready(), now.Size, describe(err))
 }
 
 // result is what admin.reload answers.

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -247,6 +248,40 @@ func TestReloadKeepsWhatAdministratorsChanged(t *testing.T) {
 	reload(t, c)
 	if got := shown(); got["size"] != "3" || got["level"] != "warn" {
 		t.Errorf("%v", got)
+	}
+}
+
+// Who waits for a reload that wants more workers gets them, or hears why not.
+func TestReloadWaitsForWorkers(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	python, broken := filepath.Join(dir, "python"), filepath.Join(dir, "broken")
+	script := fmt.Sprintf("#!/bin/sh\n[ -e %s ] && exit 9\nexec %s \"$@\"\n", broken, self(t))
+	if err := os.WriteFile(python, []byte(script), 0o700); err != nil { //nolint:gosec // it is run
+		t.Fatal(err)
+	}
+	p := newPlace(t, python, "")
+	p.serve(t)
+	c := p.connect(t)
+	resize := func(size int) params {
+		text, err := os.ReadFile(p.config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text = regexp.MustCompile(`size = \d+`).ReplaceAll(text, fmt.Appendf(nil, "size = %d", size))
+		if err := os.WriteFile(p.config, text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return reload(t, c)
+	}
+	if a := resize(4); a["workers_missing"] != nil || fmt.Sprint(get(t, c, "sidecar.stats", nil)["healthy_workers"]) != "4" {
+		t.Errorf("%v", a)
+	}
+	if err := os.WriteFile(broken, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if a := resize(6); a["status"] != "in_force" || !strings.Contains(fmt.Sprint(a["workers_missing"]), "4 of 6 workers are ready: ") {
+		t.Errorf("%v", a)
 	}
 }
 

@@ -42,7 +42,13 @@ func (c *reloadCommand) Run(ctx context.Context, e *Env) error {
 	default:
 		err = e.print(e.reloadText(result))
 	}
+	missing := textOf(result["workers_missing"])
 	switch {
+	case err == nil && c.Wait && result["status"] == "in_force" && result["workers_missing"] != nil:
+		if !c.JSON {
+			e.complain("in force, but " + missing)
+		}
+		return exitError(exitDegraded)
 	case err != nil || !c.Wait || result["status"] == "in_force":
 		return err
 	case !c.JSON:

@@ -18,6 +18,7 @@ func TestReload(t *testing.T) {
 		{map[string]any{"status": "asked"}, "", exitOK, "asked; health says if it fails\n", nil},
 		{map[string]any{"status": "in_force", "changes": []any{}, "renewed": false}, "--wait", exitOK, "in force: nothing has changed\n", nil},
 		{map[string]any{"status": "in_force", "changes": []any{}, "renewed": true, "generation": 2, "prepare_us": 1500}, "--wait --renew", exitOK, "in force\ngeneration 2 has taken over; its workers took 1.5ms\n", nil},
+		{map[string]any{"status": "in_force", "changes": []any{}, "renewed": false, "workers_missing": "1 of 3 workers are ready: x"}, "--wait", exitDegraded, "in force: nothing has changed\n", []string{"in force, but 1 of 3 workers are ready: x"}},
 		{map[string]any{"status": "refused", "reason": "x.toml:1:1: a is no setting"}, "--wait", exitUsage, "", []string{"x.toml:1:1: a is no setting", "stays in force"}},
 		{map[string]any{"status": "failed", "reason": "no worker can be started; it printed:\nTraceback"}, "--wait", exitFailed, "", []string{"Traceback"}},
 		{map[string]any{"status": "failed", "reason": "x"}, "--wait --json", exitFailed, `{"reason":"x","status":"failed"}` + "\n", nil},
