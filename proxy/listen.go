@@ -64,12 +64,12 @@ func (s *Socket) Listener() net.Listener {
 	return s.listener
 }
 
-// lost says whether somebody removed the file of a socket that is to be there.
+// lost says whether somebody removed the file of a socket that is to be there, or put another in its place.
 func (s *Socket) lost() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	_, there := identity(s.path)
-	return !there && !s.closed
+	inode, there := identity(s.path)
+	return (!there || inode != s.inode) && !s.closed
 }
 
 // Close takes the file away, if it is still this socket's, and ends accepting.

@@ -97,7 +97,7 @@ func (s *Server) guardSocket() {
 		switch {
 		case err != nil && err.Error() != said: // once, and not each second
 			said = err.Error()
-			s.log.Error("socket file was removed and cannot be made again", "error", said)
+			s.log.Error("socket file was removed or replaced and cannot be made again: clients do not find the sidecar", "error", said)
 		case l != nil:
 			s.log.Warn("socket file was removed and has been made again", "socket", s.cfg.Socket.path)
 			s.tasks.Go(func() { s.accept(l) })

@@ -97,7 +97,7 @@ func TestSocketFolderRemoved(t *testing.T) {
 	if err := errors.Join(os.RemoveAll(dir), os.WriteFile(dir, nil, 0o600)); err != nil {
 		t.Fatal(err)
 	}
-	const complaint = "socket file was removed and cannot be made again"
+	const complaint = "socket file was removed or replaced and cannot be made again: clients do not find the sidecar"
 	await(t, func() bool { return log.count(complaint) > 0 })
 	<-time.After(2200 * time.Millisecond) // two more looks
 	if n := log.count(complaint); n != 1 {
@@ -108,6 +108,26 @@ func TestSocketFolderRemoved(t *testing.T) {
 	}
 	await(t, func() bool { return s.connected(t) })
 	s.connect().ok("ping", nil, nil)
+}
+
+// What somebody put in the socket's place is theirs; the log says that nobody finds the sidecar.
+func TestSocketReplaced(t *testing.T) {
+	log := newLogCounter()
+	s := start(t, func(_ *pool.Settings, p *proxy.Config) { p.Log = slog.New(log) })
+	other := s.socket + ".other"
+	if err := errors.Join(os.WriteFile(other, []byte("theirs"), 0o600), os.Rename(other, s.socket)); err != nil {
+		t.Fatal(err)
+	}
+	await(t, func() bool {
+		return log.count("socket file was removed or replaced and cannot be made again: clients do not find the sidecar") == 1
+	})
+	if text, err := os.ReadFile(s.socket); err != nil || string(text) != "theirs" {
+		t.Errorf("%q, %v", text, err)
+	}
+	if err := os.Remove(s.socket); err != nil {
+		t.Fatal(err)
+	}
+	await(t, func() bool { return s.connected(t) })
 }
 
 func TestSocketModeWhateverTheUmask(t *testing.T) {

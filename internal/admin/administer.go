@@ -87,6 +87,9 @@ func (a *Admin) pause(who *proxy.Caller, _ none) (any, error) {
 }
 
 func (a *Admin) resume(who *proxy.Caller, _ none) (any, error) {
+	if a.cfg.Pool.Draining() {
+		return nil, wire.Errorf(wire.CodeDraining, "a drain is not taken back: start the sidecar anew")
+	}
 	changed := false
 	for _, p := range a.all() {
 		changed = p.Resume() || changed

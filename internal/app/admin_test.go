@@ -86,7 +86,12 @@ func TestAdministration(t *testing.T) {
 		t.Errorf("%+v", m)
 	}
 	is(c.Receive().Payload, "drained", true)
-	is(call(t, p.connect(t), "admin.shutdown", map[string]any{"timeout_ms": 2000}), "drain_ms", 2000)
+	again := p.connect(t)
+	again.Send(wire.KindRequest, 11, "admin.resume", nil, nil)
+	if m := again.Receive(); m.Error == nil || m.Error.Code != wire.CodeDraining {
+		t.Errorf("%+v", m)
+	}
+	is(call(t, again, "admin.shutdown", map[string]any{"timeout_ms": 2000}), "drain_ms", 2000)
 	if code := s.ended(p); code != 0 {
 		t.Errorf("exit code %d", code)
 	}
