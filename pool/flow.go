@@ -186,7 +186,9 @@ func (f *Flow) pushLocked(c *Call) {
 	f.pool.shares.add(f.owner, 1)
 	c.prev = f.tail
 	if c.prev != nil && c.prev.number > c.number {
-		for c.next = f.head; c.next.number < c.number; c.next = c.next.next {
+		c.next = f.head
+		for c.next.number < c.number {
+			c.next = c.next.next
 		}
 		c.prev = c.next.prev
 	}

@@ -113,6 +113,7 @@ func (g *generation) helloFor(worker, pool string, concurrency int) ([]byte, err
 		"protocols": []int{wire.Protocol}, "features": []string{}, "server": map[string]any{"name": "dspex-sidecar", "version": g.version},
 		"worker": worker, "pool": pool, "generation": g.number, "max_frame": g.cfg.Listen.MaxFrame + wire.MaxHead,
 		"concurrency": concurrency, "tracebacks": g.cfg.Pool.Tracebacks,
+		"dspy": dspySettings(g.cfg),
 	}
 	maps.Copy(params, *g.told.Load())
 	return wire.Marshal(params)

@@ -24,6 +24,7 @@ func (l *loader) check(c *Config) {
 	l.checkStore(c)
 	l.checkModels(c)
 	l.checkEmbedders(c)
+	l.checkPrograms(c)
 }
 
 // checkHTTP notes an address that more can reach than was meant.

@@ -37,6 +37,15 @@ func chosenTables() []chosen {
 			show:   func(c *Config, name string) string { return quote(c.Embedders[name].Model) },
 			effect: func(*Config, string) Effect { return Live },
 		},
+		{
+			table: programsTable, one: "a program",
+			names: func(c *Config) []string { return slices.Sorted(maps.Keys(c.Programs)) },
+			add:   func(c *Config, name string) { c.Programs[name] = &Program{} },
+			show: func(c *Config, name string) string {
+				return quote(c.Programs[name].Program + c.Programs[name].Signature)
+			},
+			effect: func(*Config, string) Effect { return Generation },
+		},
 	}
 }
 

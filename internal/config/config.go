@@ -26,6 +26,8 @@ type Config struct {
 	Budgets   Budgets
 	Models    map[string]*Model
 	Embedders map[string]*Embedder
+	DSPy      DSPy
+	Programs  map[string]*Program
 	Log       Log
 	HTTP      HTTP
 

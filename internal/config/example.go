@@ -52,6 +52,9 @@ func (e *example) field(f field) {
 	case table == embeddersTable+".*":
 		comment = "#"
 		e.enter("embedders.main", "#")
+	case table == programsTable+".*":
+		comment = "#"
+		e.program(name)
 	case name == "*":
 		e.enter(table, "")
 		name = "NAME"
@@ -70,6 +73,16 @@ func (e *example) model(name string) {
 	case "command":
 		e.enter("models.local", "#")
 		e.line("#model = \"openai/local\"\n#adapter = \"json\"\n#response_schema = true")
+	}
+}
+
+// program enters the table of a program; one of a signature stands in a table of its own.
+func (e *example) program(name string) {
+	switch name {
+	case "program":
+		e.enter("programs.triage", "#")
+	case "signature":
+		e.enter("programs.answer", "#")
 	}
 }
 

@@ -16,6 +16,7 @@ func settable() []any {
 		[]any{int64(7)},
 		[]any{"A"},
 		[]any{"a"},
+		map[string]any{"a": int64(1)},
 		"127.0.0.1:1",
 		"/a",
 	}
@@ -59,7 +60,7 @@ func TestEachFieldHasASetting(t *testing.T) {
 		settings[f.key[:strings.LastIndex(strings.TrimSuffix(f.key, ".*"), ".")]]++
 	}
 	for table, v := range map[string]any{
-		"listen": Listen{}, "pools.default": Pool{}, "sessions": Sessions{}, "models.*": Model{}, "embedders.*": Embedder{}, "log": Log{}, "http": HTTP{},
+		"listen": Listen{}, "pools.default": Pool{}, "sessions": Sessions{}, "models.*": Model{}, "embedders.*": Embedder{}, "dspy": DSPy{}, "programs.*": Program{}, "log": Log{}, "http": HTTP{},
 		"budgets.session": Budget{}, "budgets.session_day": Budget{}, "budgets.owner_day": Budget{},
 	} {
 		if n := reflect.TypeOf(v).NumField(); n != settings[table] {
@@ -78,6 +79,12 @@ func TestEachSettingHasItsVariable(t *testing.T) {
 		text := "[models.m]\nmodel='x'"
 		if strings.HasPrefix(key, embeddersTable) {
 			text = "[embedders.m]\nmodel='x'"
+		}
+		if strings.HasPrefix(key, programsTable) {
+			text = "[models.main]\nmodel='x'\n[programs.m]\n"
+			if f.key != "programs.*.program" {
+				text += "signature='a -> b'"
+			}
 		}
 		if strings.HasSuffix(key, ".start_timeout") {
 			text += "\ncommand = ['x']"
@@ -127,6 +134,10 @@ func TestExampleFile(t *testing.T) {
 		key := f.keyFor(f.names(whole)[0])
 		if strings.Contains(f.key, ".command") || strings.HasSuffix(f.key, "*.start_timeout") {
 			key = strings.Replace(f.key, "*", "local", 1)
+		} else if f.key == "programs.*.program" {
+			key = "programs.triage.program"
+		} else if strings.HasPrefix(f.key, programsTable) {
+			key = strings.Replace(f.key, "*", "answer", 1)
 		} else if _, named := chosenOf(f.key); named {
 			key = strings.Replace(f.key, "*", "main", 1)
 		}

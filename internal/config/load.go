@@ -97,7 +97,7 @@ func (l *loader) readDocument() document {
 
 // blank returns the defaults.
 func (l *loader) blank() *Config {
-	c := &Config{Models: map[string]*Model{}, Embedders: map[string]*Embedder{}, origins: map[string]origin{}}
+	c := &Config{Models: map[string]*Model{}, Embedders: map[string]*Embedder{}, Programs: map[string]*Program{}, origins: map[string]origin{}}
 	c.Pool.Env = map[string]Secret{}
 	c.Sessions.Weights = map[string]int{}
 	for _, f := range l.fields {

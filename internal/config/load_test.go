@@ -13,14 +13,16 @@ import (
 	"time"
 )
 
-// write puts a configuration into a folder of its own and returns its path.
+// write puts a configuration into a folder of its own, beside the files that the example names, and returns its path.
 func write(t testing.TB, text string) string {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), "c.toml")
-	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
+	dir := t.TempDir()
+	for name, content := range map[string]string{"c.toml": text, "triage.json": "{}", "examples.json": "[]"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
-	return path
+	return filepath.Join(dir, "c.toml")
 }
 
 // load loads text with 2.5 CPUs; environ holds NAME=VALUE.
@@ -142,7 +144,7 @@ func TestProfilesWithoutFile(t *testing.T) {
 func TestMistakes(t *testing.T) {
 	rows := []struct{ text, want string }{
 		{"[pools.default]\nsice = 3", `:2:1: pools.default.sice is no setting; did you mean size? ([pools.default] has app, python, `},
-		{"[pool.default]\nsize = 3", `:1:2: pool is no setting; did you mean pools? (at the top there are listen, pools, runs, sessions, budgets, log, http, models, embedders, profile)`},
+		{"[pool.default]\nsize = 3", `:1:2: pool is no setting; did you mean pools? (at the top there are listen, pools, runs, sessions, budgets, log, http, models, embedders, dspy, programs, profile)`},
 		{"size = 3", `:1:1: size is no setting; it belongs into [pools.default] (at the top`},
 		{"[sessions]\ncheckout_timeout = '1s'", `:2:1: sessions.checkout_timeout is no setting; it belongs into [pools.default] (`},
 		{"[pools.fast]\nsize = 3", `:1:8: pools.fast is a second pool: this version has one, [pools.default]`},

@@ -106,10 +106,6 @@ func (l *loader) unknown(path []string, from origin) {
 			return
 		}
 	}
-	if len(path) <= 2 && slices.Contains([]string{"programs"}, key) {
-		l.fail(from, key, "is not in this version")
-		return
-	}
 	siblings := l.below(path[:len(path)-1])
 	hint := ""
 	if meant := closest(last, siblings); meant != "" {

@@ -57,6 +57,7 @@ class DspyApp:
         self.use_models(worker)
         self._tracebacks = worker.tracebacks
         self._permissions = self._builder.kinds.permissions = Permissions.read(worker.dspy)
+        self._application.configure(worker.dspy.get("programs") or {})
 
     def use_models(self, worker: Worker) -> None:
         """Take over the models' settings for calls that begin from now on."""
@@ -343,10 +344,13 @@ class DspyApp:
         return found, self.settings(program, session)
 
     def settings(self, program: str, session: Session | None) -> LmSettings | DspexError:
-        """What the program's LM is made from: the program's own settings, else the session's, else the default."""
+        """What its LM is made from: the client's settings for it, the operator's, the session's, the default."""
         stored = api_key = None
         lost = False
-        if session is not None:
+        pinned = self._application.get(program).model if program in self._application else None
+        if pinned is not None:
+            stored = {"model": pinned}
+        if session is not None and (pinned is None or f"{_LM}.{program}" in session.reserved):
             key = f"{_LM}.{program}" if f"{_LM}.{program}" in session.reserved else _LM
             stored, api_key = session.reserved.get(key), session.secrets.get(key)
             lost = key in session.lost_secrets

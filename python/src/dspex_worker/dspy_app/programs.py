@@ -49,6 +49,7 @@ class Program:
         self.outputs = outputs
         self.doc = doc
         self.memory = memory
+        self.model: str | None = None  # the configured model that it uses unless its client says otherwise
         self.record = record  # what it was built of; None: the application registered it
         self.checker = InputChecker(inputs)
         self.is_async = runs_async(type(module))

@@ -39,7 +39,11 @@ _NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 async def serve(load: Callable[[], App], settings: Settings, worker_id: str) -> int:
     """Listen, serve until SIGTERM or SIGINT, drain; return the exit code."""
     worker = Worker(
-        id=worker_id, concurrency=settings.concurrency, models=settings.models, tracebacks=settings.tracebacks
+        id=worker_id,
+        concurrency=settings.concurrency,
+        models=settings.models,
+        dspy=settings.dspy,
+        tracebacks=settings.tracebacks,
     )
     try:
         app = load()

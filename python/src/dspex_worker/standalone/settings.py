@@ -48,6 +48,7 @@ class Settings:
     auto_create: bool = False
     end_with_stdin: bool = False  # the command line's alone
     models: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False)
+    dspy: dict[str, Any] = field(default_factory=dict)
 
 
 _DURATIONS = {
@@ -114,7 +115,24 @@ def read(path: str, profile: str | None) -> Settings:
             settings.models[name] = _model(model, folder)
         except (ValueError, OSError) as error:
             raise SettingsError(f"{path}: models.{name}: {error}") from None
+    try:
+        settings.dspy = _dspy(document, folder)
+    except (ValueError, OSError) as error:
+        raise SettingsError(f"{path}: {error}") from None
     return settings
+
+
+def _dspy(document: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """What the sidecar tells its workers of [dspy] and [programs.NAME]; it checks them, and this does not."""
+    found = dict(document.get("dspy", {}))
+    found["media_folders"] = [str(folder / one) for one in found.get("media_folders", ())]
+    found["programs"] = programs = {}
+    for name, given in document.get("programs", {}).items():
+        programs[name] = {"module": "predict", **given}
+        for key in ("state", "demos"):
+            if key in given:
+                programs[name][key] = (folder / given[key]).read_text(encoding="utf-8")
+    return found
 
 
 def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
