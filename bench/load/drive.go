@@ -42,21 +42,34 @@ func drive(s *settings, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	tallies := make([]tally, len(peers))
-	errs := make([]error, len(peers))
-	before, start := processorTime(), time.Now()
+	busy := len(peers)
+	if s.busy > 0 {
+		busy = min(busy, s.busy)
+	}
+	tallies, errs := make([]tally, busy), make([]error, busy)
+	serving, err := parseProcesses(s.processes)
+	if err != nil {
+		return err
+	}
+	servedBefore, before, start := serving.processorTime(), processorTime(), time.Now()
 	var group sync.WaitGroup
-	for i, p := range peers {
+	for i, p := range peers[:busy] {
 		group.Go(func() { errs[i] = keepBusy(s, p, start, &tallies[i]) })
 	}
 	group.Wait()
-	elapsed, used := time.Since(start), processorTime()-before
+	elapsed, used, served := time.Since(start), processorTime()-before, serving.processorTime()-servedBefore
 	for _, err := range errs {
 		if err != nil {
 			return err
 		}
 	}
-	return json.NewEncoder(out).Encode(sum(s, tallies, start, elapsed, used))
+	found := sum(s, tallies, start, elapsed)
+	calls := float64(max(found["calls"].(int), 1))
+	found["load_cpu_us"] = micros(used) / calls
+	if len(serving) > 0 {
+		found["cpu_us"] = micros(served) / calls
+	}
+	return json.NewEncoder(out).Encode(found)
 }
 
 // connectAll connects 64 at a time: more are refused where a server's backlog is short.
@@ -166,6 +179,4 @@ func vary(payload []byte, at int, id uint64) []byte {
 	return payload
 }
 
-func sessionName(connection, number int) []byte {
-	return fmt.Appendf(nil, "bench-%d-%d-%d", os.Getpid(), connection, number)
-}
+func sessionName(number int) []byte { return fmt.Appendf(nil, "bench-%d-%d", os.Getpid(), number) }

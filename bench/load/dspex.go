@@ -8,6 +8,8 @@ import (
 	"github.com/dspex/dspex-sidecar/wire"
 )
 
+const maxFrame = 64 << 20
+
 // dspexPeer speaks the sidecar's protocol.
 type dspexPeer struct {
 	conn     *net.UnixConn
@@ -19,6 +21,7 @@ type dspexPeer struct {
 	payload  []byte
 	vary     int // where each call has a text of its own; -1: nowhere
 	sessions [][]byte
+	borrowed bool // they are another connection's
 }
 
 func connectDspex(s *settings, number int, address string, payload []byte) (peer, error) {
@@ -31,19 +34,25 @@ func connectDspex(s *settings, number int, address string, payload []byte) (peer
 	if err := wire.WidenBuffers(conn); err != nil {
 		return nil, err
 	}
-	if p.reader, err = wire.NewReader(conn, 64<<20, 0); err != nil {
+	if p.reader, err = wire.NewReader(conn, maxFrame, 0); err != nil {
 		return nil, err
 	}
 	if p.outbox, err = wire.NewOutbox(conn, 0, 0, nil); err != nil {
 		return nil, err
 	}
-	if err := p.ask("hello", []map[string]any{{"protocols": []int{wire.Protocol}}}); err != nil {
+	if err := p.ask("hello", []map[string]any{{"protocols": []int{wire.Protocol}, "max_frame": maxFrame}}); err != nil {
 		return nil, err
 	}
 	for i := number; i < s.sessions; i += s.connections {
-		p.sessions = append(p.sessions, sessionName(number, i))
+		p.sessions = append(p.sessions, sessionName(i))
 	}
-	return p, p.eachSession("session.create")
+	if err := p.eachSession("session.create"); err != nil {
+		return nil, err
+	}
+	if s.sessions > 0 && len(p.sessions) == 0 { // fewer than connections
+		p.sessions, p.borrowed = [][]byte{sessionName(number % s.sessions)}, true
+	}
+	return p, nil
 }
 
 func (p *dspexPeer) eachSession(method string) error {
@@ -119,7 +128,9 @@ func (p *dspexPeer) receive() (answer, error) {
 }
 
 func (p *dspexPeer) close() {
-	_ = p.eachSession("session.end") // as well as can be: it is measured no more
-	_ = p.conn.Close()               // all has been read
+	if !p.borrowed {
+		_ = p.eachSession("session.end") // as well as can be: it is measured no more
+	}
+	_ = p.conn.Close() // all has been read
 	p.outbox.Wait()
 }

@@ -38,7 +38,7 @@ func echo(conn *net.UnixConn) error {
 	if err := wire.WidenBuffers(conn); err != nil {
 		return err
 	}
-	reader, err := wire.NewReader(conn, 64<<20, 0)
+	reader, err := wire.NewReader(conn, maxFrame, 0)
 	if err != nil {
 		return err
 	}

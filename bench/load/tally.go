@@ -2,7 +2,6 @@ package main
 
 import (
 	"slices"
-	"syscall"
 	"time"
 
 	"github.com/dspex/dspex-sidecar/wire"
@@ -39,7 +38,7 @@ func (t *tally) item(took time.Duration, first bool) {
 const bucket = 10 * time.Millisecond
 
 // sum is what is printed. gap_us is the longest time in which no answer came.
-func sum(s *settings, tallies []tally, start time.Time, elapsed, used time.Duration) map[string]any {
+func sum(s *settings, tallies []tally, start time.Time, elapsed time.Duration) map[string]any {
 	var all tally
 	failed := make(map[wire.Code]int)
 	for _, t := range tallies {
@@ -64,7 +63,6 @@ func sum(s *settings, tallies []tally, start time.Time, elapsed, used time.Durat
 		"calls": calls, "per_second": float64(calls) / seconds, "began_ns": start.UnixNano(),
 		"p50_us": quantile(all.took, 0.5), "p99_us": quantile(all.took, 0.99), "max_us": quantile(all.took, 1),
 		"gap_us": micros(gap), "failed": failed, "failed_max_us": micros(all.failedSlowest),
-		"load_cpu_us": micros(used) / float64(max(calls, 1)),
 	}
 	if all.items > 0 {
 		slices.Sort(all.firstItemsTook)
@@ -84,12 +82,3 @@ func quantile(sorted []time.Duration, q float64) float64 {
 }
 
 func micros(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1e3 }
-
-// processorTime is what this process has used.
-func processorTime() time.Duration {
-	var usage syscall.Rusage
-	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &usage); err != nil {
-		return 0
-	}
-	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
-}

@@ -10,6 +10,7 @@ from typing import Any
 from work import Work
 
 from measuring import place
+from measuring.processes import descendants
 from measuring.running import Running
 
 Sample = dict[str, Any]  # what bench/load prints, and cpu_us: serving CPU a call, all of the peer's processes
@@ -43,13 +44,11 @@ def load(it: Running, work: Work, seconds: float, *options: str) -> Sample:
     if it.peer.protocol == "own":
         argv = [*shlex.split(it.peer.commands[0].format(**it.values)), str(work.in_flight), str(seconds)]
     else:
-        argv = command(it, work, "-duration", f"{seconds}s", *options)
-    before = it.processor_time()
+        serving = ",".join(str(pid) for root in it.pids for pid in descendants(root))
+        argv = command(it, work, "-duration", f"{seconds}s", "-processes", serving, *options)
     body = work.body.encode() if it.peer.protocol == "own" else b""
     done = subprocess.run(argv, cwd=place.BENCH, input=body, stdout=subprocess.PIPE, check=True, timeout=seconds + 120)
-    used = it.processor_time() - before
     found: Sample = json.loads(done.stdout)
-    found.setdefault("cpu_us", used / max(found["calls"], 1) * 1e6)
     return found
 
 

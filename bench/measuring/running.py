@@ -17,7 +17,7 @@ from pathlib import Path
 from peers import Peer
 
 from measuring import place
-from measuring.processes import processor_time, proportional
+from measuring.processes import proportional
 
 START_WITHIN = 90.0
 
@@ -40,9 +40,6 @@ class Running:
     @property
     def pids(self) -> list[int]:
         return [one.pid for one in self.processes]
-
-    def processor_time(self) -> float:
-        return processor_time(*self.pids)
 
     def memory(self) -> int:
         return proportional(*self.pids)

@@ -31,6 +31,7 @@ CONFIG = """\
 [listen]
 socket = "{folder}/s"
 max_connections = 12000
+max_frame = "20MiB"
 [sessions]
 max = 200000
 [pools.default]

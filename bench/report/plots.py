@@ -73,3 +73,20 @@ def processor_time(samples: Samples) -> None:
         axes.set_xlabel("µs of CPU a call, all serving processes")
     figure.tight_layout()
     save(figure, "cpu")
+
+
+def growth(found: dict[str, dict[int, dict[str, float]]]) -> None:
+    """Calls/s, p99 and CPU a call along each axis."""
+    prepare()
+    labels = {"per_second": "calls/s", "p99_us": "p99, µs", "cpu_us": "CPU a call, µs"}
+    figure, rows = plt.subplots(len(found), 3, figsize=(10, 2.3 * len(found)), squeeze=False)
+    for (name, points), row in zip(found.items(), rows, strict=True):
+        for axes, (key, label) in zip(row, labels.items(), strict=True):
+            axes.plot(list(points), [one[key] for one in points.values()], "o-", color=OURS, markersize=3)
+            axes.set_xscale("log")
+            axes.set_yscale("log")
+            axes.set_xlabel(name, fontsize=8)
+            axes.set_title(label, fontsize=8)
+            axes.grid(alpha=0.3)
+    figure.tight_layout()
+    save(figure, "growth")
