@@ -106,7 +106,7 @@ func TestAdministrationIsForAdministrators(t *testing.T) {
 	c := p.connect(t)
 	for _, method := range []string{
 		"admin.pause", "admin.resume", "admin.drain", "admin.shutdown", "admin.worker.recycle", "admin.worker.kill", "admin.call.cancel", "admin.pool.resize",
-		"admin.log_level", "admin.stacks", "admin.config", "admin.reload", "admin.session.move",
+		"admin.log_level", "admin.stacks", "admin.config", "admin.config.compare", "admin.reload", "admin.session.move",
 	} {
 		c.Send(wire.KindRequest, 9, method, nil, nil)
 		if m := c.Receive(); m.Error == nil || m.Error.Code != wire.CodePermissionDenied {

@@ -78,6 +78,7 @@ func (s *sidecar) watch() {
 // handle adds the methods about the configuration.
 func (s *sidecar) handle() {
 	s.server.Handle("admin.reload", s.reloads.method)
+	s.server.Handle("admin.config.compare", s.compareMethod)
 	s.server.Handle("admin.config", proxy.Plain(func(who *proxy.Caller, params []byte) (any, error) {
 		if err := onlyAdmins(who); err != nil {
 			return nil, err
@@ -214,7 +215,11 @@ func placesOf(err error) []map[string]any {
 		return list
 	}
 	for _, one := range wrong {
-		list = append(list, map[string]any{"file": one.File, "line": one.Line, "column": one.Column, "key": one.Key, "message": one.Message})
+		list = append(list, placeOf(one))
 	}
 	return list
+}
+
+func placeOf(one *config.Error) map[string]any {
+	return map[string]any{"file": one.File, "line": one.Line, "column": one.Column, "key": one.Key, "message": one.Message}
 }

@@ -35,7 +35,8 @@ func TestWhatOthersDoNotSee(t *testing.T) {
 	p.serve(t)
 	c, reader, holder := p.connect(t), p.connect(t), p.connect(t)
 	await(t, "healthy", func() bool { return get(t, c, "sidecar.health", nil)["status"] == "healthy" })
-	reader.Send(wire.KindRequest, 2, "sidecar.events", params{"stream": 1000}, params{"kinds": []string{"session", "reload", "health"}})
+	reader.Send(wire.KindRequest, 2, "sidecar.events", params{"stream": 1000}, params{"kinds": []string{"session", "reload", "health", "pool"}})
+	item(t, reader, "pool") // it reads
 
 	token := get(t, holder, "session.create", params{"session": "theirs", "token": true})["token"]
 	holder.Send(wire.KindRequest, 5, "hang", params{"session": "theirs", "session_token": token}, nil)

@@ -227,7 +227,7 @@ func (s *sidecar) reload(ctx context.Context, renew bool) *outcome {
 		d, began = time.Since(began), time.Now()
 		return d
 	}
-	cfg, err := s.read()
+	cfg, err := s.read(s.options.configuration())
 	o.read = lap()
 	o.generation = s.generation.Load().number
 	if err != nil {
@@ -247,8 +247,8 @@ func (s *sidecar) reload(ctx context.Context, renew bool) *outcome {
 }
 
 // read reads the configuration. An empty file where there was none is one that is being written.
-func (s *sidecar) read() (*config.Config, error) {
-	cfg, err := s.options.load()
+func (s *sidecar) read(o config.Options) (*config.Config, error) {
+	cfg, err := config.Load(o)
 	if err != nil {
 		return nil, err
 	}

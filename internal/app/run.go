@@ -39,9 +39,9 @@ type Options struct {
 	Reload     <-chan os.Signal
 }
 
-// load reads the configuration.
-func (o *Options) load() (*config.Config, error) {
-	return config.Load(config.Options{Path: o.ConfigPath, Profile: o.Profile, Environ: o.Environ, Dev: o.Dev})
+// configuration says which one is meant.
+func (o *Options) configuration() config.Options {
+	return config.Options{Path: o.ConfigPath, Profile: o.Profile, Environ: o.Environ, Dev: o.Dev}
 }
 
 // ballastSize is heap that is never touched, and so takes no memory. The collector runs when the heap has doubled, and the sidecar's own
@@ -52,7 +52,7 @@ const ballastSize = 8 << 20
 // sidecar from starting.
 func Run(ctx context.Context, o Options) error {
 	known := o.digests() // before it is read: what changes meanwhile shows as a change
-	cfg, err := o.load()
+	cfg, err := config.Load(o.configuration())
 	if err != nil {
 		return err
 	}

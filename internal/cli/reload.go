@@ -3,7 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
-	"strings"
+	"os"
 	"time"
 
 	"github.com/dspex/dspex-sidecar/internal/config"
@@ -104,39 +104,36 @@ func changeColumns() []column {
 	return []column{col("SETTING", "key"), col("OLD", "old"), col("NEW", "new")}
 }
 
-// againstRunning shows what would change where the configuration of a running sidecar is replaced by a file.
+// againstRunning shows what a reload would change, as the running sidecar reads its own file, or the text of another one: it has the environment, the folder and the CPUs
+// that count.
 func (c *checkCommand) againstRunning(ctx context.Context, e *Env) error {
+	params := map[string]any{}
+	if c.Config != "" {
+		text, err := os.ReadFile(c.Config)
+		if err != nil {
+			return config.Errors{{File: c.Config, Message: "cannot be read: " + err.Error()}}
+		}
+		params["text"] = string(text)
+	}
+	if c.Profile != "" {
+		params["profile"] = c.Profile
+	}
 	q := question{connection: connection{Socket: c.Socket, JSON: c.JSON}, Timeout: connectTimeout}
-	result, err := q.ask(ctx, e, "admin.config", nil)
+	result, err := q.ask(ctx, e, "admin.config.compare", params)
 	if err != nil {
 		return err
 	}
-	if c.Config == "" {
-		c.Config, _ = result["path"].(string)
+	if result["valid"] != true {
+		wrong := c.errorsOf(result)
+		if c.JSON {
+			return c.refuse(e, wrong)
+		}
+		return wrong
 	}
-	if c.Profile == "" {
-		c.Profile, _ = result["profile"].(string)
-	}
-	dev, _ := result["dev"].(bool)
-	cfg, err := config.Load(config.Options{Path: c.Config, Profile: c.Profile, Environ: e.Environ, Dev: dev})
-	if err != nil {
-		return err
-	}
-	var running []config.Setting
-	for _, row := range rows(result["settings"]) {
-		one := config.Setting{}
-		one.Key, _ = row["key"].(string)
-		one.Value, _ = row["value"].(string)
-		one.Origin, _ = row["origin"].(string)
-		running = append(running, one)
-	}
-	list := []map[string]any{}
-	for _, change := range config.Against(running, cfg) {
-		list = append(list, map[string]any{"key": change.Key, "old": orNil(change.Old), "new": orNil(change.New), "effect": string(change.Effect)})
-	}
+	list := rows(result["changes"])
 	switch {
 	case c.JSON:
-		return e.printJSON(map[string]any{"valid": true, "changes": list})
+		return e.printJSON(map[string]any{"valid": true, "changes": result["changes"]})
 	case len(list) == 0:
 		return e.print([]byte("nothing would change\n"))
 	}
@@ -145,9 +142,21 @@ func (c *checkCommand) againstRunning(ctx context.Context, e *Env) error {
 	}}), list))
 }
 
-func orNil(text string) any {
-	if strings.TrimSpace(text) == "" {
-		return nil
+// errorsOf reads what is wrong. Where a text was sent, it stands in the file that it came from.
+func (c *checkCommand) errorsOf(result map[string]any) config.Errors {
+	var wrong config.Errors
+	for _, row := range rows(result["errors"]) {
+		one := &config.Error{}
+		one.File, _ = row["file"].(string)
+		one.Key, _ = row["key"].(string)
+		one.Message, _ = row["message"].(string)
+		line, _ := row["line"].(int64)
+		column, _ := row["column"].(int64)
+		one.Line, one.Column = int(line), int(column)
+		if c.Config != "" && (one.File == result["path"] || one.File == "" && one.Line > 0) {
+			one.File = c.Config
+		}
+		wrong = append(wrong, one)
 	}
-	return text
+	return wrong
 }

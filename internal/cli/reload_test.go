@@ -1,10 +1,13 @@
 package cli
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/dspex/dspex-sidecar/wire/wiretest"
 )
 
 func TestReload(t *testing.T) {
@@ -33,40 +36,32 @@ func TestReload(t *testing.T) {
 	run(t, nil, "reload", "--timeout", "-1s").expect(t, exitUsage, "--timeout")
 }
 
-// What a reload would change is found without the running sidecar's environment, and shows no secret.
+// The running sidecar compares: its own file, or the text of another one.
 func TestCheckAgainstRunning(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "dspex.toml")
-	setting := func(key, value, origin string) map[string]any {
-		return map[string]any{"key": key, "value": value, "origin": origin}
-	}
-	s := start(t, answers(map[string]any{"admin.config": map[string]any{"path": path, "profile": nil, "dev": false, "settings": []any{
-		setting("pools.default.app", `"old:app"`, path+":2"), setting("pools.default.size", "8", "default"),
-		setting("log.level", `"warn"`, "environment DSPEX_LOG_LEVEL"), setting("pools.default.env.GONE", `"env:GONE"`, path+":3"),
-	}}}))
-	write := func(text string) {
-		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	write("[pools.default]\napp = 'new:app'\nsize = 8\nenv.KEY = 's3cret'\n[log]\nlevel = 'debug'\n")
-	o := run(t, s, "check", "--against-running", "--json")
-	o.expect(t, exitOK)
-	for _, part := range []string{
-		`{"effect":"generation","key":"pools.default.app","new":"\"new:app\"","old":"\"old:app\""}`,
-		`{"effect":"generation","key":"pools.default.env.GONE","new":null,"old":"\"env:GONE\""}`, `"key":"pools.default.env.KEY"`,
-	} {
-		if !strings.Contains(o.stdout, part) {
-			t.Errorf("no %s in %s", part, o.stdout)
-		}
-	}
-	for _, part := range []string{"log.level", "pools.default.size", "s3cret"} {
-		if strings.Contains(o.stdout, part) {
-			t.Errorf("%s in %s", part, o.stdout)
-		}
-	}
-	if o := run(t, s, "check", "--against-running"); !strings.Contains(o.stdout, "new workers") {
+	asked := make(chan any, 1)
+	result := map[string]any{"valid": true, "path": "/etc/own.toml", "errors": []any{}, "changes": []any{
+		map[string]any{"key": "pools.default.app", "old": "'a'", "new": "'b'", "effect": "generation"},
+	}}
+	s := start(t, func(p *wiretest.Peer, m wiretest.Message) {
+		asked <- m.Payload
+		p.Send(1, m.ID, nil, nil, result)
+	})
+	if o := run(t, s, "check", "--against-running"); o.code != exitOK || !strings.Contains(o.stdout, "new workers") {
 		t.Errorf("%+v", o)
 	}
-	write("[pools.default]\nsizes = 1\n")
-	run(t, s, "check", "--against-running").expect(t, exitUsage, "sizes")
+	if got := fmt.Sprint(<-asked); got != "map[]" {
+		t.Errorf("asked %s", got)
+	}
+	path := filepath.Join(t.TempDir(), "other.toml")
+	if err := os.WriteFile(path, []byte("[log]\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	o := run(t, s, "check", "--against-running", "--config", path, "--profile", "prod", "--json")
+	if got := fmt.Sprint(<-asked); o.code != exitOK || got != "map[profile:prod text:[log]\n]" || !strings.Contains(o.stdout, `"effect":"generation"`) {
+		t.Errorf("asked %q, %+v", got, o)
+	}
+	result["valid"], result["errors"] = false, []any{map[string]any{"file": "/etc/own.toml", "line": 2, "column": 1, "key": "sizes", "message": "is no setting"}}
+	run(t, s, "check", "--against-running", "--config", path).expect(t, exitUsage, path+":2:1: sizes")
+	<-asked
+	run(t, s, "check", "--against-running", "--config", path+".gone").expect(t, exitUsage, "cannot be read")
 }

@@ -112,39 +112,3 @@ func Kept(before, after *Config) *Config {
 	}
 	return &c
 }
-
-// Against returns what would change where a configuration with these settings is in force, as [Config.Settings] gives them, and c is read. What the environment
-// of the running one says goes over the file there, too, and is no difference.
-func Against(running []Setting, c *Config) []Change {
-	var out []Change
-	now := map[string]Setting{}
-	for _, one := range running {
-		now[one.Key] = one
-	}
-	for _, one := range c.each() {
-		key := one.keyFor(one.name)
-		was, value := now[key], one.show(c, one.name)
-		delete(now, key)
-		if value != was.Value && !strings.HasPrefix(was.Origin, "environment ") {
-			out = append(out, Change{Key: key, Old: was.Value, New: value, Effect: one.effect})
-		}
-	}
-	for key, was := range now { // of entries and models that c does not have
-		if f, ok := fieldOf(key); ok && !strings.HasPrefix(was.Origin, "environment ") {
-			out = append(out, Change{Key: key, Old: was.Value, Effect: f.effect})
-		}
-	}
-	slices.SortFunc(out, func(a, b Change) int { return strings.Compare(a.Key, b.Key) })
-	return out
-}
-
-// fieldOf finds the field of a key that stands for an entry, or for a setting of a model.
-func fieldOf(key string) (field, bool) {
-	for _, f := range fields() {
-		before, after, named := strings.Cut(f.key, "*")
-		if named && strings.HasPrefix(key, before) && strings.HasSuffix(key, after) {
-			return f, true
-		}
-	}
-	return field{}, false
-}

@@ -12,6 +12,7 @@ import (
 // Options says what a configuration is loaded from. The zero Options load the defaults.
 type Options struct {
 	Path    string         // the TOML file; "" for none
+	Text    *string        // in place of the file's; nil: the file is read
 	Profile string         // goes over DSPEX_PROFILE; "" for that one or none
 	Environ []string       // in the form of os.Environ; nil for an empty environment
 	Dev     bool           // while an application is written: tracebacks, and a log for people
@@ -79,10 +80,10 @@ func (l *loader) fail(from origin, key, format string, args ...any) {
 
 // readDocument reads the file, or notes why it cannot and returns an empty document.
 func (l *loader) readDocument() document {
-	if l.Path == "" {
+	if l.Path == "" && l.Text == nil {
 		return document{}
 	}
-	data, err := readFile(l.Path)
+	data, err := l.read()
 	if err != nil {
 		l.errs = append(l.errs, &Error{File: l.Path, Message: "cannot be read: " + err.Error(), cause: err})
 		return document{}
@@ -93,6 +94,16 @@ func (l *loader) readDocument() document {
 		l.errs = append(l.errs, syntaxError(l.Path, data, err))
 	}
 	return doc
+}
+
+func (l *loader) read() ([]byte, error) {
+	switch {
+	case l.Text == nil:
+		return readFile(l.Path)
+	case len(*l.Text) > maxFile:
+		return nil, fmt.Errorf("the text is longer than %d bytes", maxFile)
+	}
+	return []byte(*l.Text), nil
 }
 
 // blank returns the defaults.

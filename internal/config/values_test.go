@@ -266,25 +266,6 @@ func TestKept(t *testing.T) {
 	}
 }
 
-func TestAgainst(t *testing.T) {
-	text := "[listen]\nsocket = '/tmp/a'\n[models.gone]\nmodel = 'openai/x'\n[pools.default.env]\nA = 'env:A'\n"
-	running := mustLoad(t, text).Settings()
-	if got := Against(running, mustLoad(t, text)); len(got) > 0 {
-		t.Errorf("%+v", got)
-	}
-	var keys []string
-	for _, c := range Against(running, mustLoad(t, "[listen]\nsocket = '/tmp/b'\n[log]\nlevel = 'warn'\n[sessions]\nweight_label = 'x'\nweights.y = 3\n")) {
-		keys = append(keys, c.Key+" "+string(c.Effect))
-	}
-	for _, want := range []string{
-		"listen.socket restart", "log.level live", "models.gone.model live", "pools.default.env.A generation", "sessions.weight_label live", "sessions.weights.y live",
-	} {
-		if !slices.Contains(keys, want) {
-			t.Errorf("%q is not in %q", want, keys)
-		}
-	}
-}
-
 func TestDev(t *testing.T) {
 	load := func(text string) *Config {
 		path := filepath.Join(t.TempDir(), "dspex.toml")
