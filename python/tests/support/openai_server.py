@@ -31,6 +31,8 @@ class Reply:
     pause: float = 0.0  # seconds before each piece of a stream, and before a plain answer
     hang_after: int | None = None  # pieces (0: the answer's head) after which nothing more comes until the peer leaves
     cut_after: int | None = None  # pieces after which the connection is dropped
+    code: str | None = None  # of an error, as OpenAI has it
+    raw: str | None = None  # sent as the whole body of an answer, whatever it is
 
 
 @dataclass(frozen=True)
@@ -188,8 +190,13 @@ class OpenAIServer:
         """Answer one request; False ends the connection."""
         reply = self._reply(seen)
         if reply.status != 200:
-            error = {"error": {"message": reply.message, "type": "error", "code": None}}
+            error = {"error": {"message": reply.message, "type": "error", "code": reply.code}}
             await self._plain(writer, reply, error)
+            return True
+        if reply.raw is not None:
+            body = reply.raw.encode()
+            writer.write(_head(reply, "application/json", {"Content-Length": str(len(body))}) + body)
+            await writer.drain()
             return True
         if seen.body.get("stream"):
             return await self._stream(seen, reply, reader, writer)
