@@ -227,7 +227,18 @@ func infoMap(i *session.Info) map[string]any {
 	return map[string]any{
 		"session": i.Key.ID, "owner": i.Key.Owner, "worker": wire.OrNil(i.Worker), "labels": labelsOf(i), "bytes": i.Bytes, "age_ms": i.Age.Milliseconds(),
 		"idle_ms": i.Idle.Milliseconds(), "ttl_ms": i.TTL.Milliseconds(), "max_age_ms": wire.OrNil(i.MaxAge.Milliseconds()), "calls": i.Calls, "waiting": i.Waiting,
-		"spent": spentMap(i), "failed": failed,
+		"spent": spentMap(i), "lm": lmMap(&i.LM), "failed": failed,
+	}
+}
+
+// lmMap is nil where no language model did anything.
+func lmMap(u *session.LMUse) any {
+	if *u == (session.LMUse{}) {
+		return nil
+	}
+	return map[string]any{
+		"requests": u.Requests, "prompt_tokens": u.PromptTokens, "completion_tokens": u.CompletionTokens, "cost": u.Cost, "cache_hits": u.CacheHits,
+		"took_us": u.TookUS, "waited_us": u.WaitedUS,
 	}
 }
 

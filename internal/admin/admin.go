@@ -124,7 +124,7 @@ func (a *Admin) stats(*proxy.Caller) (any, error) {
 		"active_sessions": a.cfg.Sessions.Len(), "pool_size": s.Size, "healthy_workers": s.Ready(), "total_commands": s.Commands,
 		"total_errors": s.Errors, "utilization": utilization, "queued": s.Waiting, "in_flight": s.InFlight,
 		"uptime_ms": time.Since(a.since).Milliseconds(), "clients": len(a.cfg.Server.Clients()), "version": a.cfg.Version,
-		"worker_restarts": s.Restarts, "generation": s.Generation, "reloads": reloads, "reload_failures": failures,
+		"worker_restarts": s.Restarts, "generation": s.Generation, "reloads": reloads, "reload_failures": failures, "lm": a.lm(),
 	}
 	addFailure(result, &s)
 	return result, nil

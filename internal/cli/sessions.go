@@ -184,7 +184,7 @@ func (c *sessionsShowCommand) Run(ctx context.Context, e *Env) error {
 		col("SESSION", "session"), col("WORKER", "worker"), col("CALLS", "calls"), col("VERSION", "version"), col("BYTES", "bytes"),
 		since("AGE", "age_ms"), since("IDLE", "idle_ms"), since("TTL", "ttl_ms"), col("LABELS", "labels"),
 	}
-	for key, title := range map[string]string{"max_age_ms": "MAX AGE", "failed": "FAILED", "spent": "SPENT", "lost": "LOST SECRETS"} {
+	for key, title := range map[string]string{"max_age_ms": "MAX AGE", "failed": "FAILED", "spent": "SPENT", "lm": "LM", "lost": "LOST SECRETS"} {
 		if list, isList := result[key].([]any); result[key] == nil || isList && len(list) == 0 {
 			continue
 		}

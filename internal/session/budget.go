@@ -135,14 +135,7 @@ func exceeded(scope string, limit, spent *store.Amounts, now time.Time) *wire.Er
 }
 
 // usageOf reads what a response says that the call's language models took.
-func usageOf(raw []byte) (a store.Amounts) {
-	if raw == nil {
-		return a
-	}
-	var u map[string]any
-	if err := wire.Unmarshal(raw, &u); err != nil {
-		return a // an application's own; it is passed on as it is
-	}
+func usageOf(u map[string]any) (a store.Amounts) {
 	a.Tokens = count(u["total_tokens"])
 	if a.Tokens == 0 {
 		a.Tokens = count(u["prompt_tokens"]) + count(u["completion_tokens"])

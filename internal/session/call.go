@@ -12,14 +12,15 @@ import (
 // call is a call in a session, or one that its owner's ledger keeps account of, between the pool and the call's own handler: it restores the
 // worker's copy, collects changes, and commits them, with what else has to be kept of the call, before the outcome goes on.
 type call struct {
-	table   *Table
-	session *session
-	ledger  *session // of the owner, where it has a budget; nil: it has none
-	flow    *pool.Flow
-	pool    *pool.Call
-	inner   pool.Handler
-	once    *once         // nil: it has no idempotency key
-	counted store.Amounts // of its usage, while it ran; guarded by Table.mu
+	table     *Table
+	session   *session
+	ledger    *session // of the owner, where it has a budget; nil: it has none
+	flow      *pool.Flow
+	pool      *pool.Call
+	inner     pool.Handler
+	once      *once         // nil: it has no idempotency key
+	counted   store.Amounts // of its usage, while it ran; guarded by Table.mu
+	countedLM LMUse         // likewise
 
 	change   store.Change // collected since the last dispatch; used by the worker's reader alone
 	changed  bool
@@ -70,7 +71,7 @@ func (c *call) Dispatch(to *pool.Target, meta *wire.RequestMeta) *wire.Error {
 
 // beginLocked counts a call that goes to a worker for the first time, or says why it may not.
 func (c *call) beginLocked() *wire.Error {
-	c.counted = store.Amounts{} // where it runs again, what it used before is spent all the same
+	c.counted, c.countedLM = store.Amounts{}, LMUse{} // where it runs again, what it used before is spent all the same
 	if c.ran {
 		return nil
 	}
@@ -114,7 +115,10 @@ func (c *call) spentLocked(usage []byte) {
 
 // uncounted is what a call has used beyond what was counted of it before.
 func (c *call) uncounted(usage []byte) store.Amounts {
-	all := usageOf(usage)
+	u := decodeUsage(usage)
+	all, use := usageOf(u), lmUseOf(u)
+	c.session.lm.add(use.since(&c.countedLM))
+	c.countedLM = *use
 	more := store.Amounts{Tokens: max(0, all.Tokens-c.counted.Tokens), Cost: max(0, all.Cost-c.counted.Cost)}
 	c.counted = all
 	return more

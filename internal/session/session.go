@@ -40,6 +40,7 @@ type session struct {
 	lost    []string // secrets that did not outlive the sidecar
 	bytes   int      // of the state, the secrets and the answers
 	spent   store.Spent
+	lm      LMUse
 	answers map[store.AnswerKey]*answer
 	given   []store.AnswerKey // in the order in which they expire
 

@@ -24,6 +24,7 @@ type Info struct {
 	Calls   uint64
 	Waiting int
 	Spent   store.Spent
+	LM      LMUse
 	Lost    []string    // secrets that did not outlive the sidecar
 	Failed  *wire.Error // why it cannot be served; nil: it can
 }
@@ -83,7 +84,7 @@ func (t *Table) info(s *session) Info {
 func (s *session) infoLocked(flow *flowInfo) Info {
 	i := Info{
 		Key: s.key, Worker: flow.worker, Labels: s.labels, Version: s.version, Bytes: s.bytes, Age: time.Since(s.created),
-		TTL: s.ttl, MaxAge: s.maxAge, Calls: s.calls, Waiting: flow.waiting, Spent: s.spent, Lost: slices.Clone(s.lost), Failed: s.damaged,
+		TTL: s.ttl, MaxAge: s.maxAge, Calls: s.calls, Waiting: flow.waiting, Spent: s.spent, LM: s.lm, Lost: slices.Clone(s.lost), Failed: s.damaged,
 	}
 	if flow.lost != nil {
 		i.Failed = flow.lost

@@ -213,6 +213,35 @@ def test_fallbacks() -> None:
             assert len(second.requests) == before
 
 
+def test_what_a_session_a_program_and_a_model_took() -> None:
+    with OpenAIServer(answer=answer) as lm, limited(lm, input_price=1.0, output_price=2.0, cache=True) as server:
+        client = server.client()
+        session, other = client.create_session(), client.create_session()
+        session.create_program("p", "a -> b")
+        for _ in range(3):
+            session.program("p")(a="x")  # two of them are kept answers
+        lm.script += [Reply(json_answer(first="1")), Reply(json_answer(second=["2"]))]
+        client.program("twice")(text="x")
+        lm.script.append(Reply(status=500))
+        with pytest.raises(LMError):
+            session.program("p")(a="y")
+        stats = until(
+            lambda: found if (found := client.call("sidecar.stats")["lm"])["requests"] == 4 else None, "all are told"
+        )
+        assert (stats["tokens"], stats["cost"]) == (36, pytest.approx(3 * 17e-6))
+        assert stats["models"] == {"main": {"requests": 4, "tokens": 36, "cost": pytest.approx(3 * 17e-6)}}
+        assert stats["programs"] == {
+            "session": {"requests": 1, "tokens": 12, "cost": pytest.approx(17e-6)},
+            "twice": {"requests": 2, "tokens": 24, "cost": pytest.approx(34e-6)},
+        }
+        used = client.call("session.get", {"session": session.id})["lm"]
+        assert (used["requests"], used["prompt_tokens"], used["completion_tokens"]) == (2, 7, 5)
+        assert (used["cache_hits"], used["cost"]) == (2, pytest.approx(17e-6))
+        assert used["took_us"] > 0
+        assert client.call("session.get", {"session": other.id})["lm"] is None
+        assert metrics(server)['dspex_lm_cache_hits_total{model="main"}'] == 2
+
+
 def test_a_stream_that_has_begun_is_not_begun_again_elsewhere() -> None:
     with (
         OpenAIServer(answer=answer) as lm,

@@ -220,6 +220,7 @@ class OwnMethods:
             "generation": 1,
             "reloads": 0,
             "reload_failures": 0,
+            "lm": None,
             **_NO_FAILURE,
         }
 

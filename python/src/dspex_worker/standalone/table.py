@@ -126,6 +126,7 @@ class Record:
             "calls": self.calls,
             "waiting": self.turns.waiting,
             "spent": None,  # nothing is counted here, and nothing fails to be restored
+            "lm": None,
             "failed": None,
         }
 
