@@ -7,7 +7,6 @@ import (
 	"github.com/vmihailenco/msgpack/v5"
 
 	"github.com/dspex/dspex-sidecar/internal/runs"
-	"github.com/dspex/dspex-sidecar/internal/session"
 	"github.com/dspex/dspex-sidecar/wire"
 )
 
@@ -20,22 +19,22 @@ func (c *conn) submitRun(batch *wire.Batch, k *call, keyed bool) error {
 	if !k.timed {
 		k.Deadline = k.since.Add(table.Timeout())
 	}
-	key := k.key
-	if key.ID == "" {
-		key = session.Key{Owner: c.holder}
+	by := runs.By{Key: k.key, Payer: c.owner, Connection: c.id, Request: k.id}
+	if k.key.ID == "" {
+		by.Key.Owner = c.holder
 	}
 	if k.detach {
-		return c.detach(batch, k, key)
+		return c.detach(batch, k, by)
 	}
 	c.mu.Lock()
 	k.apart = true
 	c.mu.Unlock()
-	_, err := table.Begin(batch, key, c.owner, &k.Call)
+	_, err := table.Begin(batch, by, &k.Call)
 	return err
 }
 
 // detach begins a run that goes on without its client, which follows it as others can.
-func (c *conn) detach(batch *wire.Batch, k *call, key session.Key) error {
+func (c *conn) detach(batch *wire.Batch, k *call, by runs.By) error {
 	streams := k.Meta.Stream > 0
 	if k.stream != nil {
 		k.beginFeeding(k.stream.all(), false)
@@ -43,7 +42,7 @@ func (c *conn) detach(batch *wire.Batch, k *call, key session.Key) error {
 	} else if k.feeding == nil {
 		k.beginFeeding(0, false)
 	}
-	run, err := c.server.cfg.Runs.Detach(batch, key, c.owner, &k.Call)
+	run, err := c.server.cfg.Runs.Detach(batch, by, &k.Call)
 	if err != nil {
 		return err
 	}
@@ -160,7 +159,8 @@ func describe(i *runs.Info) map[string]any {
 		failure = i.Err
 	}
 	out := map[string]any{
-		"run": i.ID, "method": i.Method, "session": wire.OrNil(i.Session), "owner": i.Owner, "state": string(i.State), "worker": wire.OrNil(i.Worker),
+		"run": i.ID, "method": i.Method, "session": wire.OrNil(i.By.Key.ID), "owner": i.By.Key.Owner,
+		"connection": i.By.Connection, "request": i.By.Request, "state": string(i.State), "worker": wire.OrNil(i.Worker),
 		"detached": i.Detached, "asked": i.Asked, "started": nil, "ended": nil, "progress": raw(i.Progress), "usage": raw(i.Usage), "error": failure,
 	}
 	if !i.Started.IsZero() {

@@ -108,6 +108,9 @@ func appendRequestMeta(b []byte, m *RequestMeta) []byte {
 	if m.Start {
 		raw("start", []byte{0xc3})
 	}
+	if m.Detach {
+		raw("detach", []byte{0xc3})
+	}
 	if m.Stream != 0 {
 		number("stream", uint64(m.Stream))
 	}

@@ -62,6 +62,9 @@ type grammar struct {
 	Pools       poolsCommand       `cmd:"" help:"List the pools, or resize one."`
 	Clients     clientsCommand     `cmd:"" help:"List the connections of clients."`
 	Calls       callsCommand       `cmd:"" help:"List the calls in flight, or cancel one."`
+	Runs        runsCommand        `cmd:"" help:"List calls with a process of their own, show, follow or end one."`
+	Optimize    optimizeCommand    `cmd:"" help:"Optimise a program on data."`
+	Evaluate    evaluateCommand    `cmd:"" help:"Score a program on data."`
 	Health      healthCommand      `cmd:"" help:"Say how the sidecar is."`
 	Healthcheck healthcheckCommand `cmd:"" help:"Answer a probe by the exit code."`
 	Stats       statsCommand       `cmd:"" help:"Show the statistics."`

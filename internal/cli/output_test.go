@@ -76,6 +76,10 @@ func fixtures() map[string]any {
 		"admin.stacks": map[string]any{"worker": "worker_1", "threads": "Thread 0x1\n  File \"a.py\"\x1b", "calls": []any{
 			map[string]any{"connection": "c1", "id": 7, "method": "echo", "age_ms": 1500, "stacks": nil},
 		}},
+		"runs.list":   map[string]any{"runs": []any{optimising(time.Now().Add(-90 * time.Second))}},
+		"runs.show":   optimising(time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC)),
+		"runs.cancel": map[string]any{},
+
 		"session.list":   map[string]any{"sessions": []any{session}},
 		"session.create": map[string]any{"session": "s1", "token": "t0ken"},
 		"session.get":    shown,
@@ -84,6 +88,15 @@ func fixtures() map[string]any {
 			"none": nil, "yes": true, "int": -3, "big": uint64(1<<64 - 1), "float": 2.0, "small": 1e-9, "list": []any{1, "two"}, "html": "<a&b>", "wide": "日本",
 		},
 		"text": "two\nlines\x1b[0m",
+	}
+}
+
+// optimising is a run as runs.list has it.
+func optimising(asked time.Time) map[string]any {
+	return map[string]any{
+		"run": "run_1", "method": "optimize_program", "session": "s1", "owner": "uid:0", "connection": "c1", "request": 3, "state": "running", "worker": "runner_1",
+		"detached": true, "asked": asked, "started": asked, "ended": nil, "usage": map[string]any{"lm_calls": 12}, "error": nil,
+		"progress": map[string]any{"type": "progress", "program": "qa", "phase": "trials\x1b", "trial": 3, "trials": 20, "score": 61.5, "best": 70.0, "lm_calls": 12, "cost": 0.25},
 	}
 }
 
@@ -116,6 +129,7 @@ func TestOutput(t *testing.T) {
 		{"log-level", 0, "log-level debug"},
 		{"config", 0, "config show"},
 		{"stacks", 0, "stacks worker_1"},
+		{"runs-cancel", 0, "runs cancel run_1"},
 		{"call-map", 0, "call everything"},
 		{"call-text", 0, "call text"},
 	} {

@@ -13,6 +13,7 @@ type Request struct {
 	Method  string
 	Session string // "" for none
 	Params  any    // a map or a struct; nil for none
+	Detach  bool   // of a method with a process for each call: it goes on when this connection ends
 
 	// Item asks for a stream and gets its items, in order, in the goroutine of the call. An error of its own cancels the
 	// call and becomes the call's error. Nil: no stream.
@@ -82,7 +83,7 @@ func (k *call) begin(ctx context.Context, r Request) error {
 			return wire.Errorf(wire.CodeInvalidParams, "%v", err)
 		}
 	}
-	meta := wire.RequestMeta{TimeoutMS: -1}
+	meta := wire.RequestMeta{TimeoutMS: -1, Detach: r.Detach}
 	if deadline, ok := ctx.Deadline(); ok {
 		meta.TimeoutMS = max(0, int64((time.Until(deadline)+time.Millisecond-1)/time.Millisecond))
 	}

@@ -41,7 +41,8 @@ type Conn struct {
 	reading  sync.WaitGroup
 	ended    chan struct{} // closed when the connection has ended; err is set before
 	err      error
-	maxFrame int // the longest body that the sidecar receives
+	maxFrame int    // the longest body that the sidecar receives
+	name     string // what the sidecar calls the connection
 
 	mu    sync.Mutex // guards what follows
 	last  uint64
@@ -83,6 +84,9 @@ func Dial(ctx context.Context, cfg Config) (*Conn, error) {
 // Ended is closed when the connection has ended.
 func (c *Conn) Ended() <-chan struct{} { return c.ended }
 
+// Name is what the sidecar calls the connection.
+func (c *Conn) Name() string { return c.name }
+
 // Close ends the connection, and with it the calls in flight. What was to be sent is sent, if the sidecar reads.
 func (c *Conn) Close() {
 	c.outbox.End()
@@ -108,6 +112,7 @@ func (c *Conn) hello(ctx context.Context, cfg Config) error {
 	if protocol, _ := answer["protocol"].(int64); protocol != wire.Protocol {
 		return wire.Errorf(wire.CodeUnsupportedProtocol, "the sidecar chose protocol %v, where %d was offered", answer["protocol"], wire.Protocol)
 	}
+	c.name, _ = answer["connection"].(string)
 	if limit, ok := answer["max_frame"].(int64); ok {
 		c.maxFrame = int(limit)
 	}

@@ -29,8 +29,7 @@ type Run struct {
 	table    *Table
 	number   int
 	id       string
-	owner    string
-	session  string // "": none
+	by       By
 	method   string
 	asked    time.Time
 	detached int // bytes of its request, where it goes on for nobody; 0: it does not, or is over
@@ -52,13 +51,14 @@ type Run struct {
 
 // Info is what is known of a run.
 type Info struct {
-	number                             int
-	ID, Owner, Session, Method, Worker string
-	State                              State
-	Detached                           bool
-	Asked, Started, Ended              time.Time // zero: not yet
-	Progress, Usage                    []byte    // encoded; nil: none
-	Err                                *wire.Error
+	number                int
+	ID, Method, Worker    string
+	By                    By
+	State                 State
+	Detached              bool
+	Asked, Started, Ended time.Time // zero: not yet
+	Progress, Usage       []byte    // encoded; nil: none
+	Err                   *wire.Error
 }
 
 // Info is what is known of it now.
@@ -70,7 +70,7 @@ func (r *Run) Info() Info {
 
 func (r *Run) infoLocked() Info {
 	i := Info{
-		number: r.number, ID: r.id, Owner: r.owner, Session: r.session, Method: r.method, Worker: r.worker, State: r.state, Detached: r.inner == nil,
+		number: r.number, ID: r.id, By: r.by, Method: r.method, Worker: r.worker, State: r.state, Detached: r.inner == nil,
 		Asked: r.asked, Started: r.started, Ended: r.ended, Progress: r.progress, Usage: r.usage,
 	}
 	if r.result != nil {
@@ -228,8 +228,8 @@ func (r *Run) conclude(res *pool.Result) {
 	if res.Meta.Worker != "" {
 		log = append(log, "worker_id", res.Meta.Worker)
 	}
-	if r.session != "" {
-		log = append(log, "session_id", r.session)
+	if r.by.Key.ID != "" {
+		log = append(log, "session_id", r.by.Key.ID)
 	}
 	if res.Err != nil {
 		log = append(log, "reason", res.Err.Message)
@@ -259,7 +259,7 @@ func (r *Run) tell() {
 	if i.Err != nil {
 		code = string(i.Err.Code)
 	}
-	hub.Publish(events.Event{Kind: "run", Owner: i.Owner, Fields: map[string]any{
-		"run": i.ID, "method": i.Method, "session": wire.OrNil(i.Session), "state": string(i.State), "worker": wire.OrNil(i.Worker), "code": wire.OrNil(code),
+	hub.Publish(events.Event{Kind: "run", Owner: i.By.Key.Owner, Fields: map[string]any{
+		"run": i.ID, "method": i.Method, "session": wire.OrNil(i.By.Key.ID), "state": string(i.State), "worker": wire.OrNil(i.Worker), "code": wire.OrNil(code),
 	}})
 }

@@ -81,15 +81,22 @@ func (t *Table) Timeout() time.Duration { return t.now.Load().Timeout }
 // Pool is what runs the calls.
 func (t *Table) Pool() *pool.Pool { return t.cfg.Pool }
 
-// Begin hands in a run for a client that waits for it: its handler is told what becomes of the call, and the run ends when that is cancelled. payer, such
-// as "uid:1000", is who makes it; the key's owner may see it.
-func (t *Table) Begin(batch *wire.Batch, key session.Key, payer string, c *pool.Call) (*Run, error) {
-	r := t.enter(key, payer, c, c.Handler, 0)
-	return r, t.submit(batch, r, key, payer)
+// By is who makes a run.
+type By struct {
+	Key        session.Key // of its session; no ID: none. The owner may see the run
+	Payer      string      // such as "uid:1000"
+	Connection string      // where its request came, and with which id
+	Request    uint64
+}
+
+// Begin hands in a run for a client that waits for it: its handler is told what becomes of the call, and the run ends when that is cancelled.
+func (t *Table) Begin(batch *wire.Batch, by By, c *pool.Call) (*Run, error) {
+	r := t.enter(by, c, c.Handler, 0)
+	return r, t.submit(batch, r)
 }
 
 // Detach hands in a run that goes on whether or not somebody follows it.
-func (t *Table) Detach(batch *wire.Batch, key session.Key, payer string, c *pool.Call) (*Run, error) {
+func (t *Table) Detach(batch *wire.Batch, by By, c *pool.Call) (*Run, error) {
 	n := len(c.Params)
 	t.mu.Lock()
 	full := t.detached+n > maxDetachedBytes
@@ -108,34 +115,34 @@ func (t *Table) Detach(batch *wire.Batch, key session.Key, payer string, c *pool
 	if c.Meta.Stream > 0 {
 		own.Meta.Stream = wire.MaxCredit // nobody's reading holds it up
 	}
-	r := t.enter(key, payer, own, nil, n)
-	return r, t.submit(batch, r, key, payer)
+	r := t.enter(by, own, nil, n)
+	return r, t.submit(batch, r)
 }
 
 // enter puts a run into the table.
-func (t *Table) enter(key session.Key, payer string, c *pool.Call, inner pool.Handler, detached int) *Run {
+func (t *Table) enter(by By, c *pool.Call, inner pool.Handler, detached int) *Run {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.last++
 	r := &Run{
-		table: t, number: t.last, id: fmt.Sprintf("run_%d", t.last), owner: key.Owner, session: key.ID, method: string(c.Method),
+		table: t, number: t.last, id: fmt.Sprintf("run_%d", t.last), by: by, method: string(c.Method),
 		asked: time.Now(), state: Queued, call: c, inner: inner, detached: detached, changed: make(chan struct{}),
 	}
 	t.runs[r.id] = r
-	r.flow = t.cfg.Pool.NewFlow(payer, false)
+	r.flow = t.cfg.Pool.NewFlow(by.Payer, false)
 	return r
 }
 
 // submit lets a run come to the pool. An error means that it did not.
-func (t *Table) submit(batch *wire.Batch, r *Run, key session.Key, payer string) error {
-	c := r.call
+func (t *Table) submit(batch *wire.Batch, r *Run) error {
+	c, by := r.call, &r.by
 	c.Handler = r
 	r.tell()
 	var err error
-	if key.ID == "" {
-		err = t.cfg.Sessions.SubmitFree(batch, payer, r.flow, c)
+	if by.Key.ID == "" {
+		err = t.cfg.Sessions.SubmitFree(batch, by.Payer, r.flow, c)
 	} else {
-		err = t.cfg.Sessions.SubmitApart(batch, key, payer, r.flow, c)
+		err = t.cfg.Sessions.SubmitApart(batch, by.Key, by.Payer, r.flow, c)
 	}
 	if err == nil {
 		return nil
@@ -151,7 +158,7 @@ func (t *Table) Find(id string, sees func(owner string) bool) (*Run, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.forgetLocked(time.Now())
-	if r := t.runs[id]; r != nil && sees(r.owner) {
+	if r := t.runs[id]; r != nil && sees(r.by.Key.Owner) {
 		return r, nil
 	}
 	return nil, wire.Errorf(wire.CodeInvalidParams, "no run %q: it is not yours, or what became of it is not kept any more (runs.keep), or the sidecar was started again", id)
@@ -164,7 +171,7 @@ func (t *Table) List(sees func(owner string) bool) []Info {
 	t.forgetLocked(time.Now())
 	out := []Info{}
 	for _, r := range t.runs {
-		if sees(r.owner) {
+		if sees(r.by.Key.Owner) {
 			out = append(out, r.infoLocked())
 		}
 	}
