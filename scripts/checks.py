@@ -22,7 +22,14 @@ import reports
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build"
 LONG = os.environ.get("DSPEX_LONG", "") not in ("", "0")
-EXAMPLES = ("examples/chat", "examples/fastapi", "examples/jobs", "examples/parallel", "examples/statsd")
+EXAMPLES = (
+    "examples/chat",
+    "examples/dspy",
+    "examples/fastapi",
+    "examples/jobs",
+    "examples/parallel",
+    "examples/statsd",
+)
 STILL_RUNNING_EVERY = 30.0  # seconds between two lines that say what is still going on
 GRACE = 5.0  # seconds between asking a step to end and ending it
 

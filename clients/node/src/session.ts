@@ -37,8 +37,12 @@ export type ProgramOptions = {
   instructions?: string | undefined;
   /** Examples for the LM, each with values for the signature's fields. */
   demos?: readonly Params[] | undefined;
-  /** Of the module `"react"`: functions that this client offers. */
-  tools?: readonly Tool[] | undefined;
+  /** Of the module `"react"`: names of the application's tools, and functions that this client offers. */
+  tools?: readonly (Tool | string)[] | undefined;
+  /** Of the module, such as `{ max_iters: 5 }`. */
+  parameters?: Params | undefined;
+  /** Has the session keep the conversation. */
+  memory?: { turns: number } | { tokens: number } | undefined;
   /** Take the place of a program with that id. */
   replace?: boolean | undefined;
 };

@@ -33,7 +33,13 @@ def tables(lm: OpenAIServer, folder: Path) -> Tables:
     model = {"model": "openai/m", "api_key": "env:OPERATOR_KEY", "api_base": lm.base, "adapter": "json"}
     demo = {"question": "demo-4711", "answer": "a"}
     (folder / "demos.json").write_text(json.dumps([demo]))
-    saved: dict[str, Any] = {"traces": [], "train": [], "demos": [], "signature": {"instructions": "Tuned."}, "lm": None}
+    saved: dict[str, Any] = {
+        "traces": [],
+        "train": [],
+        "demos": [],
+        "signature": {"instructions": "Tuned."},
+        "lm": None,
+    }
     (folder / "state.json").write_text(json.dumps({"first.predict": saved, "second.predict": saved}))
     (folder / "state2.json").write_text(json.dumps({"first": saved, "second": saved}))
     return {

@@ -123,7 +123,9 @@ class Session:
         module: str | None = None,
         instructions: str | None = None,
         demos: Sequence[Mapping[str, Any]] | None = None,
-        tools: Sequence[Mapping[str, Any]] | None = None,
+        tools: Sequence[Mapping[str, Any] | str] | None = None,
+        parameters: Mapping[str, Any] | None = None,
+        memory: Mapping[str, int] | None = None,
         replace: bool = False,
     ) -> Program:
         """Make a DSPy program in this session.
@@ -131,11 +133,13 @@ class Session:
         Args:
             id: None: one is made.
             signature: `"question -> answer: str"`, or a map as docs/protocol.md tells.
-            module: "predict", "chain_of_thought", "react", or what the application registered.
+            module: "predict", "chain_of_thought", "react", another of docs/dspy.md, or what the application registered.
             instructions: what the LM is told to do.
             demos: examples for the LM, each with values for the signature's fields.
-            tools: of the module "react": functions that this client offers, each with `name`, `description` and
-                `schema`, the JSON schema of what it takes.
+            tools: of the module "react": names of the application's tools, and functions that this client offers, each
+                with `name`, `description` and `schema`, the JSON schema of what it takes.
+            parameters: of the module, such as `{"max_iters": 5}`.
+            memory: `{"turns": 20}` or `{"tokens": 4000}`: the session keeps the conversation.
             replace: take the place of a program with that id.
 
         Raises InvalidSignature, ProgramExists.
@@ -147,6 +151,8 @@ class Session:
             "instructions": instructions,
             "demos": demos,
             "tools": tools,
+            "parameters": parameters,
+            "memory": memory,
             "replace": replace or None,
         }
         made = self.call("create_program", _present(given))
