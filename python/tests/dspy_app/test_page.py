@@ -18,7 +18,7 @@ def applications() -> list[App]:
     found = []
     for number, block in enumerate(blocks):
         names: dict[str, Any] = {"__name__": f"page_{number}"}
-        exec(compile(block, f"{PAGE}, block {number}", "exec"), names)
+        exec(compile(block, f"{PAGE}, block {number}", "exec", dont_inherit=True), names)
         found.append(names["app"])
     return found
 
