@@ -3,6 +3,7 @@ package pool
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -11,15 +12,19 @@ import (
 
 // namedLocked is the worker of that id, of any generation; nil where there is none.
 func (p *Pool) namedLocked(id string) *Worker {
-	for _, w := range p.workers {
-		if w.id == id {
-			return w
+	of := func(workers []*Worker) *Worker {
+		if i := slices.IndexFunc(workers, func(w *Worker) bool { return w.id == id }); i >= 0 {
+			return workers[i]
 		}
+		return nil
 	}
-	return nil
+	if w := of(p.workers); w != nil || p.next == nil {
+		return w
+	}
+	return of(p.next.workers)
 }
 
-// KillWorker kills a worker at once; another takes its place. Its calls are run again where that is safe, else answered worker_lost. It returns false where
+// KillWorker kills a worker at once; another takes its place, but for one of a generation that gets ready, which fails then. Its calls are run again where that is safe, else answered worker_lost. It returns false where
 // there is no such worker.
 func (p *Pool) KillWorker(id, why string) bool {
 	var batch wire.Batch

@@ -7,6 +7,7 @@ import (
 
 	"github.com/dspex/dspex-sidecar/pool/pooltest"
 	"github.com/dspex/dspex-sidecar/wire"
+	"github.com/dspex/dspex-sidecar/wire/wiretest"
 )
 
 // ends is what was counted of a reason why workers end.
@@ -102,4 +103,30 @@ func TestResizeOfOneFigure(t *testing.T) {
 	if s := r.pool.Snapshot(); s.Size != 2 || s.MaxOverflow != 3 {
 		t.Errorf("size %d, max_overflow %d", s.Size, s.MaxOverflow)
 	}
+}
+
+// A worker of a generation that gets ready is listed, and can be looked at and killed: the generation is given up then.
+func TestWorkerOfTheNextGeneration(t *testing.T) {
+	r := ready(t)
+	hellos := make(chan string, 10)
+	next := r.generation(2, func(s *pooltest.Starter) { s.Hello = func(w *pooltest.Worker, _ wiretest.Message) { hellos <- w.Name } })
+	failed := make(chan error, 1)
+	go func() {
+		_, err := r.pool.Prepare(t.Context(), r.settings, next)
+		failed <- err
+	}()
+	name := <-hellos
+	if _, found := r.pool.Stacks(t.Context(), name); !found {
+		t.Error("it has no stacks")
+	}
+	if r.pool.RecycleWorker(name, "an administrator wants it") {
+		t.Error("what takes no calls is recycled")
+	}
+	if !r.pool.KillWorker(name, "an administrator killed it") {
+		t.Error("it is not killed")
+	}
+	if err := <-failed; err == nil || !strings.Contains(err.Error(), "an administrator killed it") {
+		t.Errorf("the generation: %v", err)
+	}
+	r.run("echo", nil).ok()
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -62,6 +63,33 @@ func (s *Socket) Listener() net.Listener {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.listener
+}
+
+// Guard makes the socket again when somebody removes or replaces its file, until done is closed. serve is given each one.
+func (s *Socket) Guard(done <-chan struct{}, log *slog.Logger, serve func(*net.UnixListener)) {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	said := ""
+	for {
+		select {
+		case <-done:
+			return
+		case <-tick.C:
+		}
+		if !s.lost() {
+			said = ""
+			continue
+		}
+		l, err := s.open()
+		switch {
+		case err != nil && err.Error() != said: // once, and not each second
+			said = err.Error()
+			log.Error("socket file was removed or replaced and cannot be made again: clients do not find the sidecar", "error", said)
+		case l != nil:
+			log.Warn("socket file was removed and has been made again", "socket", s.path)
+			serve(l)
+		}
+	}
 }
 
 // lost says whether somebody removed the file of a socket that is to be there, or put another in its place.

@@ -66,17 +66,20 @@ func (s *Server) Handle(name string, m Method) {
 // Serve begins to accept, and goes on until Drain or Close.
 func (s *Server) Serve() {
 	s.tasks.Go(func() { s.accept(s.cfg.Socket.listener) })
-	s.tasks.Go(s.guardSocket)
+	s.tasks.Go(func() {
+		s.cfg.Socket.Guard(s.done, s.log, func(l *net.UnixListener) { s.tasks.Go(func() { s.accept(l) }) })
+	})
+	s.tasks.Go(s.tidy)
 }
 
 // crowd is how many connections leave so much behind with their handshakes that it is given back to the system.
 const crowd = 1000
 
-// guardSocket makes the socket again when somebody removed its file, and clears up after crowds.
-func (s *Server) guardSocket() {
+// tidy clears up after crowds.
+func (s *Server) tidy() {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
-	said, last, tidied := "", uint64(0), uint64(0)
+	last, tidied := uint64(0), uint64(0)
 	for {
 		select {
 		case <-s.done:
@@ -89,19 +92,6 @@ func (s *Server) guardSocket() {
 			debug.FreeOSMemory() // idle connections alone would not make the collector run for minutes
 		}
 		last = came
-		if !s.cfg.Socket.lost() {
-			said = ""
-			continue
-		}
-		l, err := s.cfg.Socket.open()
-		switch {
-		case err != nil && err.Error() != said: // once, and not each second
-			said = err.Error()
-			s.log.Error("socket file was removed or replaced and cannot be made again: clients do not find the sidecar", "error", said)
-		case l != nil:
-			s.log.Warn("socket file was removed and has been made again", "socket", s.cfg.Socket.path)
-			s.tasks.Go(func() { s.accept(l) })
-		}
 	}
 }
 

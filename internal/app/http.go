@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/dspex/dspex-sidecar/internal/admin"
@@ -23,7 +24,7 @@ func (s *sidecar) serveHTTP(a *admin.Admin) error {
 	if h.Listen == "" {
 		return nil
 	}
-	listener, err := s.listenHTTP()
+	listener, socket, err := s.listenHTTP()
 	if err != nil {
 		return fmt.Errorf("http.listen: %w", err)
 	}
@@ -32,33 +33,42 @@ func (s *sidecar) serveHTTP(a *admin.Admin) error {
 		Handler: a.Handler(lower(h.Hosts), unix), ReadTimeout: httpTimeout, WriteTimeout: httpTimeout, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10,
 		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
-	served := make(chan struct{})
-	go func() { // ends with the server
-		defer close(served)
-		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
-			s.log.Error("http is served no more", "error", err.Error())
-		}
-	}()
+	var served sync.WaitGroup // what ends with the server
+	serve := func(l net.Listener) {
+		served.Go(func() {
+			if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) { // closed: made again
+				s.log.Error("http is served no more", "error", err.Error())
+			}
+		})
+	}
+	serve(listener)
+	done := make(chan struct{})
+	if socket != nil {
+		served.Go(func() { socket.Guard(done, s.log, func(l *net.UnixListener) { serve(l) }) })
+	}
 	s.atEnd(func(context.Context) {
+		close(done)
 		_ = server.Close() // answers are at hand: none is worth waiting for
-		<-served
+		served.Wait()
 	})
 	s.log.Info("serving http", "listen", h.Listen)
 	return nil
 }
 
-func (s *sidecar) listenHTTP() (net.Listener, error) {
+// listenHTTP listens; the socket is nil where it is none.
+func (s *sidecar) listenHTTP() (net.Listener, *proxy.Socket, error) {
 	path, unix := s.cfg.Load().HTTP.Unix()
 	if !unix {
 		var config net.ListenConfig
-		return config.Listen(context.Background(), "tcp", s.cfg.Load().HTTP.Listen)
+		l, err := config.Listen(context.Background(), "tcp", s.cfg.Load().HTTP.Listen)
+		return l, nil, err
 	}
 	socket, err := proxy.Bind(path, s.cfg.Load().Listen.Mode)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	s.atEnd(func(context.Context) { socket.Close() })
-	return socket.Listener(), nil
+	return socket.Listener(), socket, nil
 }
 
 func lower(names []string) []string {

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -103,6 +104,17 @@ func TestHTTPOnAUnixSocket(t *testing.T) {
 	await(t, "not ready, and why", func() bool {
 		got := ask(t, client, "GET", "http://any.name/readyz", "")
 		return got.code == 503 && strings.Contains(got.body, "unhealthy: ")
+	})
+	if err := os.Remove(filepath.Join(p.dir, "h")); err != nil {
+		t.Fatal(err)
+	}
+	client.CloseIdleConnections()
+	await(t, "the socket is made again", func() bool {
+		response, err := client.Get("http://any.name/healthz")
+		if err == nil {
+			_ = response.Body.Close()
+		}
+		return err == nil && response.StatusCode == http.StatusOK
 	})
 	client.CloseIdleConnections()
 	s.signal(s.Process.Pid)

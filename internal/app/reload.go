@@ -42,6 +42,7 @@ func (s *sidecar) prepare(ctx context.Context, after *config.Config, renew bool)
 		if p.gen, err = s.maker.make(p.cfg, current); err != nil {
 			return nil, err
 		}
+		s.log.Info("a new generation gets ready", "generation", p.gen.number)
 		next = p.gen.ofPool()
 		err = p.gen.ready(ctx)
 	} else {

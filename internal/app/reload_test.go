@@ -94,6 +94,12 @@ func TestReload(t *testing.T) {
 	p.rewrite(t, "[log]\nlevel = 'debug'\nformat = 'text'\n[sessions]\nttl = '3h'\n")
 	expect(t, reload(t, c), "in_force", "log.format restart false, sessions.ttl live true")
 	expect(t, reload(t, c), "in_force", "log.format restart false") // as long as it is so
+	if n := strings.Count(s.log(), "counts when the sidecar is started again"); n != 1 {
+		t.Errorf("the log says %d times what waits for a new start", n)
+	}
+	if text := fmt.Sprint(get(t, c, "sidecar.metrics", nil)["text"]); !strings.Contains(text, `dspex_reloads_total{result="ok"} 2`+"\n") {
+		t.Errorf("what changes nothing counts as a change:\n%s", text)
+	}
 	p.rewrite(t, "[log]\nlevel = 'debug'\n[sessions]\nttl = '3h'\n[models.m]\nmodel = 'openai/x'\napi_key = 'file:secret'\n")
 	expect(t, reload(t, c), "in_force", "models.m live true")
 	write("two")

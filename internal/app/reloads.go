@@ -25,7 +25,8 @@ type reloads struct {
 	known   digests  // of what was read last
 	done    uint64
 	failed  uint64
-	failure string // of the last one; empty: it succeeded
+	failure string   // of the last one; empty: it succeeded
+	restart []string // the settings that wait for a new start, as the log has them
 }
 
 // wish is for a reload.
@@ -127,6 +128,9 @@ func (r *reloads) next(ctx context.Context) bool {
 	}
 	defer r.sidecar.notifier.reloading()()
 	o := r.sidecar.reload(ctx, renew)
+	if o.err != nil && errors.Is(context.Cause(ctx), errOvertaken) {
+		r.sidecar.log.Info("reload given up: another was asked for", "after_ms", (o.read + o.prepare).Milliseconds())
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.current = nil
@@ -161,10 +165,6 @@ func (r *reloads) noteLocked(o *outcome) {
 		return
 	}
 	r.failure = ""
-	if o.kind() == "unchanged" {
-		log.Info("configuration read again: nothing has changed", "asked_by", o.why)
-		return
-	}
 	inForce, restart := []string{}, []string{}
 	for _, c := range o.changes {
 		if c.Effect == config.Restart {
@@ -173,9 +173,14 @@ func (r *reloads) noteLocked(o *outcome) {
 			inForce = append(inForce, c.Key)
 		}
 	}
-	log.Info("configuration reloaded", "changed", inForce, "generation", o.generation, "asked_by", o.why,
-		"took_ms", (o.read + o.prepare + o.commit).Milliseconds())
-	if len(restart) > 0 {
+	if o.kind() == "unchanged" {
+		log.Info("configuration read again: nothing has changed that counts now", "asked_by", o.why)
+	} else {
+		log.Info("configuration reloaded", "changed", inForce, "generation", o.generation, "asked_by", o.why,
+			"took_ms", (o.read + o.prepare + o.commit).Milliseconds())
+	}
+	told := slices.Equal(r.restart, restart)
+	if r.restart = restart; len(restart) > 0 && !told {
 		log.Warn("what was changed here counts when the sidecar is started again", "settings", restart)
 	}
 }
@@ -187,7 +192,7 @@ func (o *outcome) kind() string {
 		return "refused"
 	case o.err != nil:
 		return "failed"
-	case len(o.changes) == 0 && !o.renewed:
+	case !o.renewed && !slices.ContainsFunc(o.changes, func(c config.Change) bool { return c.Effect != config.Restart }):
 		return "unchanged"
 	}
 	return "ok"
