@@ -19,7 +19,9 @@ func (a *Admin) lm() map[string]any {
 		}
 		return out
 	}
-	models := by("model", map[string]string{"requests": "dspex_lm_requests_total", "tokens": "dspex_lm_tokens_total", "cost": "dspex_lm_cost_dollars_total"})
+	models := by("model", map[string]string{ //nolint:gosec // tokens of language models are no credentials
+		"requests": "dspex_lm_requests_total", "tokens": "dspex_lm_tokens_total", "cost": "dspex_lm_cost_dollars_total",
+	})
 	requests, tokens, cost := int64(0), int64(0), 0.0
 	for _, m := range models {
 		requests += m["requests"].(int64) //nolint:forcetypeassert // as made above
@@ -28,7 +30,7 @@ func (a *Admin) lm() map[string]any {
 	}
 	return map[string]any{
 		"requests": requests, "tokens": tokens, "cost": cost, "models": models,
-		"programs": by("program", map[string]string{
+		"programs": by("program", map[string]string{ //nolint:gosec // likewise
 			"requests": "dspex_lm_program_requests_total", "tokens": "dspex_lm_program_tokens_total", "cost": "dspex_lm_program_cost_dollars_total",
 		}),
 	}

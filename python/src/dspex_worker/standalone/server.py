@@ -25,6 +25,7 @@ from dspex_worker.standalone import listener
 from dspex_worker.standalone.client import Client
 from dspex_worker.standalone.dispatch import Dispatcher
 from dspex_worker.standalone.methods import OwnMethods, turn_methods
+from dspex_worker.standalone.permits import LocalPermits
 from dspex_worker.standalone.settings import Settings
 from dspex_worker.standalone.table import Record, Table, check_keys, not_found
 from dspex_worker.worker import LOAD_FAILED, SOCKET_FAILED, Worker, version_of
@@ -38,12 +39,16 @@ _NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 async def serve(load: Callable[[], App], settings: Settings, worker_id: str) -> int:
     """Listen, serve until SIGTERM or SIGINT, drain; return the exit code."""
+    limited = settings.models | {f"embedder:{name}": given for name, given in settings.embedders.items()}
     worker = Worker(
         id=worker_id,
         concurrency=settings.concurrency,
         models=settings.models,
-        dspy=settings.dspy,
         tracebacks=settings.tracebacks,
+        dspy=settings.dspy,
+        embedders=settings.embedders,
+        history=settings.history,
+        permits=LocalPermits(limited),
     )
     try:
         app = load()

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dspex_worker.standalone.permits import is_limited
+
 log = logging.getLogger("dspex_worker")
 
 
@@ -46,8 +48,10 @@ class Settings:
     max: int = 100_000
     max_state: int = 64 << 20
     auto_create: bool = False
+    history: int = 0  # bytes of each session's last LM exchanges
     end_with_stdin: bool = False  # the command line's alone
     models: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False)
+    embedders: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False)
     dspy: dict[str, Any] = field(default_factory=dict)
 
 
@@ -55,7 +59,7 @@ _DURATIONS = {
     "handshake_timeout", "frame_timeout", "write_timeout", "default_timeout", "checkout_timeout", "shutdown_timeout",
     "cancel_grace", "stream_stall", "ttl", "max_age",
 }  # fmt: skip
-_SIZES = {"max_frame", "write_buffer", "max_state"}
+_SIZES = {"max_frame", "write_buffer", "max_state", "history"}
 _TABLES = {
     "listen": (
         "socket", "mode", "allow_uids", "admin_uids", "max_connections", "max_in_flight", "max_frame",
@@ -65,7 +69,7 @@ _TABLES = {
         "app", "concurrency", "checkout_timeout", "queue_limit", "shutdown_timeout", "cancel_grace", "stream_stall",
         "tracebacks",
     ),
-    "sessions": ("ttl", "max_age", "max", "max_state", "auto_create"),
+    "sessions": ("ttl", "max_age", "max", "max_state", "auto_create", "history"),
 }  # fmt: skip
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _BYTES = {"": 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "kB": 10**3, "MB": 10**6, "GB": 10**9}
@@ -115,6 +119,11 @@ def read(path: str, profile: str | None) -> Settings:
             settings.models[name] = _model(model, folder)
         except (ValueError, OSError) as error:
             raise SettingsError(f"{path}: models.{name}: {error}") from None
+    for name, embedder in document.get("embedders", {}).items():
+        try:
+            settings.embedders[name] = _model(embedder, folder)
+        except (ValueError, OSError) as error:
+            raise SettingsError(f"{path}: embedders.{name}: {error}") from None
     try:
         settings.dspy = _dspy(document, folder)
     except (ValueError, OSError) as error:
@@ -147,7 +156,7 @@ def _value(key: str, value: Any, default: Any) -> Any:
     if key in _DURATIONS:
         return seconds(value)
     if key in _SIZES:
-        return _size(value)
+        return 0 if key == "history" and value == 0 else _size(value)
     if key == "mode":
         if not isinstance(value, str) or not re.fullmatch(r"0?[0-7]{3}", value):
             raise ValueError(f'must be permissions such as "0660", not {value!r}')
@@ -188,6 +197,7 @@ def _model(model: dict[str, Any], folder: Path) -> dict[str, Any]:
         settings["api_key"] = _secret(reference, folder)
     if (timeout := model.get("timeout")) is not None:
         settings["timeout"] = seconds(timeout)
+    settings["limited"] = is_limited(model)
     return settings
 
 

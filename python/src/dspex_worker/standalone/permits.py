@@ -1,0 +1,106 @@
+"""Limits of models and embedders in stand-alone mode, where one process holds them for itself."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
+from dspex.errors import LMError
+
+from dspex_worker.permits import within
+
+_MINUTE = 60.0
+_LONGEST_PAUSE = 600.0  # seconds
+
+
+class _Model:
+    """What waits and what is in flight for one model; in the order in which it was asked for."""
+
+    def __init__(self, given: Mapping[str, Any]) -> None:
+        self.concurrency = int(given.get("concurrency") or 0)
+        self.requests = int(given.get("requests_per_minute") or 0)
+        self.tokens = int(given.get("tokens_per_minute") or 0)
+        self.in_use = 0
+        self.until = 0.0  # the provider wants to be left alone
+        self.waiting: deque[asyncio.Future[None]] = deque()
+        self.clock: asyncio.TimerHandle | None = None
+        self._began: deque[float] = deque()
+        self._took: deque[tuple[float, int]] = deque()
+
+    def grant(self) -> None:
+        """Let through what the limits allow, and look again when time will allow more."""
+        if self.clock is not None:
+            self.clock.cancel()
+            self.clock = None
+        while self.waiting and (not self.concurrency or self.in_use < self.concurrency):
+            if (wait := self._wait(time.monotonic())) > 0:
+                self.clock = asyncio.get_running_loop().call_later(wait, self.grant)
+                return
+            asked = self.waiting.popleft()
+            if not asked.done():
+                self.in_use += 1
+                self._began.append(time.monotonic())
+                asked.set_result(None)
+
+    def ended(self, tokens: int, pause: float | None) -> None:
+        """Note the end of a request."""
+        now = time.monotonic()
+        self.in_use -= 1
+        if tokens:
+            self._took.append((now, tokens))
+        if pause is not None:
+            self.until = max(self.until, now + min(pause, _LONGEST_PAUSE))
+        self.grant()
+
+    def _wait(self, now: float) -> float:
+        while self._began and self._began[0] <= now - _MINUTE:
+            self._began.popleft()
+        while self._took and self._took[0][0] <= now - _MINUTE:
+            self._took.popleft()
+        wait = self.until - now
+        if self.requests and len(self._began) >= self.requests:
+            wait = max(wait, self._began[-self.requests] + _MINUTE - now)
+        if self.tokens and sum(tokens for _, tokens in self._took) >= self.tokens:
+            wait = max(wait, self._took[0][0] + _MINUTE - now)
+        return wait
+
+
+class LocalPermits:
+    """Those of this process. Models by name, embedders by ``embedder:`` and theirs."""
+
+    def __init__(self, given: Mapping[str, Mapping[str, Any]]) -> None:
+        self._models = {name: _Model(one) for name, one in given.items()}
+        self._numbers = itertools.count(1)
+        self._held: dict[int, _Model] = {}
+
+    async def acquire(self, model: str, share: str, *, no_pause: bool, left: float | None) -> int:  # noqa: ARG002
+        found = self._models[model]
+        paused = found.until - time.monotonic()
+        if paused > 0 and (no_pause or (left is not None and paused > left)):
+            message = f"the provider of model {model!r} wants to be left alone for another {paused:.3g} s"
+            raise LMError(message, retryable=True, details={"retry_after_ms": round(paused * 1000)})
+        asked = asyncio.get_running_loop().create_future()
+        found.waiting.append(asked)
+        found.grant()
+        try:
+            await within(asked, model, left)
+        except BaseException:
+            if asked.done() and not asked.cancelled():
+                found.ended(0, None)
+            asked.cancel()
+            raise
+        permit = next(self._numbers)
+        self._held[permit] = found
+        return permit
+
+    def release(self, permit: int, tokens: int = 0, pause: float | None = None) -> None:
+        self._held.pop(permit).ended(tokens, pause)
+
+
+def is_limited(given: Mapping[str, Any]) -> bool:
+    """Whether a model or an embedder has limits."""
+    return any(given.get(key) for key in ("concurrency", "requests_per_minute", "tokens_per_minute"))
