@@ -259,3 +259,30 @@ def test_a_stream_that_has_begun_is_not_begun_again_elsewhere() -> None:
             lm.script.append(Reply(status=500))
             stream = program.stream(a="x")
             assert "".join(item["text"] for item in stream if item["type"] == "delta") == "other"
+
+
+def test_what_models_did_is_counted_by_name() -> None:
+    broken = False
+
+    def either(seen: Seen) -> Reply:
+        return Reply(json_answer(b="yes"), status=400 if broken else 200)
+
+    with OpenAIServer(answer=either) as lm, limited(lm, size=1) as server:
+        client = server.client()
+        session = client.create_session()
+        program = session.create_program("p", "a -> b")
+        assert program(a="x")["b"] == "yes"
+        before = client.call("sidecar.stats")
+        broken = True
+        with pytest.raises(LMError):
+            program(a="y")
+        until(lambda: metrics(server).get('dspex_lm_requests_total{model="main",result="error"}', 0) >= 1, "it is told")
+        seen = metrics(server)
+        assert seen['dspex_lm_requests_total{model="main",result="ok"}'] == 1
+        assert seen['dspex_lm_request_seconds_count{model="main"}'] >= 1
+        assert seen['dspex_lm_tokens_total{model="main",kind="prompt"}'] > 0
+        assert seen['dspex_lm_tokens_total{model="main",kind="completion"}'] > 0
+        after = client.call("sidecar.stats")
+        assert after["total_errors"] == before["total_errors"] + 1
+        assert after["total_commands"] > before["total_commands"]
+        assert seen['dspex_errors_total{pool="default"}'] == after["total_errors"]
