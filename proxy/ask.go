@@ -11,8 +11,18 @@ type asking struct {
 	ask  *pool.Ask
 }
 
-// Ask sends a worker's request to the client.
+// Ask sends a worker's request to the client, or to the sidecar with the client's rights.
 func (k *call) Ask(batch *wire.Batch, ask *pool.Ask) {
+	if m := k.conn.server.asked[string(ask.Method)]; m != nil {
+		m(batch, k.conn.caller(k), ask.Params, func(b *wire.Batch, result any, err error) {
+			var payload []byte
+			if err == nil {
+				payload, err = wire.Marshal(result)
+			}
+			ask.Answer(b, payload, true, err)
+		})
+		return
+	}
 	if err := k.conn.ask(batch, k, ask); err != nil {
 		ask.Answer(batch, nil, true, err)
 	}

@@ -24,6 +24,7 @@ type Server struct {
 	log     *slog.Logger
 	metrics *metrics.Metrics
 	methods map[string]ownMethod // set before Serve
+	asked   map[string]Method    // likewise: what workers ask the sidecar for a call's client
 	tasks   sync.WaitGroup
 	done    chan struct{} // closed by Close
 
@@ -48,7 +49,7 @@ func New(cfg Config) *Server {
 	}
 	s := &Server{
 		cfg: cfg, log: cfg.Log, metrics: cfg.Metrics, done: make(chan struct{}), conns: make(map[*conn]struct{}), refused: make(map[*conn]struct{}),
-		uids: make(map[int]*atomic.Int64), methods: make(map[string]ownMethod),
+		uids: make(map[int]*atomic.Int64), methods: make(map[string]ownMethod), asked: make(map[string]Method),
 	}
 	for name, m := range s.ownMethods() {
 		s.Handle(name, m)
@@ -62,6 +63,9 @@ func New(cfg Config) *Server {
 func (s *Server) Handle(name string, m Method) {
 	s.methods[name] = ownMethod{run: m, count: s.metrics.Add(name)}
 }
+
+// HandleAsk adds a method that workers ask in a call, which is not the client's but has its rights; before Serve only.
+func (s *Server) HandleAsk(name string, m Method) { s.asked[name] = m }
 
 // Serve begins to accept, and goes on until Drain or Close.
 func (s *Server) Serve() {

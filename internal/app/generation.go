@@ -22,6 +22,7 @@ type generation struct {
 	workers *launch.Workers
 	models  *models
 	told    atomic.Pointer[map[string]any] // what may change while they run; replaced, not changed
+	shared  func() any                     // programs for all, which may, too
 
 	startTimeout atomic.Int64 // the time in which the application has to be loaded
 }
@@ -37,6 +38,7 @@ type maker struct {
 	options   Options
 	processes *launch.Processes
 	logs      *logs
+	shared    func() any
 }
 
 // make begins a generation: its model servers are started, its workers are not. Those servers of the one before that are as they should be go on.
@@ -62,7 +64,7 @@ func (m *maker) make(cfg *config.Config, before *generation) (*generation, error
 	if before != nil {
 		number = before.number + 1
 	}
-	g := &generation{number: number, cfg: cfg, version: m.options.Version, env: env, models: servers}
+	g := &generation{number: number, cfg: cfg, version: m.options.Version, env: env, models: servers, shared: m.shared}
 	g.apply(cfg)
 	g.workers = launch.NewWorkers(launch.WorkersConfig{
 		Python: cfg.Pool.Python, App: cfg.Pool.App, Dir: cfg.Dir, Env: env, Zygote: cfg.Pool.Start == "zygote",
@@ -115,7 +117,7 @@ func (g *generation) helloFor(worker, pool string, concurrency int) ([]byte, err
 		"concurrency": concurrency, "tracebacks": g.cfg.Pool.Tracebacks,
 		"dspy": dspySettings(g.cfg),
 	}
-	maps.Copy(params, *g.told.Load())
+	maps.Copy(params, g.mayChange())
 	return wire.Marshal(params)
 }
 

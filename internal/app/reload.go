@@ -150,11 +150,9 @@ func (s *sidecar) commit(p *plan) {
 		s.sessions.Forgive()
 		s.older.Add(1)
 		s.tasks.Go(func() { s.retire(old, gone, apartGone) })
+		s.tellWorkers() // of programs that were shared while they started
 	} else if p.told != nil {
-		if params, err := wire.Marshal(p.told); err == nil { // it was, for hello
-			s.pool.Tell("sidecar.settings", params)
-			s.apartPool.Tell("sidecar.settings", params)
-		}
+		s.tellWorkers()
 	}
 }
 

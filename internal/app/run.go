@@ -3,6 +3,7 @@ package app
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"os"
@@ -21,6 +22,7 @@ import (
 	"github.com/dspex/dspex-sidecar/internal/permits"
 	"github.com/dspex/dspex-sidecar/internal/runs"
 	"github.com/dspex/dspex-sidecar/internal/session"
+	"github.com/dspex/dspex-sidecar/internal/shared"
 	"github.com/dspex/dspex-sidecar/internal/store"
 	"github.com/dspex/dspex-sidecar/pool"
 	"github.com/dspex/dspex-sidecar/proxy"
@@ -101,6 +103,8 @@ type sidecar struct {
 	apartPool  *pool.Pool // for methods that have a process for each call
 	runs       *runs.Table
 	sessions   *session.Table
+	shared     *shared.Programs
+	telling    sync.Mutex // workers are told of the newest last
 	reloads    *reloads
 	tasks      sync.WaitGroup // what watches, and the ends of generations that were replaced
 	ends       []func(context.Context)
@@ -145,7 +149,7 @@ func (s *sidecar) start() error {
 	}
 	s.atEnd(func(context.Context) { processes.Close() })
 
-	s.maker = maker{options: s.options, processes: processes, logs: s.logs}
+	s.maker = maker{options: s.options, processes: processes, logs: s.logs, shared: func() any { return s.shared.All() }}
 	first, err := s.maker.make(cfg, nil)
 	if err != nil {
 		return err
@@ -159,6 +163,9 @@ func (s *sidecar) start() error {
 	kept, err := openStore(cfg, s.log)
 	if err != nil {
 		return err
+	}
+	if err := s.openShared(cfg); err != nil { // which the store's lock keeps to this process
+		return errors.Join(fmt.Errorf("sessions.path: %w", err), kept.Close())
 	}
 	if err := s.startPool(cfg, kept); err != nil {
 		return errors.Join(err, kept.Close())
@@ -185,6 +192,7 @@ func (s *sidecar) start() error {
 	s.atEnd(s.apartPool.Close)
 	s.atEnd(func(context.Context) { a.Halt() })
 	a.Register(s.server)
+	s.server.HandleAsk("sidecar.share", s.share)
 	if err := s.serveHTTP(a); err != nil {
 		return err
 	}

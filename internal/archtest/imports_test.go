@@ -20,7 +20,7 @@ func allowed() map[string][]string {
 
 		"internal/app": {
 			"internal/admin", "proxy", "internal/runs", "internal/session", "internal/launch", "internal/keeper", "pool",
-			"internal/procs", "internal/config", "internal/events", "internal/metrics", "internal/permits", "internal/plainfile", "internal/store", "internal/watch", "wire",
+			"internal/procs", "internal/config", "internal/events", "internal/metrics", "internal/permits", "internal/plainfile", "internal/shared", "internal/store", "internal/watch", "wire",
 		},
 		"bench/load":      {"wire"},
 		"examples/gowire": {"wire"},
@@ -46,6 +46,7 @@ func allowed() map[string][]string {
 		"internal/metrics":   {},
 		"internal/packet":    {},
 		"internal/permits":   {},
+		"internal/shared":    {"wire"},
 		"internal/procs":     {},
 		"internal/store":     {},
 		"internal/watch":     {"internal/plainfile"},

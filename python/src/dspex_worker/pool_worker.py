@@ -203,6 +203,7 @@ class PoolWorker(Peer):
             concurrency=hello.get("concurrency", 64),
             models=hello.get("models") or {},
             dspy=hello.get("dspy") or {},
+            shared=hello.get("shared") or {},
             tracebacks=hello.get("tracebacks", False),
             embedders=hello.get("embedders") or {},
             history=hello.get("history", 0),
@@ -259,6 +260,7 @@ class PoolWorker(Peer):
         """Take what counts for calls that come after it; the frame comes ahead of those."""
         assert self._app is not None
         if (worker := self._app.worker) is not None:
+            worker.shared = params.get("shared") or {}
             worker.embedders, worker.history = params.get("embedders") or {}, params.get("history", 0)
         self._app.use_models(params.get("models") or {})
         self._grace = self.runtime.grace = params.get("cancel_grace_ms", 5000) / 1000

@@ -28,6 +28,7 @@ class Worker:
         embedders: settings of the configured embedders by name, likewise.
         history: bytes of each session's last LM exchanges that are kept for ``inspect_history``; 0: none.
         permits: lets requests to models through that have limits; None: there is nobody to ask.
+        shared: programs that administrators made available to all, by name; the sidecar keeps them.
         tracebacks: whether errors of the application carry their tracebacks.
     """
 
@@ -41,6 +42,7 @@ class Worker:
     embedders: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False)
     history: int = 0
     permits: Permits | None = None
+    shared: dict[str, Any] = field(default_factory=dict, repr=False)
 
 
 def versions() -> dict[str, str]:

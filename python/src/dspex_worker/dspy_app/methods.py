@@ -13,7 +13,7 @@ from dspex_worker.calls import Call, current_call
 from dspex_worker.dspy_app.application import ApplicationPrograms
 from dspex_worker.dspy_app.batch import MAX_AT_ONCE, Result, check_batch, run_all
 from dspex_worker.dspy_app.counts import LmCounts
-from dspex_worker.dspy_app.errors import invalid_param, program_exists, program_not_found, secret_lost
+from dspex_worker.dspy_app.errors import invalid_param, program_exists, secret_lost
 from dspex_worker.dspy_app.execute import Executor
 from dspex_worker.dspy_app.history_methods import HistoryMethods
 from dspex_worker.dspy_app.lm_methods import LmMethods
@@ -24,6 +24,7 @@ from dspex_worker.dspy_app.programs import Program, check_id, new_id
 from dspex_worker.dspy_app.records import MAX_DEMOS, Record
 from dspex_worker.dspy_app.session_programs import SessionPrograms
 from dspex_worker.dspy_app.settings import LmSettings, Models
+from dspex_worker.dspy_app.shared_programs import SharedPrograms
 from dspex_worker.dspy_app.signatures import MAX_TEXT, json_schema
 from dspex_worker.dspy_app.stream import Item, Sink
 from dspex_worker.dspy_app.trace import IN_ANSWER, IN_STREAM, Trace
@@ -50,6 +51,7 @@ class DspyApp:
         self._application = ApplicationPrograms(app)
         self._metrics = app.metrics
         self._builder = self._application.builder
+        self.shared = SharedPrograms(self._builder)
 
     def init_worker(self, worker: Worker) -> None:
         """Take over what a worker has of its own: the models' settings, with their keys, and the limit on threads."""
@@ -60,9 +62,10 @@ class DspyApp:
         self._application.configure(worker.dspy.get("programs") or {})
 
     def use_models(self, worker: Worker) -> None:
-        """Take over the models' settings for calls that begin from now on."""
+        """Take over the models' settings, and programs for all, for calls that begin from now on."""
         self._models = Models(worker.models)
         self._executor.history = worker.history
+        self.shared.use(worker.shared)
 
     def register(self, app: App) -> None:
         """Add the methods to the application, and what is done at the worker's start and end."""
@@ -217,6 +220,8 @@ class DspyApp:
             return False
         if id in self._application:
             return self._application.get(id).memory is not None
+        if id in self.shared and id not in self.programs(call.session):
+            return self.shared.get(id).memory is not None
         return has_conversation(call.session, id)
 
     async def execute_batch(
@@ -253,13 +258,14 @@ class DspyApp:
         return run_all(runs, concurrency, self._tracebacks)
 
     def list_programs(self, session: Session | None) -> dict[str, Any]:
-        """List the programs of this session and those of the application."""
+        """List the programs of this session, those of the application, and those that an administrator shared."""
         programs: list[dict[str, Any]] = [
             {"program": p.id, "scope": p.scope, "module": p.module_name, "doc": p.doc or p.instructions or ""}
             for p in self._application
         ]
-        if session is not None:
-            programs += self.programs(session).listed()
+        own = [] if session is None else self.programs(session).listed()
+        hidden = {one["program"] for one in programs + own}
+        programs += own + [one for one in self.shared.listed() if one["program"] not in hidden]
         return {"programs": sorted(programs, key=lambda listed: str(listed["program"]))}
 
     def get_program_info(self, program: str, session: Session | None) -> dict[str, Any]:
@@ -324,6 +330,10 @@ class DspyApp:
         """Those of a session, inside a call of it."""
         return SessionPrograms(session, self._builder)
 
+    def is_applications(self, id: str) -> bool:
+        """Whether the application, or the configuration, has a program of this id."""
+        return id in self._application
+
     def check_new(self, id: str, session: Session, replace: bool) -> None:
         """Raises DspexError ``program_exists`` where no program may be made of this id."""
         if id in self._application:
@@ -332,12 +342,12 @@ class DspyApp:
             raise program_exists(id, "exists in this session; say replace: true")
 
     def find(self, id: str, session: Session | None) -> Program:
-        """Raises DspexError ``program_not_found``."""
+        """The application's, else the session's, else the shared one. Raises DspexError ``program_not_found``."""
         if id in self._application:
             return self._application.get(id)
-        if session is None:
-            raise program_not_found(id)
-        return self.programs(session).get(id)
+        if session is not None and id in self.programs(session):
+            return self.programs(session).get(id)
+        return self.shared.get(id)
 
     def _prepared(self, program: str, session: Session | None) -> tuple[Program, LmSettings | DspexError]:
         found = self.find(program, session)

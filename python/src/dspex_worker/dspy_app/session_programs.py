@@ -40,7 +40,7 @@ class SessionPrograms:
 
     def listed(self) -> list[dict[str, Any]]:
         """What is told of each, by what was given when it was made: none is built for that, or needs to be."""
-        return [{"program": id, "scope": "session"} | _told(id, self._reserved[_RECORD + id]) for id in self.ids()]
+        return [{"program": id, "scope": "session"} | told(id, self._reserved[_RECORD + id]) for id in self.ids()]
 
     def get(self, id: str) -> Program:
         """The program, built from its record where this worker has not built it yet.
@@ -84,8 +84,8 @@ class SessionPrograms:
         """All that are kept, the last first. Raises DspexError ``program_not_found``, ``invalid_params``."""
         current = self.record(id)
         records = [current, *(self.record(id, number) for number in self._earlier(id))]
-        told = [record.told() | {"current": record is current} for record in records]
-        return sorted(told, key=lambda one: -int(one["version"]))
+        listed = [record.told() | {"current": record is current} for record in records]
+        return sorted(listed, key=lambda one: -int(one["version"]))
 
     def record(self, id: str, version: int | None = None) -> Record:
         """That of one version; the one in use unless told otherwise.
@@ -162,7 +162,8 @@ class SessionPrograms:
         return sorted(numbers)
 
 
-def _told(id: str, value: object) -> dict[str, str]:
+def told(id: str, value: object) -> dict[str, str]:
+    """What a list says of a record."""
     try:
         record = Record.read(id, value)
     except DspexError as error:

@@ -17,6 +17,7 @@ from jsonschema import Draft202012Validator, SchemaError, ValidationError
 from jsonschema.validators import extend
 from referencing import Registry
 
+from dspex_worker.app import RESERVED_PREFIXES
 from dspex_worker.calls import current_call, message_of
 from dspex_worker.dspy_app.errors import invalid_param
 from dspex_worker.dspy_app.signatures import MAX_TEXT
@@ -110,6 +111,8 @@ def _problem(tool: object) -> str | None:
     name, description, schema = tool.get("name"), tool.get("description"), tool.get("schema")
     if not isinstance(name, str) or not 1 <= len(name.encode()) <= wire.MAX_METHOD or not name.isprintable():
         return f"name must be text of 1 to {wire.MAX_METHOD} bytes"
+    if name.startswith(RESERVED_PREFIXES):
+        return f"name begins with what is the sidecar's: {', '.join(RESERVED_PREFIXES)}"
     if description is not None and (not isinstance(description, str) or len(description) > MAX_TEXT):
         return f"description must be text of at most {MAX_TEXT} characters"
     if schema is None:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import replace as replaced
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, Literal
 
-from dspex_worker.dspy_app.errors import invalid_param
+from dspex_worker.calls import current_call
+from dspex_worker.dspy_app.errors import invalid_param, program_exists, program_not_found
 from dspex_worker.dspy_app.exchange import dspy_state, exported, imported
 from dspex_worker.dspy_app.programs import check_id, new_id
 from dspex_worker.dspy_app.records import Record
-from dspex_worker.dspy_app.session_programs import SessionPrograms
 from dspex_worker.dspy_app.settings import LmSettings
 from dspex_worker.session import Session
 
 if TYPE_CHECKING:
     from dspex_worker.app import App
     from dspex_worker.dspy_app.methods import DspyApp
+
+
+_SHARE: Final = "sidecar.share"  # what the sidecar does with the rights of the call's client
 
 
 class VersionMethods:
@@ -28,8 +31,9 @@ class VersionMethods:
         """Add them to the application."""
         for reader in (self.export_program, self.list_versions):
             app.method(name=reader.__name__, read_only=True, retry="safe", inline=True)(reader)
-        for writer in (self.import_program, self.use_version):
-            app.method(name=writer.__name__, retry="safe", inline=True)(writer)
+        app.method(name="import_program", retry="safe", inline=True)(self.import_program)
+        app.method(name="use_version")(self.use_version)
+        app.method(name="withdraw_program")(self.withdraw_program)
 
     def export_program(self, session: Session, program: str, version: int | None = None) -> dict[str, Any]:
         """Return a program of this session as data, without any key: what it is made of, and what is said of it."""
@@ -72,15 +76,41 @@ class VersionMethods:
         version = programs.record(id).version
         return {"program": id, "version": version, "signature": program.signature, "ignored": ignored}
 
-    def list_versions(self, session: Session, program: str) -> dict[str, Any]:
-        """List the versions of a program of this session, the last first."""
-        return {"program": program, "versions": self._dspy_app.programs(session).versions(program)}
+    def list_versions(self, session: Session | None, program: str) -> dict[str, Any]:
+        """List the versions of a program of this session, the last first; or of one that is for all."""
+        if session is not None and program in self._dspy_app.programs(session):
+            return {"program": program, "versions": self._dspy_app.programs(session).versions(program)}
+        return {"program": program, "versions": self._dspy_app.shared.versions(program)}
 
-    def use_version(self, session: Session, program: str, version: int) -> dict[str, Any]:
-        """Go on with another version of a program of this session."""
-        programs: SessionPrograms = self._dspy_app.programs(session)
-        programs.use(program, version)
-        return {"program": program, "version": version}
+    async def use_version(
+        self, session: Session | None, program: str, version: int, scope: Literal["session", "all"] = "session"
+    ) -> dict[str, Any]:
+        """Go on with another version of a program of this session.
+
+        With the scope "all", which is an administrator's: have all sessions use a version of this session's program, or
+        of one that is for all already. Sessions that have a program of that name keep it.
+        """
+        programs = None if session is None else self._dspy_app.programs(session)
+        if scope == "session":
+            if programs is None:
+                raise invalid_param("scope", 'is "session": call it in one (meta.session)')
+            programs.use(program, version)
+            return {"program": program, "version": version, "scope": scope}
+        if self._dspy_app.is_applications(program):
+            raise program_exists(program, "is registered by the application, for all")
+        shared = self._dspy_app.shared
+        own = programs is not None and program in programs
+        record = programs.record(program, version) if programs and own else shared.record(program, version)
+        value, number = shared.with_record(program, record)
+        await current_call().ask(_SHARE, {"program": program, "value": value})
+        return {"program": program, "version": number, "scope": scope}
+
+    async def withdraw_program(self, program: str) -> dict[str, Any]:
+        """Take away a program, with its versions, that an administrator made available to all. For administrators."""
+        if program not in self._dspy_app.shared:
+            raise program_not_found(program)
+        await current_call().ask(_SHARE, {"program": program, "value": None})
+        return {"program": program}
 
 
 def _made_of(record: Record) -> Record:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
 from time import monotonic
@@ -161,6 +162,17 @@ class Client(Peer):
             self.fail(call.id, answer, self.meta(call))
         elif answer is not None:
             self.channel.write(answer)
+
+    def ask(self, call: Call, method: str, params: dict[str, Any]) -> asyncio.Future[Any]:
+        if method != "sidecar.share":
+            return super().ask(call, method, params)
+        answer: asyncio.Future[Any] = self.loop.create_future()
+        try:
+            self.server.share(self.admin, params["program"], params["value"])
+            answer.set_result({})
+        except DspexError as error:
+            answer.set_exception(error)
+        return answer
 
     async def unsafe(self, call: Call) -> None:
         """Nothing is run again here: the calls of a process that dies are lost with it."""

@@ -177,6 +177,14 @@ class Server:
         if self.app.session_end_hooks and record.started:
             self.runtime.spawn(self.runtime.run_end_hooks(Session(record.copy, read_only=True)))
 
+    def share(self, admin: bool, program: str, value: dict[str, Any] | None) -> None:
+        """Put a program in force for all, until this process ends. Raises PermissionDenied."""
+        if not admin:
+            raise PermissionDenied("only administrators change programs for all (listen.admin_uids)")
+        kept = {name: held for name, held in self.worker.shared.items() if name != program}
+        self.worker.shared = kept if value is None else {**kept, program: value}
+        self.app.use_models(self.worker.models)
+
     async def update_session(self, copy: Copy, set: dict[str, Any], delete: list[str]) -> None:
         """Change a session from a background task, in a turn of its own."""
         check_keys([*set, *delete])
