@@ -128,7 +128,7 @@ func (c *workersShowCommand) print(e *Env, row map[string]any) error {
 		{"PID", pid},
 		{"BUSY", busy},
 		col("SESSIONS", "sessions"), col("CALLS", "calls"), col("ERRORS", "errors"),
-		since("AGE", "age_ms"),
+		since("AGE", "age_ms"), col("LEAVING", "leaving"),
 		{"VERSIONS", versions},
 	}, row)
 	if text, _ := row["last_failure"].(string); text != "" {
