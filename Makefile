@@ -53,6 +53,7 @@ fmt: setup ## Format the code, and mend what the linters can mend
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 	cd $(NODE) && node_modules/.bin/biome check --write .
+	$(VENV)/bin/python scripts/reference.py
 
 image-test: dist ## Build the Dockerfiles (as root, with buildah) and run what was built
 	@exec $(VENV)/bin/python scripts/image.py $(VENV)/bin/pytest -q --timeout=300 tests/image
