@@ -263,7 +263,7 @@ func TestReloadWaitsForWorkers(t *testing.T) {
 	dir := t.TempDir()
 	python, broken := filepath.Join(dir, "python"), filepath.Join(dir, "broken")
 	script := fmt.Sprintf("#!/bin/sh\n[ -e %s ] && exit 9\nexec %s \"$@\"\n", broken, self(t))
-	if err := os.WriteFile(python, []byte(script), 0o700); err != nil { //nolint:gosec // it is run
+	if err := os.WriteFile(python, []byte(script), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	p := newPlace(t, python, "")
