@@ -59,7 +59,9 @@ func (s *sidecar) askPermit(worker string, params []byte, answer func(*wire.Batc
 			answer(&b, nil, e)
 			return
 		}
-		s.metrics.PermitWaited(p.Model, waited)
+		if waited >= 0 {
+			s.metrics.PermitWaited(p.Model, waited)
+		}
 		answer(&b, []byte{0x80}, nil)
 	})
 	return nil

@@ -40,7 +40,7 @@ type Ask struct {
 	Left time.Duration
 }
 
-// Answer is what became of an ask; called once, without a lock. err is a [*RefusedError], or nil where the permit is granted.
+// Answer is what became of an ask; called once, without a lock. waited is below zero where the model has no limits. err is a [*RefusedError], or nil where the permit is granted.
 type Answer func(waited time.Duration, err error)
 
 // RefusedError says why there is no permit.
@@ -108,7 +108,7 @@ func (t *Table) Ask(a Ask, answer Answer) {
 	m := t.models[a.Model]
 	switch {
 	case m == nil || t.closed:
-		t.later(answer, 0, nil)
+		t.later(answer, -1, nil)
 		return
 	case t.held[a.ID] != nil:
 		t.later(answer, 0, &RefusedError{Why: fmt.Sprintf("a second request for the permit %d", a.ID.Number)})

@@ -124,6 +124,30 @@ def test_waiting_ends_with_the_deadline_and_with_the_client() -> None:
         assert program(a="x")["b"] == "yes"
 
 
+def test_limits_that_change_while_requests_wait() -> None:
+    with OpenAIServer(answer=answer) as lm, limited(lm, concurrency=1) as server:
+        lm.script += [Reply(hang_after=0), Reply(json_answer(b="second"))]
+        client = server.client()
+        program = client.create_session().create_program("p", "a -> b")
+        with ThreadPoolExecutor(2) as pool:
+            hung = pool.submit(lambda: program.run({"a": "x"}, timeout=20))
+            assert lm.wait_for(lambda seen: seen.in_flight == 1)
+            waiting = pool.submit(lambda: program.run({"a": "y"}, timeout=20))
+            until(lambda: metrics(server).get('dspex_lm_queued{model="main"}') == 1, "it waits")
+            text = server.config.read_text()
+            server.config.write_text(text.replace("concurrency = 1\n", "concurrency = 2\n"))
+            assert client.call("admin.reload", {"wait": True})["status"] == "in_force"
+            assert waiting.result(20)["b"] == "second"
+            server.config.write_text(text.replace("concurrency = 1\n", "concurrency = 0\n"))
+            client.call("admin.reload", {"wait": True})
+            assert program(a="z")["b"] == "yes"
+            assert 'dspex_lm_in_use{model="main"}' not in metrics(server)
+            for one in client.call("sidecar.workers")["workers"]:
+                if one["in_flight"]:
+                    os.kill(one["pid"], signal.SIGKILL)
+            assert hung.result(20)["b"] == "yes"  # it is run again
+
+
 def test_requests_per_minute() -> None:
     with OpenAIServer(answer=answer) as lm, limited(lm, requests_per_minute=5) as server:
         session = server.client().create_session()

@@ -93,18 +93,17 @@ class CallLM(dspy.LM):
         if self.limits is None:
             return await super().acall(*args, **kwargs)
         if (key := self._key(args, kwargs)) is None or self.answers is None:
-            return await self._ask(args, kwargs)
+            return (await self._ask(args, kwargs))[0]
         if dspy.settings.send_stream is None and (kept := self.answers.get(key)) is not None:
             self.limits.usage.hit(self._label)
             return kept
-        answered_before = dict(self.limits.usage.answered)
-        outputs = await self._ask(args, kwargs)
-        if self.limits.usage.answered.get(self.name) != answered_before.get(self.name):  # not one of the others
+        outputs, answered = await self._ask(args, kwargs)
+        if answered is self:
             self.answers.put(key, outputs)
         return outputs
 
-    async def _ask(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Ask this model, and the others in order while they cannot answer."""
+    async def _ask(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, CallLM]:
+        """Ask this model, and the others in order while they cannot answer; return the answer, and whose it is."""
         sent = _sent()
         for place, lm in enumerate((self, *self.others)):
             last = place == len(self.others)
@@ -113,7 +112,7 @@ class CallLM(dspy.LM):
             try:
                 # The adapter said that these messages are its own, of the first model.
                 with nullcontext() if lm is self else adapter_message_call(asked, fitting.get("messages")):
-                    return await asked._attempts(args, fitting, last)
+                    return await asked._attempts(args, fitting, last), asked
             except Exception as error:
                 if last or _sent() != sent or not _another_may_answer(error) or not self._has_time():
                     raise
