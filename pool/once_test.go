@@ -96,9 +96,13 @@ func TestOnceACancelEndsTheWorker(t *testing.T) {
 
 func TestOnceWaitsItsTime(t *testing.T) {
 	t.Parallel()
-	r := ready(t, once(1, func(s *setup) { s.CheckoutTimeout = 20 * time.Millisecond })...)
+	r := ready(t, once(1)...)
 	c := r.run("alone", nil)
 	j := r.next()
+	r.settings.CheckoutTimeout = 20 * time.Millisecond
+	if err := r.pool.Apply(r.settings); err != nil {
+		t.Fatal(err)
+	}
 	if err := r.run("alone", nil).failed(wire.CodeCheckoutTimeout); !strings.Contains(err.Message, "runs.max") {
 		t.Error(err)
 	}
