@@ -55,12 +55,13 @@ def main() -> int:
     load.build()
     before = machine.describe()
     results, samples = in_rounds(pattern, options.rounds, options.seconds)
+    described = before
     for name, part in PARTS.items():
         if pattern.search(name):
             say(f"{name} ({time.monotonic() - began:.0f} s so far)")
             results += [one for one in part(options.rounds, options.seconds) if pattern.search(one.name)]
-    described = {**before, "load_after": machine.load_average(), "seconds": round(time.monotonic() - began)}
-    table.write(results, samples, described)
+        described = {**before, "load_after": machine.load_average(), "seconds": round(time.monotonic() - began)}
+        table.write(results, samples, described)  # after each: a part that fails leaves what was measured before it
     print(table.text(results, described))
     if options.publish:
         publish.publish(results, samples, described)

@@ -13,7 +13,7 @@ from peers import Peer
 from peers.with_dspy import OURS, PRELOAD, UVICORN
 from work import MIB, Work
 
-CALLS = 500  # a worker
+CALLS = 300  # a worker
 SIZES = (2, 8, 16)
 PROGRAM = '{"program": "fast", "inputs": {"question": "?"}}'
 

@@ -38,7 +38,7 @@ def measure(rounds: int, seconds: float) -> Iterator[Result]:
 def bombard(it: Running, seconds: float) -> float:
     """Calls a second."""
     command = [
-        *(str(TOOL), "--connections", str(WIDE.in_flight), "--duration", f"{seconds}s", "--method", "POST"),
+        *(str(TOOL), "--connections", str(WIDE.in_flight), "--duration", f"{max(seconds, 1.0)}s", "--method", "POST"),
         *("--header", "Content-Type: application/json", "--body", WIDE.body, "--print", "result", "--format", "json"),
         f"http://{it.address}{it.peer.path}",
     ]
