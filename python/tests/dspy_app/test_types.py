@@ -14,6 +14,7 @@ import pydantic
 import pytest
 from dspex.errors import InvalidParams, InvalidSignature
 from dspex_worker import App
+from dspex_worker.dspy_app.application import ApplicationPrograms
 from dspex_worker.dspy_app.field_types import parse_type, type_text
 from dspex_worker.dspy_app.inputs import InputChecker
 from dspex_worker.dspy_app.signatures import Field
@@ -109,6 +110,21 @@ def test_an_application_registers_what_can_be_named() -> None:
     for wrong, error in ((type("str", (), {}), ValueError), (type("Color", (), {}), ValueError), (5, TypeError)):
         with pytest.raises(error):
             app.type(wrong)
+
+
+def test_types_that_cannot_be_described_are_refused_when_the_application_is_loaded() -> None:
+    class Opaque:
+        pass
+
+    class Holder(pydantic.BaseModel):
+        model_config = pydantic.ConfigDict(arbitrary_types_allowed=True)
+        held: Opaque
+
+    for kind in (Opaque, Holder):
+        app = App()
+        app.type(kind)
+        with pytest.raises(TypeError, match=f"{kind.__name__!r} cannot be used"):
+            ApplicationPrograms(app)
 
 
 def test_media_go_to_the_model_as_parts_of_the_message() -> None:

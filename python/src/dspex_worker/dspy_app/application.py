@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import dspy
 from dspex.errors import DspexError
+from pydantic import TypeAdapter
+from pydantic.errors import PydanticUserError
 
 from dspex_worker.dspy_app.configured import configured, registered_program
 from dspex_worker.dspy_app.errors import program_not_found
@@ -31,6 +33,8 @@ class ApplicationPrograms:
                 modules[name] = registered.target
             else:
                 self._programs[name] = registered_program(registered, app.named_types)
+        for name, kind in app.named_types.items():
+            _usable(name, kind)
         safe = frozenset(name for name, registered in app.programs.items() if registered.retry == "safe")
         self.builder = Builder(Kinds(modules, app.tools, app.rewards), app.named_types, safe)
 
@@ -59,6 +63,14 @@ class ApplicationPrograms:
         if id not in self._programs:
             raise program_not_found(id)
         return self._programs[id]
+
+
+def _usable(name: str, kind: Any) -> None:
+    """Raises TypeError where a type that was registered for signatures cannot be one's."""
+    try:
+        TypeAdapter(kind).json_schema()
+    except PydanticUserError as error:
+        raise TypeError(f"the type {name!r} cannot be used in signatures: {error.message}") from error
 
 
 def _takes_signature(target: Any) -> bool:
