@@ -40,6 +40,15 @@ def real_state(base: str) -> dict[str, Any]:
         "dspex.program.thinks": {**record, "module": "chain_of_thought", "state": {"predict": {"demos": demos}}},
         "dspex.program.own": {**record, "module": "own", "state": {"inner": {"instructions": "So."}}},
         "dspex.program.acts": {**record, "module": "react", "state": None, "tools": [{"name": "look", "schema": {}}]},
+        "dspex.program.talks": {**record, "state": None, "memory": {"turns": 2}, "version": 3, "created": 5},
+        "dspex.history.talks": [{"question": "q", "answer": "a"}],
+        "dspex.version.1.talks": {**record, "state": None, "stamp": "2", "source": "imported", "meta": {"score": 1.0}},
+        "dspex.program.picks": {
+            **record,
+            "module": "best_of_n",
+            "state": None,
+            "parameters": {"n": 2, "reward": "length", "threshold": 0.5},
+        },
         "mine": 1,
     }
 
@@ -75,6 +84,12 @@ class Bench:
                 calls.append(("execute_program", {"program": program, "inputs": {"question": question}}))
             calls += [("get_program_info", {"program": program})]
             calls += [("configure_lm", {"model": "main", "program": program}), ("delete_program", {"program": program})]
+        if "dspex.program.talks" in state:
+            talks = {"program": "talks"}
+            calls += [("list_versions", talks), ("use_version", {**talks, "version": 1}), ("export_program", talks)]
+            calls += [("get_history", talks), ("reset_history", talks)]
+            # What cannot be used can be replaced.
+            calls += [("create_program", {"id": "talks", "signature": "question -> answer", "replace": True})]
         calls += [("configure_lm", {"model": "main"}), ("reset_state", {})]
         errors, failed = [], []
         for method, params in calls:
@@ -84,7 +99,8 @@ class Bench:
             except DspexError as error:
                 errors.append(error)
                 failed.append(method)
-        assert not {"list_programs", "get_session_state", "reset_state"}.intersection(failed), errors
+        always = {"list_programs", "get_session_state", "reset_state", "create_program"}
+        assert not always.intersection(failed), errors
         return errors
 
 
@@ -92,6 +108,11 @@ class Bench:
 def bench() -> Iterator[Bench]:
     app = App()
     app.program("own")(Own)
+
+    @app.reward
+    def length(inputs: dict[str, Any], prediction: dspy.Prediction) -> float:
+        return float(len(prediction.answer))
+
     loop = asyncio.new_event_loop()
 
     async def opened(stack: AsyncExitStack, own: OpenAIServer) -> Driver:
@@ -125,8 +146,8 @@ def holds(bench: Bench, errors: list[DspexError]) -> None:
 def test_a_real_state(bench: Bench) -> None:
     errors = bench.try_all(real_state(bench.other.base))
     holds(bench, errors)
-    assert {error.code for error in errors} == {"invalid_params"}  # a question of the wrong kind, for each program
-    assert len(errors) == 5
+    # A question of the wrong kind, for each program.
+    assert [error.details["errors"][0]["path"] for error in errors] == ["inputs.question"] * 7
 
 
 @pytest.mark.parametrize(
@@ -158,6 +179,12 @@ def test_a_real_state(bench: Bench) -> None:
         ("dspex.program.plain.state", {"other": {}}),
         ("dspex.program.plain.state", [{}]),
         ("dspex.program.plain.tools", [{"name": "look"}]),
+        ("dspex.program.talks.memory", {"turns": -1}),
+        ("dspex.program.talks.memory", "x"),
+        ("dspex.program.talks.version", "1"),
+        ("dspex.program.talks.meta", "x" * 100_000),
+        ("dspex.program.picks.parameters", {"n": 10**6, "reward": "length", "threshold": 0.5}),
+        ("dspex.program.picks.parameters", {"n": 2, "reward": "os.system", "threshold": 0.5}),
         ("dspex.program.acts.tools", "look"),
         ("dspex.program.acts.tools", [{"name": "look", "func": "os.system"}]),
         ("dspex.program.acts.tools", [{"name": "look", "schema": {"properties": [1]}}]),
