@@ -277,7 +277,7 @@ def test_what_is_told_of_a_session_has_the_same_names(server: Server) -> None:
         "spent",
         "failed",
     }
-    assert session.info().keys() == names | {"state", "version", "lost"}
+    assert session.info().keys() == names | {"state", "version", "lost", "lm"}
     assert session.info()["lost"] == []
     (listed,) = client.call("session.list")["sessions"]
     assert listed.keys() == names | {"owner", "waiting"}
