@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from dspex import Session
-from dspex.errors import InvalidParams, LMError
+from dspex.errors import DeadlineExceeded, InvalidParams, LMError
 from e2e.support.configuration import Tables
 from e2e.support.machine import until
 from e2e.support.servers import Server
@@ -116,6 +116,16 @@ def test_versions_and_batches(session: Session) -> None:
     assert [one["outputs"]["answer"] for one in got] == [f"{number} after 0" for number in range(8)]
     stream = session.stream("execute_batch", {"program": "plain", "inputs": inputs, "concurrency": 2})
     assert sorted(one["index"] for one in stream) == list(range(8))
+
+
+def test_a_batchs_deadline_ends_all_of_it(session: Session, lm: OpenAIServer) -> None:
+    session.call("create_program", {"id": "plain", "signature": "question -> answer"})
+    before = lm.disconnects
+    lm.script.extend(Reply(hang_after=0) for _ in range(3))
+    inputs = [{"question": f"QQ{number}"} for number in range(3)]
+    with pytest.raises(DeadlineExceeded):
+        session.call("execute_batch", {"program": "plain", "inputs": inputs}, timeout=1)
+    assert lm.wait_for(lambda server: server.disconnects == before + 3)
 
 
 def test_a_conversation_outlives_its_worker(server: Server, session: Session) -> None:

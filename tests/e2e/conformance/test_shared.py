@@ -61,6 +61,7 @@ def test_a_program_for_all(server: Server) -> None:
             assert session.program("said").run({"question": "?"})["answer"] == "two"
             versions = client.call("list_versions", {"program": "said"})["versions"]
             assert [(one["version"], one["current"]) for one in versions] == [(2, True), (1, False)]
+            assert client.call("export_program", {"program": "said"})["instructions"] == "Say two."
             # Back to the first, without a session; one of the session's own goes before it.
             back = client.call("use_version", {"program": "said", "version": 1, "scope": "all"})
             assert back == {"program": "said", "version": 1, "scope": "all"}

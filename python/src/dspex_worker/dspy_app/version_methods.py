@@ -35,9 +35,11 @@ class VersionMethods:
         app.method(name="use_version")(self.use_version)
         app.method(name="withdraw_program")(self.withdraw_program)
 
-    def export_program(self, session: Session, program: str, version: int | None = None) -> dict[str, Any]:
-        """Return a program of this session as data, without any key: what it is made of, and what is said of it."""
-        record = self._dspy_app.programs(session).record(program, version)
+    def export_program(self, session: Session | None, program: str, version: int | None = None) -> dict[str, Any]:
+        """Return a program of this session, or one that was shared, as data without any key: what it is made of."""
+        own = session is not None and program in self._dspy_app.programs(session)
+        programs = self._dspy_app.programs(session) if session is not None and own else self._dspy_app.shared
+        record = programs.record(program, version)
         settings = self._dspy_app.settings(program, session)
         return exported(record, settings.name if isinstance(settings, LmSettings) else None)
 
