@@ -72,27 +72,29 @@ def test_programs_retrieve() -> None:
         assert {seen.key for seen in lm.requests} == {KEY}
 
 
-@pytest.mark.parametrize(
-    ("reply", "kind", "status", "retryable"),
-    [
-        (Reply(status=401, message=f"wrong key {KEY}"), "LMAuthError", 401, False),
-        (Reply(status=402, message="pay"), "LMBillingError", 402, False),
-        (Reply(status=429, message="slow", headers={"Retry-After": "7"}), "LMRateLimitError", 429, True),
-        (Reply(status=400, message="what"), "LMInvalidRequestError", 400, False),
-        (Reply(status=500, message="oops"), "LMServerError", 500, True),
-        (Reply(pause=5.0), "LMTimeoutError", None, True),
-    ],
-)
-def test_errors(reply: Reply, kind: str, status: int | None, retryable: bool) -> None:
+WRONG: list[tuple[Reply, str, int | None, bool]] = [
+    (Reply(status=401, message=f"wrong key {KEY}"), "LMAuthError", 401, False),
+    (Reply(status=402, message="pay"), "LMBillingError", 402, False),
+    (Reply(status=429, message="slow", headers={"Retry-After": "7"}), "LMRateLimitError", 429, True),
+    (Reply(status=400, message="what"), "LMInvalidRequestError", 400, False),
+    (Reply(status=500, message="oops"), "LMServerError", 500, True),
+    (Reply(pause=5.0), "LMTimeoutError", None, True),
+]
+
+
+def test_errors() -> None:
     with OpenAIServer(answer=served) as lm, embedding(lm, num_retries=0, timeout="400ms") as server:
-        lm.script.append(reply)
-        with pytest.raises(LMError) as caught:
-            server.client().call("embed", {"texts": ["a"]})
-        error = caught.value
-        assert (error.details["type"], error.details.get("status"), error.retryable) == (kind, status, retryable)
-        assert error.details["embedder"] == "main"
-        assert error.details.get("retry_after_ms") == (7000 if status == 429 else None)
-        assert KEY not in str(error.to_wire()) + server.log
+        client = server.client()
+        for reply, kind, status, retryable in WRONG:
+            lm.script.append(reply)
+            with pytest.raises(LMError) as caught:
+                client.call("embed", {"texts": ["a"]})
+            error = caught.value
+            assert (error.details["type"], error.details.get("status"), error.retryable) == (kind, status, retryable)
+            assert error.details["embedder"] == "main"
+            assert error.details.get("retry_after_ms") == (7000 if status == 429 else None)
+            assert KEY not in str(error.to_wire()) + server.log
+            assert client.call("embed", {"texts": ["a"]})["vectors"] == [[1, 0, 0, 0, 0]]
 
 
 def test_retries_and_limits() -> None:
