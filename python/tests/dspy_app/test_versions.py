@@ -150,7 +150,8 @@ def test_versions_are_kept_and_used_again() -> None:
         assert [one["version"] for one in listed if one["current"]] == [14]
         assert {one["source"] for one in listed} == {"replaced"}
         assert listed[0]["created"].tzinfo is not None
-        assert await driver.call("use_version", "s", program="p", version=5) == {"program": "p", "version": 5}
+        used = await driver.call("use_version", "s", program="p", version=5)
+        assert used == {"program": "p", "version": 5, "scope": "session"}
         driver.restored("s")
         await driver.call("execute_program", "s", program="p", inputs={"q": "QQ1"})
         assert "Instructions number 5." in server.requests[0].prompt
