@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import signal
 import stat
 import subprocess
 from collections.abc import Mapping
@@ -134,7 +136,8 @@ class Container:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.process.kill()  # and with it, by --kill-child, all inside
+        if self.process.poll() is None:
+            os.kill(self.init, signal.SIGKILL)  # and with it all inside; its new uid has undone --kill-child
         self.process.wait()
 
 
