@@ -275,9 +275,10 @@ def test_what_is_told_of_a_session_has_the_same_names(server: Server) -> None:
         "max_age_ms",
         "calls",
         "spent",
+        "lm",
         "failed",
     }
-    assert session.info().keys() == names | {"state", "version", "lost", "lm"}
+    assert session.info().keys() == names | {"state", "version", "lost"}
     assert session.info()["lost"] == []
     (listed,) = client.call("session.list")["sessions"]
     assert listed.keys() == names | {"owner", "waiting"}
