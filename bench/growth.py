@@ -23,7 +23,7 @@ from peers import OURS
 from report.table import number
 from work import MIB, Work
 
-NOISE = 1.5  # a cost may grow by so much more than the axis from one point to the next
+NOISE = 2.0  # a cost may grow by so much more than the axis from one point to the next
 FIGURES = ("per_second", "p99_us", "cpu_us")
 
 
@@ -65,7 +65,7 @@ AXES = (
     Axis("connections, all busy", (1, 10, 100, 1000, 10_000), busy),
     Axis("connections, 64 busy", (64, 1000, 10_000), mostly_idle),
     Axis("sessions", (1, 10, 100, 1000, 10_000, 100_000), in_sessions),
-    Axis("workers", (1, 2, 4, 8, 16, 32), with_workers, sized=True),
+    Axis("workers", (1, 2, 4, 8, 16, 32), with_workers, flat=False, sized=True),
     Axis("bytes of payload", (64, 512, 4096, 32 << 10, 256 << 10, 2 * MIB, 16 * MIB), with_payload, flat=False),
 )
 Found = dict[str, dict[int, dict[str, float]]]  # by axis, point and figure

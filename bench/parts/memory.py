@@ -13,7 +13,7 @@ from peers import Peer
 from peers.with_dspy import OURS, PRELOAD, UVICORN
 from work import MIB, Work
 
-CALLS = 300  # a worker
+CALLS = 2500  # a worker: by then a collection of all that lives has come by, which copies what was shared
 SIZES = (2, 8, 16)
 PROGRAM = '{"program": "fast", "inputs": {"question": "?"}}'
 
