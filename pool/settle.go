@@ -33,8 +33,9 @@ func (p *Pool) stopLocked(c *Call, why *wire.Error, atOnce bool, batch *wire.Bat
 	now := time.Now()
 	c.stopped, c.killBy = now, now.Add(p.cfg.Settings.CancelGrace)
 	c.settleBy = now.Add(p.stopReport())
-	if p.cfg.Settings.Once {
+	if p.cfg.Settings.Once { // the grace is until the process is gone, and before that it says where it is
 		c.worker.endBy = c.killBy
+		c.killBy = c.killBy.Add(-min(stacksWait, p.cfg.Settings.CancelGrace/2))
 	}
 	var scratch [64]byte
 	c.worker.outbox.Append(batch, wire.AppendCancel(scratch[:0], c.id, string(why.Code)), nil, false)
