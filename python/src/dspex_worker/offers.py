@@ -44,6 +44,7 @@ class Offers:
         self.named_types: dict[str, Any] = {}
         self.tools: dict[str, Callable[..., Any]] = {}
         self.rewards: dict[str, Callable[..., Any]] = {}
+        self.scorers: dict[str, Callable[..., Any]] = {}
 
     @typing.overload
     def program(self, target: builtins.type[Anything], /) -> builtins.type[Anything]: ...
@@ -148,6 +149,19 @@ class Offers:
         the LM.
         """
         return _named(self.rewards, "reward", function, name)
+
+    @typing.overload
+    def metric(self, function: Anything, /) -> Anything: ...
+    @typing.overload
+    def metric(self, /, *, name: str) -> Callable[[Anything], Anything]: ...
+    def metric(self, function: Any = None, /, *, name: str | None = None) -> Any:
+        """Let ``evaluate_program`` and ``optimize_program`` score answers by this plain function, by its name.
+
+        It takes the ``dspy.Example`` and the ``dspy.Prediction``, and what else DSPy's optimisers give, as far as it
+        has parameters for that: trace, pred_name, pred_trace. It returns a number, best one from 0 to 1, or a map of
+        score and feedback.
+        """
+        return _named(self.scorers, "metric", function, name)
 
 
 def own_doc(target: Any) -> str:

@@ -36,7 +36,7 @@ class ApplicationPrograms:
         for name, kind in app.named_types.items():
             _usable(name, kind)
         safe = frozenset(name for name, registered in app.programs.items() if registered.retry == "safe")
-        self.builder = Builder(Kinds(modules, app.tools, app.rewards), app.named_types, safe)
+        self.builder = Builder(Kinds(modules, app.tools, app.rewards), app.named_types, safe, app.embedder)
 
     def configure(self, programs: Mapping[str, Mapping[str, Any]]) -> None:
         """Add the programs that the operator configured.

@@ -18,7 +18,7 @@ from dspex_worker.dspy_app.signatures import MAX_TEXT
 
 FORMAT: Final = "dspex.program/1"
 
-_MADE_OF: Final = ("signature", "module", "parameters", "instructions", "tools", "memory", "state")
+_MADE_OF: Final = ("signature", "module", "parameters", "instructions", "tools", "memory", "nearest", "state")
 _ABOUT: Final = ("model", "version", "created", "source", "meta")
 _DSPYS: Final = frozenset({"traces", "train", "demos", "signature", "lm", "metadata"})
 
@@ -52,7 +52,8 @@ def imported(data: Mapping[str, Any]) -> Record:
     if problems:
         raise invalid_params(problems)
     record = Record(data.get("signature"), str(module), instructions, data.get("state"), meta=data.get("meta"))
-    return replace(record, tools=data.get("tools"), parameters=data.get("parameters"), memory=data.get("memory"))
+    more: dict[str, Any] = {name: data.get(name) for name in ("tools", "parameters", "memory", "nearest")}
+    return replace(record, **more)
 
 
 def dspy_state(data: Mapping[str, Any], module: dspy.Module) -> tuple[dict[str, Any], list[str]]:

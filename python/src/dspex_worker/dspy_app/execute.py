@@ -49,8 +49,8 @@ class Executor:
     """Runs programs; owns the LMs and the limit on threads."""
 
     def __init__(self, concurrency: int, counts: LmCounts, permits: Permits | None = None) -> None:
-        self._counts = counts
-        self._permits = permits
+        self.counts = counts
+        self.permits = permits
         self.history = 0  # bytes of a session's
         self.lms = LmCache()
         self._threads = anyio.CapacityLimiter(concurrency)
@@ -78,14 +78,14 @@ class Executor:
         limits = self._limits(program, call)
         module = program.for_call()
         async with AsyncExitStack() as stack:
-            overrides = await self._lm_overrides(settings, limits, stack)
+            overrides = await self.lm_overrides(settings, limits, stack)
             if sink is not None:
                 sink.watch(module, known.adapter if known else "chat")
             if trace is not None:
                 trace.watch(module)
             if watching := [one for one in (sink, trace) if one is not None]:
                 overrides["callbacks"] = [*dspy.settings.callbacks, *watching]
-            with dspy.context(**overrides, **_OWN, send_stream=sink), dspy.track_usage() as tracker:
+            with dspy.context(**overrides, **OWN, send_stream=sink), dspy.track_usage() as tracker:
                 try:
                     if program.is_async:
                         returned = await module.acall(**inputs)
@@ -103,7 +103,7 @@ class Executor:
         return _outputs(program, returned)
 
     def _limits(self, program: Program, call: Call) -> CallLimits:
-        usage = CallUsage(self._counts, program.id if program.scope == "application" else SESSION, program.id)
+        usage = CallUsage(self.counts, program.id if program.scope == "application" else SESSION, program.id)
         copy = None if call.session is None else copy_of(call.session)
         if copy is not None and self.history:
             if copy.history is None:
@@ -112,15 +112,16 @@ class Executor:
         return CallLimits(
             call.deadline,
             usage,
-            permits=self._permits,
+            permits=self.permits,
             share=f"call {call.id}" if copy is None else f"session {copy.key}",
             session=None if copy is None else copy.key,
             history=None if copy is None or not self.history else copy.history,
         )
 
-    async def _lm_overrides(
+    async def lm_overrides(
         self, settings: LmSettings | DspexError, limits: CallLimits, stack: AsyncExitStack
     ) -> dict[str, Any]:
+        """DSPy's settings of LM and adapter, for as long as ``stack`` is open."""
         if isinstance(settings, LmSettings):
             lm, *others = [await stack.enter_async_context(self.lms.use(s)) for s in (settings, *settings.fallbacks)]
             extraction = None
@@ -134,7 +135,7 @@ class Executor:
 
 
 # Without these DSPy keeps each call's inputs and answers in lists of the whole process.
-_OWN: Final[dict[str, Any]] = {
+OWN: Final[dict[str, Any]] = {
     "trace": None,
     "disable_history": True,
     "caller_modules": None,

@@ -19,6 +19,8 @@ from dspex_worker.dspy_app.history_methods import HistoryMethods
 from dspex_worker.dspy_app.lm_methods import LmMethods
 from dspex_worker.dspy_app.media import NOTHING, Permissions
 from dspex_worker.dspy_app.memory import Conversation, has_conversation, needs_session
+from dspex_worker.dspy_app.optimise.datasets import DatasetMethods
+from dspex_worker.dspy_app.optimise.methods import OptimiseMethods
 from dspex_worker.dspy_app.plain import plain
 from dspex_worker.dspy_app.programs import Program, check_id, new_id
 from dspex_worker.dspy_app.records import MAX_DEMOS, Record
@@ -43,9 +45,9 @@ class DspyApp:
     """The DSPy application in one worker. Its methods' docstrings are what ``sidecar.methods`` shows."""
 
     _models: Models
-    _permissions = NOTHING
-    _tracebacks = False
-    _executor: Executor
+    permissions = NOTHING
+    tracebacks = False
+    executor: Executor
 
     def __init__(self, app: App) -> None:
         self._application = ApplicationPrograms(app)
@@ -55,16 +57,16 @@ class DspyApp:
 
     def init_worker(self, worker: Worker) -> None:
         """Take over what a worker has of its own: the models' settings, with their keys, and the limit on threads."""
-        self._executor = Executor(worker.concurrency, LmCounts(self._metrics), worker.permits)
+        self.executor = Executor(worker.concurrency, LmCounts(self._metrics), worker.permits)
         self.use_models(worker)
-        self._tracebacks = worker.tracebacks
-        self._permissions = self._builder.kinds.permissions = Permissions.read(worker.dspy)
+        self.tracebacks = worker.tracebacks
+        self.permissions = self._builder.kinds.permissions = Permissions.read(worker.dspy)
         self._application.configure(worker.dspy.get("programs") or {})
 
     def use_models(self, worker: Worker) -> None:
         """Take over the models' settings, and programs for all, for calls that begin from now on."""
         self._models = Models(worker.models)
-        self._executor.history = worker.history
+        self.executor.history = worker.history
         self.shared.use(worker.shared)
 
     def register(self, app: App) -> None:
@@ -79,7 +81,9 @@ class DspyApp:
             run.writes = self._writes
         HistoryMethods(self.find).register(app)
         VersionMethods(self).register(app)
-        LmMethods(lambda: self._executor).register(app)
+        DatasetMethods().register(app)
+        OptimiseMethods(self, app).register(app)
+        LmMethods(lambda: self.executor).register(app)
         readers: tuple[Callable[..., Any], ...] = (self.list_programs, self.get_program_info, self.get_session_state)
         writers: tuple[Callable[..., Any], ...] = (self.create_program, self.delete_program, self.configure_lm)
         for method in readers:
@@ -91,7 +95,7 @@ class DspyApp:
         app.on_worker_stop(self._close_lms)
 
     async def _close_lms(self) -> None:
-        await self._executor.lms.close()
+        await self.executor.lms.close()
 
     def configure_lm(
         self,
@@ -202,14 +206,14 @@ class DspyApp:
         trace: Trace | None = None,
     ) -> dict[str, Any]:
         found, settings = self._prepared(program, session)
-        checked = found.checker.check(inputs, self._permissions)
+        checked = found.checker.check(inputs, self.permissions)
         if found.memory is None:
-            return await self._executor.run(found, checked, settings, call, sink, trace)
+            return await self.executor.run(found, checked, settings, call, sink, trace)
         if session is None:
             raise needs_session()
         conversation = Conversation(session, program)
         checked[found.memory.field] = conversation.history()
-        outputs = await self._executor.run(found, checked, settings, call, sink, trace)
+        outputs = await self.executor.run(found, checked, settings, call, sink, trace)
         conversation.remember(found.memory, inputs, found.said(outputs))
         return outputs
 
@@ -252,10 +256,10 @@ class DspyApp:
         self, program: str, inputs: list[dict[str, Any]], session: Session | None, concurrency: int
     ) -> AsyncGenerator[Result, None]:
         found, settings = self._prepared(program, session)
-        checked = check_batch(found, inputs, concurrency, self._permissions)
+        checked = check_batch(found, inputs, concurrency, self.permissions)
         call = current_call()
-        runs = [partial(self._executor.run, found, one, settings, call) for one in checked]
-        return run_all(runs, concurrency, self._tracebacks)
+        runs = [partial(self.executor.run, found, one, settings, call) for one in checked]
+        return run_all(runs, concurrency, self.tracebacks)
 
     def list_programs(self, session: Session | None) -> dict[str, Any]:
         """List the programs of this session, those of the application, and those that an administrator shared."""
@@ -348,6 +352,10 @@ class DspyApp:
         if session is not None and id in self.programs(session):
             return self.programs(session).get(id)
         return self.shared.get(id)
+
+    def model(self, name: str) -> LmSettings:
+        """The settings of a configured model. Raises DspexError ``invalid_params``."""
+        return self._models.get(name)
 
     def _prepared(self, program: str, session: Session | None) -> tuple[Program, LmSettings | DspexError]:
         found = self.find(program, session)

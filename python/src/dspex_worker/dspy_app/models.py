@@ -62,6 +62,12 @@ class CallLM(dspy.LM):
         copied.limits, copied.others = limits, others
         return copied
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> CallLM:
+        """Optimisers copy modules that have an LM."""
+        copied: CallLM = self.copy()
+        memo[id(self)] = copied
+        return copied
+
     def update_history(self, entry: dict[str, Any]) -> None:
         """DSPy tells here what a request took and cost; it keeps nothing."""
         if self.limits is not None:

@@ -102,7 +102,7 @@ def _predictor_state(name: str, predictor: dspy.Predict, state: Mapping[str, Any
     for key in state:
         if key not in ("demos", "instructions"):
             raise invalid_param(f"state.{name}.{key}", "is not known; known are demos, instructions")
-    demos = _checked_demos(f"state.{name}.demos", predictor, demos)
+    demos = checked_demos(f"state.{name}.demos", predictor, demos)
     saved = predictor.dump_state()
     signature = saved["signature"] | ({"instructions": state["instructions"]} if "instructions" in state else {})
     return {"traces": [], "train": [], "demos": demos, "signature": signature, "lm": None}
@@ -118,12 +118,16 @@ def demos_state(module: dspy.Module, demos: list[dict[str, Any]]) -> dict[str, A
     if len(found) != 1:
         raise invalid_param("demos", f"are for a program of one predictor; this one has {len(found)}")
     name, predictor = found[0]
-    _checked_demos("demos", predictor, demos)
+    checked_demos("demos", predictor, demos)
     return {name: {"demos": demos}}
 
 
-def _checked_demos(path: str, predictor: dspy.Predict, demos: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The demos as DSPy takes them: with the values that the fields' types make of them."""
+def checked_demos(path: str, predictor: dspy.Predict, demos: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The demos as DSPy takes them: with the values that the fields' types make of them.
+
+    Raises:
+        DspexError: ``invalid_params``: what is no demo of the predictor.
+    """
     fields = predictor.signature.fields
     types = {field: _type_adapter(info.annotation) for field, info in fields.items()} if demos else {}
     made: list[dict[str, Any]] = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import dspy
@@ -13,6 +13,7 @@ from dspex_worker.dspy_app.inputs import InputChecker
 from dspex_worker.dspy_app.kinds import Kinds, outputs_of
 from dspex_worker.dspy_app.memory import Memory, remembering
 from dspex_worker.dspy_app.modules import copy_module, load_state, only_asks, predictors, runs_async
+from dspex_worker.dspy_app.nearest import Embed, nearest
 from dspex_worker.dspy_app.records import Record
 from dspex_worker.dspy_app.signatures import Field, SignatureCache, SignatureSpec, parse_signature
 
@@ -85,8 +86,11 @@ class Program:
 class Builder:
     """Builds programs of records; keeps built signatures."""
 
-    def __init__(self, kinds: Kinds, types: Mapping[str, Any], safe: frozenset[str]) -> None:
+    def __init__(
+        self, kinds: Kinds, types: Mapping[str, Any], safe: frozenset[str], embedder: Callable[[str], Embed]
+    ) -> None:
         self.kinds = kinds
+        self.embedder = embedder
         self.types = types
         self._safe = safe  # modules of the application's that may be run again
         self._signatures = SignatureCache()
@@ -101,9 +105,12 @@ class Builder:
         module = kind.make(self._signatures.build(spec, record.instructions), parts)
         if record.state is not None:
             module = load_state(module, record.state)
-        safe = record.module in self._safe
-        inputs = kind.inputs(spec, parts.parameters)
         outputs = outputs_of(module, spec)
+        safe = record.module in self._safe
+        if record.nearest is not None:
+            safe = safe or only_asks(module)
+            module = nearest(module, record.nearest, tuple(field.name for field in spec.inputs), self.embedder)
+        inputs = kind.inputs(spec, parts.parameters)
         doc = record.instructions or spec.description or ""
         return Program(id, scope, record.module, module, inputs, outputs, doc, safe, memory, record)
 

@@ -1,8 +1,8 @@
 """What is kept of a program that a client made, and how it is read again.
 
 A state may have come from a file (``session.import``), so what it holds is trusted no more than a client's parameters:
-it is checked here each time a program is built of it, on any worker. Signature, parameters, tools and memory are so
-where the program is built.
+it is checked here each time a program is built of it, on any worker. Signature, parameters, tools, memory and nearest
+are so where the program is built.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ class Record:
     tools: Any = None
     parameters: Any = None
     memory: Any = None
+    nearest: Any = None  # rows of which each call's demos are chosen: k, embedder, rows
     version: int = 1
     created: int = field(default_factory=lambda: int(time.time() * 1000))  # milliseconds since 1970
     source: str = "created"  # what made it: created, replaced, imported, …
@@ -71,7 +72,7 @@ def unusable(id: str, why: str) -> DspexError:
 
 _FIELDS = frozenset(Record.__dataclass_fields__)
 # Absent from records that were written before there were any.
-_OPTIONAL = frozenset({"tools", "parameters", "memory", "version", "created", "source", "meta"})
+_OPTIONAL = frozenset({"tools", "parameters", "memory", "nearest", "version", "created", "source", "meta"})
 
 
 def _problem(value: object) -> str | None:

@@ -1,0 +1,1 @@
+"""Evaluating and optimising programs: runs of their own, with metrics, datasets, limits and progress."""
