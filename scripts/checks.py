@@ -24,7 +24,6 @@ BUILD = ROOT / "build"
 LONG = os.environ.get("DSPEX_LONG", "") not in ("", "0")
 EXAMPLES = (
     "examples/chat",
-    "examples/dspy",
     "examples/fastapi",
     "examples/jobs",
     "examples/parallel",
@@ -84,7 +83,7 @@ def python_lint() -> list[Step]:
     ]
     # One run a tree: each has a conftest.py of its own.
     trees = (("clients/python/src", "clients/python/tests"), ("python/src", "python/tests"))
-    for tree in (*trees, ("scripts",), ("examples/demo",), EXAMPLES, ("bench",), ("tests",)):
+    for tree in (*trees, ("scripts",), ("examples/demo",), ("examples/dspy",), EXAMPLES, ("bench",), ("tests",)):
         if folders := present(*tree):
             # Tests import helpers from beside them by plain name, and the project's packages from where they lie.
             # Those end to end use the helpers of python/tests too.
