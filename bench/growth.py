@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import itertools
 import json
+import signal
 import statistics
 import sys
 from collections.abc import Callable
@@ -106,6 +107,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=1.0, help="of each load (default: %(default)s)")
     parser.add_argument("--publish", action="store_true", help="draw the plots into docs/performance/")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the peers end, however this does
     load.build()
     axes = [axis for axis in AXES if options.only in axis.name]
     found = measure(axes, options.rounds, options.seconds)

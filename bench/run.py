@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -52,6 +53,7 @@ def main() -> int:
     options = parser.parse_args()
     pattern = re.compile(options.only)
     began = time.monotonic()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the peers end, however this does
     load.build()
     before = machine.describe()
     results, samples = in_rounds(pattern, options.rounds, options.seconds)

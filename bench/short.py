@@ -8,6 +8,7 @@ time: a busy machine falls on both sides of a ratio, but not evenly in each roun
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -52,6 +53,7 @@ def measured(chosen: list[Row]) -> list[Result]:
 
 def main() -> int:
     began = time.monotonic()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the peers end, however this does
     load.build()
     results = measured(list(rows()))
     if any(failed(one) for one in results):
