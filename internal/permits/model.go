@@ -41,10 +41,16 @@ func (m *model) refusalLocked(a *Ask, now time.Time) *RefusedError {
 	if m.waiting >= mostWaiting {
 		return &RefusedError{Why: fmt.Sprintf("%d requests wait for model %q already", m.waiting, m.name), Retry: time.Second}
 	}
-	if paused := m.until.Sub(now); paused > 0 && (a.NoPause || a.Left >= 0 && paused > a.Left) {
-		return &RefusedError{Why: fmt.Sprintf("the provider of model %q wants to be left alone for another %s", m.name, paused.Round(time.Millisecond)), Retry: paused}
+	return m.pausedLocked(a, a.Left, now)
+}
+
+// pausedLocked refuses what would wait in vain, or need not wait, while the provider wants to be left alone; left is how long it may still wait.
+func (m *model) pausedLocked(a *Ask, left time.Duration, now time.Time) *RefusedError {
+	paused := m.until.Sub(now)
+	if paused <= 0 || !(a.NoPause && paused > brief) && (a.Left < 0 || paused <= left) {
+		return nil
 	}
-	return nil
+	return &RefusedError{Why: fmt.Sprintf("the provider of model %q wants to be left alone for another %s", m.name, paused.Round(time.Millisecond)), Retry: paused}
 }
 
 func (m *model) waitLocked(p *permit, name string) {
@@ -140,6 +146,23 @@ func (m *model) endLocked(r Report, now time.Time) {
 	if r.Pause > 0 {
 		if until := now.Add(min(r.Pause, longestPause)); until.After(m.until) {
 			m.until = until
+			m.refuseLocked(now)
+		}
+	}
+}
+
+// refuseLocked refuses those that wait already, when a pause begins, as it does those that come later.
+func (m *model) refuseLocked(now time.Time) {
+	for _, s := range m.shares {
+		for at := s.waiting.Front(); at != nil; {
+			p := at.Value.(*permit) //nolint:forcetypeassert // nothing else is in it
+			at = at.Next()
+			waited := now.Sub(p.asked)
+			if refusal := m.pausedLocked(&p.ask, p.ask.Left-waited, now); refusal != nil {
+				delete(m.table.held, p.ask.ID)
+				m.leaveLocked(p)
+				m.table.later(p.answer, waited, refusal)
+			}
 		}
 	}
 }

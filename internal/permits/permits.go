@@ -36,7 +36,7 @@ type Ask struct {
 	Share string
 	// NoPause: refuse while the provider wants to be left alone; there is another model.
 	NoPause bool
-	// Left is how long it may wait; negative: without end. A pause that lasts longer refuses it at once.
+	// Left is how long it may wait; negative: without end. A pause that lasts longer refuses it at once, also one that begins while it waits.
 	Left time.Duration
 }
 
@@ -53,6 +53,9 @@ func (r *RefusedError) Error() string { return r.Why }
 
 // mostWaiting bounds what waits for one model.
 const mostWaiting = 100_000
+
+// brief is a pause that is waited for even by those that have another model: who has slept as long as the provider wanted may be so much early.
+const brief = 50 * time.Millisecond
 
 // longestPause bounds what a provider may ask for.
 const longestPause = 10 * time.Minute
@@ -71,7 +74,7 @@ func New() *Table { return &Table{models: make(map[string]*model), held: make(ma
 
 // permit is one that waits, or is granted.
 type permit struct {
-	id      ID
+	ask     Ask
 	model   *model
 	share   *share
 	place   *list.Element // in the share while it waits; nil: it is granted
@@ -119,7 +122,7 @@ func (t *Table) Ask(a Ask, answer Answer) {
 		t.later(answer, 0, refusal)
 		return
 	}
-	p := &permit{id: a.ID, model: m, asked: now, answer: answer}
+	p := &permit{ask: a, model: m, asked: now, answer: answer}
 	t.held[a.ID] = p
 	m.waitLocked(p, a.Share)
 	m.grantLocked(now)
@@ -158,7 +161,7 @@ func (t *Table) Gone(worker string) {
 }
 
 func (t *Table) dropLocked(p *permit, r Report, now time.Time) {
-	delete(t.held, p.id)
+	delete(t.held, p.ask.ID)
 	if p.place == nil {
 		p.model.endLocked(r, now)
 		return

@@ -186,6 +186,47 @@ func TestAPause(t *testing.T) {
 	})
 }
 
+// A pause is for those, too, that wait when it begins.
+func TestAPauseBeginsWhileRequestsWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		table := limited(Limits{Concurrency: 1})
+		defer table.Close()
+		held := ask(table, "w", 1, "a")
+		elsewhere := ask(table, "w", 2, "a", func(a *Ask) { a.NoPause = true })
+		late := ask(table, "w", 3, "b", func(a *Ask) { a.Left = 12 * time.Second })
+		in, patient := ask(table, "w", 4, "b", func(a *Ask) { a.Left = 30 * time.Second }), ask(table, "w", 5, "c")
+		passes(5 * time.Second)
+		table.Done(held.id, Report{Pause: 10 * time.Second})
+		elsewhere.refused(t, 10*time.Second)
+		late.refused(t, 10*time.Second) // 7 s are left
+		in.waits(t)
+		if s := table.States()[0]; s.Queued != 2 || s.InUse != 0 {
+			t.Errorf("%+v", s)
+		}
+		passes(10 * time.Second)
+		synctest.Wait()
+		in.granted(t)
+		table.Done(in.id, Report{})
+		patient.granted(t)
+	})
+}
+
+// Who slept as long as the provider wanted is not sent elsewhere since its clock was a little ahead.
+func TestAPauseThatIsAllButOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		table := limited(Limits{Concurrency: 1})
+		defer table.Close()
+		first := ask(table, "w", 1, "a")
+		table.Done(first.id, Report{Pause: time.Second})
+		passes(time.Second - brief)
+		again := ask(table, "w", 2, "a", func(a *Ask) { a.NoPause = true })
+		again.waits(t)
+		passes(brief)
+		synctest.Wait()
+		again.granted(t)
+	})
+}
+
 func TestLimitsThatChange(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		table := limited(Limits{Concurrency: 1})

@@ -28,7 +28,7 @@ class Reply:
     headers: Mapping[str, str] = field(default_factory=dict)
     usage: tuple[int, int] = (7, 5)  # prompt and completion tokens
     pieces: tuple[str, ...] | None = None  # of a stream; None: words of ``text``
-    pause: float = 0.0  # seconds before each piece of a stream, and before a plain answer
+    pause: float = 0.0  # seconds before each piece of a stream, and before a plain answer or an error
     hang_after: int | None = None  # pieces (0: the answer's head) after which nothing more comes until the peer leaves
     cut_after: int | None = None  # pieces after which the connection is dropped
     code: str | None = None  # of an error, as OpenAI has it
@@ -190,6 +190,8 @@ class OpenAIServer:
         """Answer one request; False ends the connection."""
         reply = self._reply(seen)
         if reply.status != 200:
+            if reply.pause:
+                await self._pause(reader, reply.pause)
             error = {"error": {"message": reply.message, "type": "error", "code": reply.code}}
             await self._plain(writer, reply, error)
             return True

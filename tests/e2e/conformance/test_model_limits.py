@@ -32,6 +32,8 @@ def shared(request: pytest.FixtureRequest, lm: OpenAIServer) -> Iterator[Server]
             **{f"short{n}": {**model, "tokens_per_minute": 20} for n in range(2)},
             **{f"paused{n}": {**model, "concurrency": 9} for n in range(2)},
             **{f"backed{n}": {**model, "concurrency": 9, "fallbacks": ["main"]} for n in range(2)},
+            **{f"queued{n}": {**model, "concurrency": 1, "fallbacks": ["main"]} for n in range(2)},
+            **{f"alone{n}": {**model, "concurrency": 1} for n in range(2)},
         },
         "embedders": {"main": {"model": "openai/e", "api_key": "env:OPERATOR_KEY", "api_base": lm.base}},
     }
@@ -93,6 +95,30 @@ def test_a_pause(server: Server, lm: OpenAIServer, number: int) -> None:
         assert 15_000 < told.value.details["retry_after_ms"] <= 20_000
         assert (told.value.details["type"], told.value.details["model"]) == ("ModelPaused", model)
         lm.requests.clear()
+
+
+def test_a_pause_that_begins_while_others_wait(server: Server, lm: OpenAIServer, number: int) -> None:
+    """Who waits is told as who comes later: there is another model, or waiting would be in vain."""
+    session = server.client().create_session()
+    program = session.create_program("p", "a -> b")
+    for model in (f"queued{number}", f"alone{number}"):
+        session.configure_lm(model)
+        lm.requests.clear()
+        lm.script.append(Reply(status=429, headers={"Retry-After": "20"}, pause=0.5))
+        with ThreadPoolExecutor(2) as pool:
+            first = pool.submit(lambda: program.run({"a": "x"}, timeout=9))
+            assert lm.wait_for(lambda seen: len(seen.requests) == 1)
+            second = pool.submit(lambda: program.run({"a": "y"}, timeout=9))
+            if model.startswith("queued"):
+                assert [one.result(5).meta["usage"]["models"] for one in (first, second)] == [{"main": 1}] * 2
+                continue
+            with pytest.raises(LMError) as caught:
+                first.result(5)
+            assert caught.value.details["status"] == 429
+            with pytest.raises(LMError, match="left alone") as told:
+                second.result(5)
+            assert 15_000 < told.value.details["retry_after_ms"] <= 20_000
+            assert len(lm.requests) == 1
 
 
 def test_history_is_the_owners(server: Server, lm: OpenAIServer) -> None:
