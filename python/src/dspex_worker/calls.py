@@ -47,6 +47,9 @@ class Port(Protocol):
     def item(self, call: Call, item: bytes) -> None:
         """Send what ``encode_item`` made."""
 
+    def flush(self) -> None:
+        """Send what waits to be sent with others."""
+
     def settle(self, call: Call, answer: bytes | None, error: DspexError | None, changes: Changes | None) -> None:
         """Take what became of a call: what ``encode`` made, and the session's changes, or an error."""
 

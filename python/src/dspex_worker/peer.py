@@ -113,6 +113,9 @@ class Peer:
     def item(self, call: Call, item: bytes) -> None:  # noqa: ARG002 - Port gives it
         self.channel.write(item)
 
+    def flush(self) -> None:
+        self.channel.flush()
+
     def respond(self, id: int, result: Any) -> None:
         """Answer a request with what the front end itself made."""
         try:

@@ -196,6 +196,7 @@ class Runtime:
         port, stream = call.port, call.stream
         assert stream is not None
         since = time.monotonic()
+        first = True
         while True:
             await stream.turn(port)
             try:
@@ -203,6 +204,9 @@ class Runtime:
             except StopAsyncIteration:
                 return
             port.item(call, port.encode_item(call, item))
+            if first:
+                port.flush()  # its reader has nothing yet: it does not wait for others to be sent with it
+                first = False
             if time.monotonic() - since > _SLICE:
                 await asyncio.sleep(0)
                 since = time.monotonic()

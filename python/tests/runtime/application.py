@@ -427,6 +427,14 @@ def made(name: str) -> int:
 
 
 @app.method
+async def block_after_one(path: str) -> AsyncIterator[int]:
+    yield 1
+    while not os.path.exists(path):
+        time.sleep(0.001)  # noqa: ASYNC251
+    yield 2
+
+
+@app.method
 async def bad_item() -> AsyncIterator[Any]:
     yield 1
     yield {"x": object()}

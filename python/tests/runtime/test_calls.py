@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -241,6 +242,14 @@ def test_without_credit_nothing_is_produced(connection: Connection, method: str)
     connection.send(wire.encode_credit(50, 2**31 - 1), wire.encode_credit(50, 2**31 - 1))
     assert connection.items(50, 5) == [5, 6, 7, 8, 9]
     assert connection.response(50).error is None
+
+
+def test_the_first_item_of_a_stream_waits_for_no_other(connection: Connection, tmp_path: Path) -> None:
+    path = tmp_path / "received"
+    connection.request(50, "block_after_one", {"stream": 10}, path=str(path))
+    assert connection.receive().item == 1
+    path.touch()
+    assert connection.receive().item == 2
 
 
 @pytest.mark.parametrize("method", ["count", "count_async"])

@@ -125,6 +125,9 @@ class Driver:
         if self.on_item is not None:
             self.on_item(call, self._items[call.id][-1])
 
+    def flush(self) -> None:
+        pass
+
     def settle(self, call: Call, answer: bytes | None, error: DspexError | None, changes: Changes | None) -> None:
         settled = self._settled[call.id]
         if error is not None:
