@@ -214,7 +214,7 @@ func (o *Outbox) tryWrite(fd uintptr) bool {
 		var n int
 		var err error
 		if len(o.rest) == 1 {
-			n, err = syscall.Write(int(fd), o.rest[0])
+			n, err = writeNow(fd, o.rest[0])
 		} else {
 			n, err = writev(fd, o.rest)
 		}

@@ -272,7 +272,7 @@ func (r *Reader) tryRead(fd uintptr) bool {
 		r.dst = r.buf[:]
 	}
 	for {
-		n, err := syscall.Read(int(fd), r.dst)
+		n, err := readNow(fd, r.dst)
 		if errors.Is(err, syscall.EINTR) {
 			continue
 		}
