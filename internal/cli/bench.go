@@ -3,6 +3,7 @@ package cli
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -51,10 +52,15 @@ func (c *benchCommand) Run(ctx context.Context, e *Env) error {
 	if err := c.sees(ctx, e, &at); err != nil {
 		return err
 	}
+	page, err := c.page()
+	if err != nil {
+		return err
+	}
 	run := load.New(plan)
 	e.whileShown(run, func() { run.Do(ctx) })
 	report := run.Report()
-	if err := c.print(e, report); err != nil {
+	// What took minutes to measure is printed, whatever becomes of the page.
+	if err := errors.Join(c.print(e, report), writePage(page, report)); err != nil {
 		return err
 	}
 	switch {
@@ -77,6 +83,28 @@ func (c *benchCommand) sees(ctx context.Context, e *Env, at *connection) error {
 	defer conn.Close()
 	_, err = conn.Call(ctx, client.Request{Method: "ping"})
 	return err
+}
+
+// page opens the file for the page, nil where none is wanted: before the load, so that a wrong path costs nobody a run.
+func (c *benchCommand) page() (*os.File, error) {
+	if c.HTML == "" {
+		return nil, nil //nolint:nilnil // there is none
+	}
+	file, err := os.OpenFile(c.HTML, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return nil, usage(fmt.Errorf("--html: the page cannot be written: %w", err), c.command())
+	}
+	return file, nil
+}
+
+func writePage(file *os.File, r *load.Report) error {
+	if file == nil {
+		return nil
+	}
+	if err := errors.Join(r.WritePage(file), file.Close()); err != nil {
+		return fmt.Errorf("writing the page: %w", err)
+	}
+	return nil
 }
 
 // progressEvery is the time between two looks at how far the run is.
@@ -125,15 +153,6 @@ func progressLine(p load.Progress) string {
 }
 
 func (c *benchCommand) print(e *Env, r *load.Report) error {
-	if c.HTML != "" {
-		var page bytes.Buffer
-		if err := r.WritePage(&page); err != nil {
-			return fmt.Errorf("making the page: %w", err)
-		}
-		if err := os.WriteFile(c.HTML, page.Bytes(), 0o600); err != nil {
-			return fmt.Errorf("writing the page: %w", err)
-		}
-	}
 	if c.JSON {
 		return e.printJSON(r)
 	}

@@ -107,6 +107,25 @@ func TestBenchForPeople(t *testing.T) {
 	}
 }
 
+// A page that cannot be written is told before the load is made; where the disk fills later, the report is printed all the same.
+func TestBenchWhosePageCannotBeWritten(t *testing.T) {
+	calls := 0
+	s := benched(t, func(p *wiretest.Peer, m wiretest.Message) {
+		calls++
+		p.Send(1, m.ID, nil, nil, m.Payload)
+	})
+	args := []string{"bench", "--method", "m", "--sessions", "1", "--calls", "5", "--html"}
+	run(t, s, append(args, t.TempDir())...).expect(t, exitUsage, "--html: the page cannot be written")
+	if calls != 0 {
+		t.Errorf("%d calls were made", calls)
+	}
+	o := run(t, s, append(args, "/dev/full")...)
+	o.expect(t, exitFailed, "writing the page")
+	if !strings.Contains(o.stdout, "5 of 5 calls succeeded") {
+		t.Errorf("the report is lost: %q", o.stdout)
+	}
+}
+
 func TestInterruptedBench(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	answered := 0

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"math"
 	"strings"
 	"sync"
 	"testing"
@@ -21,6 +22,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // server answers each call after a time of its own, and until stalled nobody.
 type server struct {
 	takes   time.Duration
+	makes   time.Duration        // how long a session takes to be made
 	stalled func() time.Duration // what is left of a stall
 
 	mu       sync.Mutex // guards what follows
@@ -28,6 +30,8 @@ type server struct {
 	inFlight map[string]int
 	most     int // calls in flight in one session at a time
 	ended    int
+	closed   int   // connections
+	ttls     []any // that sessions were made with
 	refuse   map[string]*wire.Error
 }
 
@@ -35,7 +39,11 @@ func newServer() *server {
 	return &server{sessions: map[string]int{}, inFlight: map[string]int{}, refuse: map[string]*wire.Error{}, stalled: func() time.Duration { return 0 }}
 }
 
-func (s *server) Close() {}
+func (s *server) Close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed++
+}
 
 func (s *server) Call(ctx context.Context, r client.Request) (any, error) {
 	s.mu.Lock()
@@ -47,6 +55,20 @@ func (s *server) Call(ctx context.Context, r client.Request) (any, error) {
 	case "session.create":
 		id := fmt.Sprint("s", len(s.sessions))
 		s.sessions[id] = 0
+		params, _ := r.Params.(map[string]any)
+		s.ttls = append(s.ttls, params["ttl_ms"])
+		s.mu.Unlock()
+		timer := time.NewTimer(s.makes)
+		var err error
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			err = wire.FromError(ctx.Err()) // the session is there all the same
+		}
+		s.mu.Lock()
+		if err != nil {
+			return nil, err
+		}
 		return map[string]any{"session": id}, nil
 	case "session.end":
 		s.ended++
@@ -197,6 +219,90 @@ func TestSessionsThatCannotBeMadeGetNoCalls(t *testing.T) {
 	}
 }
 
+// An error may come with a pointer that is nil, in an interface that is not.
+func TestConnectionsThatAreRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newServer()
+		p := s.plan()
+		dials := 0
+		var mu sync.Mutex // guards dials
+		p.Dial = func(context.Context) (Conn, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			if dials++; dials == 2 {
+				var none *server
+				return none, wire.Errorf(wire.CodeQueueFull, "too many connections")
+			}
+			return s, nil
+		}
+		r := measure(t.Context(), t, p)
+		want := []Failure{{"connect", "queue_full", 1, "queue_full: too many connections"}}
+		if fmt.Sprint(r.Errors) != fmt.Sprint(want) || r.Succeeded != 8 || s.ended != 2 || s.closed != 2 {
+			t.Errorf("%d ended, %d closed, %+v", s.ended, s.closed, r)
+		}
+	})
+}
+
+// A session that is being made when the run is interrupted would be left, as nobody knew of it.
+func TestInterruptedWhileSessionsAreMade(t *testing.T) {
+	for name, c := range map[string]struct {
+		makes time.Duration
+		took  float64
+		ended int
+	}{
+		"soon":  {time.Second, 1000, 3},
+		"never": {time.Hour, 500 + 5000, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newServer()
+				s.makes = c.makes
+				ctx, cancel := context.WithCancel(t.Context())
+				defer time.AfterFunc(500*time.Millisecond, cancel).Stop()
+				r := measure(ctx, t, s.plan())
+				if !r.Interrupted || r.Calls != 0 || s.ended != c.ended || r.TookMS != c.took || (len(r.Errors) == 0) != (c.ended == 3) {
+					t.Errorf("%d ended, %+v", s.ended, r)
+				}
+			})
+		})
+	}
+}
+
+// With few calls a second a session waits long for its turn, and is not to expire meanwhile.
+func TestSessionsOutliveTheTimeBetweenTheirCalls(t *testing.T) {
+	for rate, want := range map[float64]time.Duration{0: 6 * time.Minute, 0.01: 6*time.Minute + 300*time.Second} {
+		synctest.Test(t, func(t *testing.T) {
+			s := newServer()
+			p := s.plan()
+			p.Rate = rate
+			measure(t.Context(), t, p)
+			for _, ttl := range s.ttls {
+				if ttl != want.Milliseconds() {
+					t.Errorf("%g a second: a session lives for %v ms, want %v", rate, ttl, want)
+				}
+			}
+		})
+	}
+}
+
+// The slowest call is in the figures and the drawing however many there were.
+func TestTheSlowestCallIsShown(t *testing.T) {
+	for _, calls := range []int{1, 2, 99, 1000, 1025} {
+		h := newHistogram()
+		for range calls - 1 {
+			_ = h.RecordValue(1000)
+		}
+		_ = h.RecordValue(1_000_000)
+		r := &Report{Call: summarize(h), Quantiles: quantiles(h)}
+		if last := r.Quantiles[len(r.Quantiles)-1]; last.Percent != 100 || last.US != r.Call.MaxUS {
+			t.Errorf("of %d: the curve ends at %+v", calls, last)
+		}
+		if curve := r.curve(); !strings.HasPrefix(curve, "0.0,") || !strings.HasSuffix(curve, " 880.0,0.0") {
+			t.Errorf("of %d: %s", calls, curve)
+		}
+	}
+}
+
 func TestInterruptedRunGivesWhatThereIs(t *testing.T) {
 	for name, rate := range map[string]float64{"open": 2, "closed": 0} {
 		t.Run(name, func(t *testing.T) {
@@ -256,12 +362,17 @@ func TestTimesHaveThreeDigits(t *testing.T) {
 
 func TestPlansThatCannotBe(t *testing.T) {
 	for flag, change := range map[string]func(p *Plan){
-		"--sessions":  func(p *Plan) { p.Sessions = 0 },
-		"--calls":     func(p *Plan) { p.Calls = -1 },
-		"more than":   func(p *Plan) { p.Calls, p.Sessions = 1_000_000, 1_000_000 },
-		"--rate":      func(p *Plan) { p.Rate = -1 },
-		"--in-flight": func(p *Plan) { p.Rate, p.InFlight = 1, 1 },
-		"--timeout":   func(p *Plan) { p.Timeout = 0 },
+		"--sessions":   func(p *Plan) { p.Sessions = 0 },
+		"--calls":      func(p *Plan) { p.Calls = -1 },
+		"more than":    func(p *Plan) { p.Calls, p.Sessions = 1_000_000, 1_000_000 },
+		"--rate":       func(p *Plan) { p.Rate = -1 },
+		"--rate: must": func(p *Plan) { p.Rate = math.NaN() },
+		"30 days":      func(p *Plan) { p.Rate = 1e-12 },
+		"--in-flight":  func(p *Plan) { p.Rate, p.InFlight = 1, 1 },
+		"at once":      func(p *Plan) { p.Calls = 1_000_000 },
+		"--timeout":    func(p *Plan) { p.Timeout = 0 },
+		"at most":      func(p *Plan) { p.Timeout = 721 * time.Hour },
+		"--method":     func(p *Plan) { p.Method = "" },
 	} {
 		p := newServer().plan()
 		change(&p)

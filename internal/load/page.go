@@ -117,9 +117,7 @@ func (r *Report) height(us int64) float64 {
 func (r *Report) curve() string {
 	var points []string
 	for _, q := range r.Quantiles {
-		if x := r.place(q.Percent); x <= plotWidth+1 {
-			points = append(points, fmt.Sprintf("%.1f,%.1f", x, r.height(q.US)))
-		}
+		points = append(points, fmt.Sprintf("%.1f,%.1f", min(r.place(q.Percent), plotWidth), r.height(q.US)))
 	}
 	return strings.Join(points, " ")
 }

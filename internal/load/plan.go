@@ -11,8 +11,12 @@ import (
 	"github.com/dspex/dspex-sidecar/internal/client"
 )
 
-// mostCalls bounds a plan: each call of an open loop is a goroutine as long as it is in flight.
-const mostCalls = 10_000_000
+// What bounds a plan: each call in flight is a goroutine, and times are counted in histograms that end somewhere.
+const (
+	mostCalls  = 10_000_000
+	mostAtOnce = 100_000 // of the closed loop: about 1 GB
+	longest    = 30 * 24 * time.Hour
+)
 
 // Plan is what a load test does.
 type Plan struct {
@@ -42,6 +46,8 @@ type Conn interface {
 // Check says what is wrong with a plan, in the words of its flags.
 func (p *Plan) Check() error {
 	switch {
+	case p.Method == "":
+		return errors.New("--method: must name a method")
 	case p.Sessions < 1:
 		return errors.New("--sessions: must be 1 or more")
 	case p.Calls < 1:
@@ -50,12 +56,16 @@ func (p *Plan) Check() error {
 		return fmt.Errorf("--sessions and --calls: more than %d calls in all", mostCalls)
 	case p.InFlight < 0:
 		return errors.New("--in-flight: must be 0, for all calls of a session at once, or more")
-	case p.Rate < 0 || p.Rate > 1e6:
+	case !(p.Rate >= 0 && p.Rate <= 1e6): // NaN is neither
 		return errors.New("--rate: must be 0, for the closed loop, or up to 1000000 calls a second")
 	case p.Rate > 0 && p.InFlight > 0:
 		return errors.New("--in-flight: an open loop (--rate) has as many calls in flight as are not answered yet: give one of the two")
-	case p.Timeout <= 0:
-		return errors.New("--timeout: must be more than 0, such as 60s")
+	case p.Rate > 0 && float64(p.total())/p.Rate > longest.Seconds():
+		return fmt.Errorf("--rate: %d calls at %g a second take more than 30 days", p.total(), p.Rate)
+	case p.Rate == 0 && p.Sessions*p.inFlight() > mostAtOnce:
+		return fmt.Errorf("--in-flight: %d calls at once are more than %d: give fewer for each session", p.Sessions*p.inFlight(), mostAtOnce)
+	case p.Timeout <= 0 || p.Timeout > longest:
+		return errors.New("--timeout: must be more than 0, such as 60s, and at most 30 days (720h)")
 	}
 	return nil
 }
@@ -73,4 +83,12 @@ func (p *Plan) inFlight() int {
 // due is when call number n of the open loop is sent, counted from the start.
 func (p *Plan) due(n int) time.Duration {
 	return time.Duration(float64(n) / p.Rate * float64(time.Second))
+}
+
+// gap is how long a session is left alone between two calls: in the open loop the sessions take turns.
+func (p *Plan) gap() time.Duration {
+	if p.Rate == 0 {
+		return 0
+	}
+	return p.due(p.Sessions)
 }

@@ -125,9 +125,9 @@ func quantiles(h *hdr.Histogram) []Quantile {
 	}
 	for rest := 100.0; ; rest /= 1.2589254117941673 { // ten steps for each nine
 		percent := 100 - rest
-		out = append(out, Quantile{percent, h.ValueAtPercentile(percent)})
 		if rest/100*float64(h.TotalCount()) < 1 {
-			return out
+			return append(out, Quantile{100, h.Max()})
 		}
+		out = append(out, Quantile{percent, h.ValueAtPercentile(percent)})
 	}
 }

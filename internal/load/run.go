@@ -12,9 +12,9 @@ import (
 )
 
 const (
-	// endTime is how long sessions have to be ended after an interruption.
+	// endTime is how long sessions have to be made and ended after an interruption.
 	endTime = 5 * time.Second
-	// leftTTL is what becomes of sessions that nobody could end: they expire so long after their last call.
+	// leftTTL is what becomes of sessions that nobody could end: they expire so long after the time between two calls.
 	leftTTL = 5 * time.Minute
 )
 
@@ -58,16 +58,20 @@ type session struct {
 
 func (r *Run) open(ctx context.Context) *session {
 	s := &session{}
-	ctx, cancel := context.WithTimeout(ctx, r.plan.Timeout)
+	if ctx.Err() != nil {
+		return s
+	}
+	ctx, cancel := r.outlast(ctx)
 	defer cancel()
-	var err error
-	if s.conn, err = r.plan.Dial(ctx); err != nil {
+	conn, err := r.plan.Dial(ctx)
+	if err != nil {
 		r.tally.failed(stepConnect, err)
 		return s
 	}
+	s.conn = conn // not before: where there is an error, a nil pointer can be in it
 	began := time.Now()
 	result, err := s.conn.Call(ctx, client.Request{
-		Method: "session.create", Params: map[string]any{"ttl_ms": (r.plan.Timeout + leftTTL).Milliseconds()},
+		Method: "session.create", Params: map[string]any{"ttl_ms": (r.plan.Timeout + r.plan.gap() + leftTTL).Milliseconds()},
 	})
 	if err != nil {
 		r.tally.failed(stepCreate, err)
@@ -82,7 +86,15 @@ func (r *Run) open(ctx context.Context) *session {
 	return s
 }
 
-// close ends the session, for which there is a little time after an interruption, too.
+// outlast bounds what makes or ends a session. It goes on for a little time after an interruption: a session that was being made
+// is to be known, and so to be ended.
+func (r *Run) outlast(ctx context.Context) (context.Context, context.CancelFunc) {
+	limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.plan.Timeout)
+	stop := context.AfterFunc(ctx, func() { time.AfterFunc(endTime, cancel) })
+	return limited, func() { stop(); cancel() }
+}
+
+// close ends the session.
 func (r *Run) close(ctx context.Context, s *session) {
 	if s.conn == nil {
 		return
@@ -91,11 +103,7 @@ func (r *Run) close(ctx context.Context, s *session) {
 	if s.id == "" {
 		return
 	}
-	limit := r.plan.Timeout
-	if ctx.Err() != nil {
-		limit = endTime
-	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), limit)
+	ctx, cancel := r.outlast(ctx)
 	defer cancel()
 	began := time.Now()
 	if _, err := s.conn.Call(ctx, client.Request{Method: "session.end", Params: map[string]any{"session": s.id}}); err != nil {

@@ -54,8 +54,8 @@ func newTally() tally {
 	return t
 }
 
-// newHistogram counts microseconds up to a day, to three digits.
-func newHistogram() *hdr.Histogram { return hdr.New(1, (24 * time.Hour).Microseconds(), 3) }
+// newHistogram counts microseconds, to three digits.
+func newHistogram() *hdr.Histogram { return hdr.New(1, longest.Microseconds(), 3) }
 
 func (t *tally) begin(now time.Time) {
 	t.mu.Lock()
