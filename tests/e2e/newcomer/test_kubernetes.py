@@ -106,6 +106,10 @@ def test_a_native_sidecar_that_ends_in_time(pod: Object, sidecar: Object, settin
     assert sidecar["restartPolicy"] == "Always"
     drain = int(settings["pools"]["default"]["shutdown_timeout"].removesuffix("s"))
     assert (drain, pod["terminationGracePeriodSeconds"]) == (30, 45)
+    (app,) = pod["containers"]
+    program, seconds = app["lifecycle"]["preStop"]["exec"]["command"]
+    assert program == "sleep"
+    assert drain + int(seconds) < pod["terminationGracePeriodSeconds"] - 5, "the application has time for itself"
 
 
 def test_a_change_of_the_configuration_arrives(pod: Object, sidecar: Object, objects: dict[str, Object]) -> None:
