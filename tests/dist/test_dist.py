@@ -163,6 +163,7 @@ def test_the_unit(tmp_path: Path) -> None:
     run("dpkg-deb", "--extract", DIST / f"dspex-sidecar_{VERSION}_amd64.deb", tmp_path, where=tmp_path)
     text = (tmp_path / unit).read_text().replace("/usr/bin/dspex-sidecar", str(tmp_path / "usr/bin/dspex-sidecar"))
     (tmp_path / unit.name).write_text(text)
+    assert "SystemCallErrorNumber=" in text, "a library that tries a call would be killed"
     said = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", tmp_path / unit.name], capture_output=True, text=True, check=False
     )
