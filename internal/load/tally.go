@@ -48,7 +48,7 @@ type seen struct {
 
 func newTally() tally {
 	t := tally{mu: &sync.Mutex{}, times: map[string]*hdr.Histogram{}, errors: map[failure]*seen{}}
-	for _, step := range []string{stepConnect, stepCreate, stepCall, stepEnd, stepFailed, stepWaited, stepRan} {
+	for _, step := range []string{stepCreate, stepCall, stepEnd, stepFailed, stepWaited, stepRan} {
 		t.times[step] = newHistogram()
 	}
 	return t
