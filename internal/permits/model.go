@@ -47,7 +47,8 @@ func (m *model) refusalLocked(a *Ask, now time.Time) *RefusedError {
 // pausedLocked refuses what would wait in vain, or need not wait, while the provider wants to be left alone; left is how long it may still wait.
 func (m *model) pausedLocked(a *Ask, left time.Duration, now time.Time) *RefusedError {
 	paused := m.until.Sub(now)
-	if paused <= 0 || !(a.NoPause && paused > brief) && (a.Left < 0 || paused <= left) {
+	inVain, elsewhere := a.Left >= 0 && paused > left, a.NoPause && paused > brief
+	if paused <= 0 || !inVain && !elsewhere {
 		return nil
 	}
 	return &RefusedError{Why: fmt.Sprintf("the provider of model %q wants to be left alone for another %s", m.name, paused.Round(time.Millisecond)), Retry: paused}

@@ -7,6 +7,7 @@ and addresses in the environment. Here requests carry the configured key to the 
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 from dspex.errors import DeadlineExceeded, InvalidParams
 from dspex.errors import LMError as LmCallError
 
-from dspex_worker.calls import current
+from dspex_worker.calls import CallCancelled, current
 from dspex_worker.metrics import Counter, Metrics
+from dspex_worker.permits import LONGEST_PAUSE
 from dspex_worker.session import copy_of
 
 if TYPE_CHECKING:
@@ -84,7 +86,10 @@ class Embedder:
 
         single = isinstance(texts, str)
         one = [texts] if isinstance(texts, str) else list(texts)
-        vectors = asyncio.run_coroutine_threadsafe(self._embedders.embed(self._name, one), loop).result()
+        try:
+            vectors = asyncio.run_coroutine_threadsafe(self._embedders.embed_for_thread(self._name, one), loop).result()
+        except concurrent.futures.CancelledError:
+            raise CallCancelled from None
         found = np.array(vectors, dtype=np.float32)
         return found[0] if single else found
 
@@ -163,6 +168,18 @@ class Embedders:
         self._texts.inc(len(texts), embedder=settings.name)
         return found
 
+    async def embed_for_thread(self, name: str | None, texts: list[str]) -> Vectors:
+        """Do the same for a thread that waits for it: it ends with the thread's call."""
+        call, task = current.get(None), asyncio.current_task()
+        if call is not None and task is not None:
+            if call.cancelled_with is not None:
+                raise asyncio.CancelledError
+            if call.asks is None:
+                call.asks = set()
+            call.asks.add(task)
+            task.add_done_callback(call.asks.discard)
+        return await self.embed(name, texts)
+
     async def _batch(self, settings: Settings, texts: list[str]) -> Vectors:
         call = current.get(None)
         attempt = 0
@@ -184,8 +201,10 @@ class Embedders:
         if permits is None:
             return (await self._request(settings, texts, call))[0]
         left = None if call is None else call.time_left()
-        share = _share(call)
-        permit = await permits.acquire(_LIMITS + settings.name, share, no_pause=False, left=left)
+        try:
+            permit = await permits.acquire(_LIMITS + settings.name, _share(call), no_pause=False, left=left)
+        except LmCallError as refused:
+            raise _error(settings, "ModelPaused", refused.message, True, **refused.details) from None
         tokens, pause = 0, None
         try:
             vectors, tokens = await self._request(settings, texts, call)
@@ -272,9 +291,10 @@ def _message(response: httpx.Response) -> str:
 
 def _seconds(header: str | None) -> float | None:
     try:
-        return None if header is None else max(0.0, float(header))
+        seconds = -1.0 if header is None else float(header)
     except ValueError:
         return None  # a date, which no provider of these sends
+    return seconds if 0 <= seconds <= LONGEST_PAUSE else None
 
 
 def _error(settings: Settings, kind: str, message: str, retryable: bool, **details: Any) -> LmCallError:

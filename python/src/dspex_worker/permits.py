@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 _MARGIN = 0.05  # seconds before the call's deadline at which waiting ends: the error that says so has to arrive
 
+LONGEST_PAUSE = 366 * 86400.0  # seconds: of what a provider says, more is no time, and does not fit into messages
+
 
 class Permits(Protocol):
     """Who lets requests through. All on the loop's thread."""
@@ -59,7 +61,7 @@ class SidecarPermits:
         if tokens:
             params["tokens"] = tokens
         if pause is not None:
-            params["pause_ms"] = pause * 1000
+            params["pause_ms"] = min(pause, LONGEST_PAUSE) * 1000
         if not self._peer.channel.closed:
             self._peer.channel.write(wire.encode_notification("model.done", params))
 

@@ -33,3 +33,14 @@ async def vector(text: str) -> list[float]:
 @app.method
 async def blocking(text: str) -> Any:
     return app.embedder()(text)
+
+
+@app.method
+def on_a_thread(text: str) -> list[float]:
+    return [float(value) for value in app.embedder()(text)]
+
+
+@app.program("measure", signature="text -> vector: list[float]")
+class Measure(dspy.Module):
+    def forward(self, text: str) -> dspy.Prediction:
+        return dspy.Prediction(vector=on_a_thread(text))

@@ -118,3 +118,47 @@ def test_retries_and_limits() -> None:
                 with pytest.raises((DeadlineExceeded, LMError)):
                     one.result(20)
         assert client.call("embed", {"texts": ["a"]})["vectors"] == [[1, 0, 0, 0, 0]]
+
+
+def test_what_is_asked_on_a_thread_ends_with_its_call() -> None:
+    with OpenAIServer(answer=served) as lm, embedding(lm, "retrieving:app", concurrency=1) as server:
+        client = server.client()
+        program = client.program("measure")
+        hang = Reply(hang_after=0)
+        for ask in (
+            lambda: program.run({"text": "aa"}, timeout=0.5),
+            lambda: client.call("on_a_thread", {"text": "aa"}, timeout=0.5),
+        ):
+            lm.script.append(hang)
+            left = lm.disconnects
+            with pytest.raises(DeadlineExceeded):
+                ask()
+            assert lm.wait_for(lambda seen, left=left: seen.disconnects == left + 1, 5.0)  # type: ignore[misc]
+            until(lambda: metrics(server)['dspex_lm_in_use{model="embedder:main"}'] == 0, "the permit is back")
+            assert program(text="bb")["vector"] == [0, 2, 0, 0, 0]
+        assert "worker lost" not in server.log
+
+
+def test_a_pause_is_told_as_the_embedders() -> None:
+    with OpenAIServer(answer=served) as lm, embedding(lm, concurrency=1, num_retries=0) as server:
+        client = server.client()
+        lm.script.append(Reply(status=429, headers={"Retry-After": "20"}))
+        for kind in ("LMRateLimitError", "ModelPaused"):
+            with pytest.raises(LMError) as caught:
+                client.call("embed", {"texts": ["a"]}, timeout=5.0)
+            told = caught.value.details
+            assert (told["type"], told["embedder"], caught.value.retryable) == (kind, "main", True)
+            assert 15_000 < told["retry_after_ms"] <= 20_000
+
+
+def test_retry_times_that_are_none() -> None:
+    with OpenAIServer(answer=served) as lm, embedding(lm, num_retries=0) as server:
+        client = server.client()
+        for after in ("inf", "nan", "-1", "1e300", "soon"):
+            lm.script.append(Reply(status=429, headers={"Retry-After": after}))
+            with pytest.raises(LMError) as caught:
+                client.call("embed", {"texts": ["a"]})
+            assert (caught.value.details["type"], caught.value.details.get("retry_after_ms")) == (
+                "LMRateLimitError",
+                None,
+            )

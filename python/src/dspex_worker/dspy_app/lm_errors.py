@@ -10,6 +10,7 @@ from dspex.errors import LMError as LmCallError
 from dspy.utils.exceptions import AdapterParseError, DSPyError, LMError, is_retryable_lm_error
 
 from dspex_worker.dspy_app.settings import LmSettings
+from dspex_worker.permits import LONGEST_PAUSE
 
 _SHOWN = 2000  # characters of a message
 _TRIED = 20  # requests that are told of
@@ -36,7 +37,7 @@ def lm_error(
     if error.status is not None:
         details["status"] = error.status
     if error.retry_after is not None:
-        details["retry_after_ms"] = round(error.retry_after * 1000)
+        details["retry_after_ms"] = round(min(error.retry_after, LONGEST_PAUSE) * 1000)
     if failed:
         details["model"] = failed[-1]["model"]
         if len({one["model"] for one in failed}) > 1:
