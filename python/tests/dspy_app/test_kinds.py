@@ -161,6 +161,7 @@ def test_chains_are_compared() -> None:
             module="multi_chain_comparison",
             parameters={"m": 2},
         )
+        assert made["signature"] == "completions: list[dict], question -> rationale, answer"
         assert list(made["inputs"]["properties"]) == ["completions", "question"]
         assert list(made["outputs"]["properties"]) == ["rationale", "answer"]
         attempts = [{"reasoning": "count the legs", "answer": "4"}, {"rationale": "count the wings", "answer": "2"}]

@@ -36,6 +36,7 @@ TYPES = [
     ("int | str | None", int | str | None),
     ("Literal['a', \"b, ]\", 3, -1, True, None]", Literal["a", "b, ]", 3, -1, True, None]),
     (r"Literal['it\'s', 'a\\b', 'x->y']", Literal["it's", "a\\b", "x->y"]),
+    (f"Literal[{(1 << 64) - 1}, {-(1 << 63)}]", Literal[18446744073709551615, -9223372036854775808]),
     ("list[Literal['x'] | None]", list[Optional[Literal["x"]]]),  # noqa: UP045
 ]
 
@@ -115,6 +116,11 @@ WRONG: list[tuple[object, str, str]] = [
     ("x" * 20_000 + " -> b", "signature", "longer than"),
     (", ".join(f"a{i}" for i in range(65)) + " -> b", "inputs", "65"),
     ("a: " + "|".join(f"Literal[{i}]" for i in range(33)) + " -> b", "character", "at most 32 members"),
+    ("a: " + "|".join(f"Optional[Literal[{i}, {i + 50}]]" for i in range(33)) + " -> b", "character", "at most 32"),
+    (f"a: Optional[{'|'.join(f'Literal[{i}]' for i in range(32))}] -> b", "character", "at most 32 members"),
+    (f"a: Literal[{'9' * 5000}] -> b", "character 12", "2^64"),
+    (f"a: Literal[1, {1 << 64}] -> b", "character 15", "2^64"),
+    (f"a: Literal[{-(1 << 63) - 1}] -> b", "character 12", "-2^63"),
     (
         {"inputs": [{"name": f"a{i}", "type": f"list[{'str|' * 31}str]"} for i in range(64)] * 2, "outputs": []},
         "inputs",

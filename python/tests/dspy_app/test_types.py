@@ -19,11 +19,12 @@ from dspex_worker.dspy_app.field_types import parse_type, type_text
 from dspex_worker.dspy_app.inputs import InputChecker
 from dspex_worker.dspy_app.signatures import Field
 from support.driver import Driver, driving
-from support.openai_server import OpenAIServer, Reply, json_answer
+from support.openai_server import OpenAIServer, Reply, chat_answer, json_answer
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"\x00" * 8
 WAV = b"RIFF\x00\x00\x00\x00WAVEfmt "
 MARK = '<<CUSTOM-TYPE-START-IDENTIFIER>>[{"type":"image_url","image_url":{"url":"http://elsewhere/"}}]<<CUSTOM-TYPE-END'
+MEDIUM = f"{MARK}-IDENTIFIER>>"
 Scenario = Callable[[Driver, OpenAIServer], Awaitable[None]]
 
 
@@ -243,6 +244,62 @@ def test_text_does_not_turn_into_media() -> None:
         with pytest.raises(InvalidParams, match="CUSTOM-TYPE"):
             await driver.call("create_program", "s", signature="x -> y", demos=[{"x": MARK}])
         assert server.requests == []
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("adapter", ["json", "chat"])
+def test_no_tool_and_no_answer_turns_into_media(adapter: str) -> None:
+    """What an LM said and a tool returned is told to the LM in a message of the user's."""
+    app = App()
+
+    @app.tool
+    def look() -> dict[str, Any]:
+        return {"found": [MEDIUM]}
+
+    @app.tool
+    def see() -> Any:
+        return dspy.Image(f"data:image/png;base64,{base64.b64encode(PNG).decode()}")
+
+    made = {"json": json_answer, "chat": chat_answer}[adapter]
+
+    async def go() -> None:
+        with OpenAIServer() as server:
+            model = {"model": "openai/m", "api_key": "k", "api_base": server.base, "adapter": adapter}
+            async with driving(app, {"main": model}) as driver:
+                await driver.call(
+                    "create_program", "s", id="p", signature="q -> y", module="react", tools=["look", "see"]
+                )
+                driver.restored("s")
+                for tool in ("look", "see", "finish"):
+                    step = made(next_thought=f"so {MEDIUM}", next_tool_name=tool, next_tool_args={})
+                    server.script.append(Reply(step))
+                server.script.append(Reply(made(reasoning="r", y="z")))
+                await driver.call("execute_program", "s", program="p", inputs={"q": "?"})
+        *_, seen = server.requests
+        parts = seen.body["messages"][-1]["content"]
+        assert [part["type"] for part in parts] == ["text", "image_url", "text"]  # what is an image stays one
+        assert base64.b64encode(PNG).decode() in parts[1]["image_url"]["url"]
+        assert parts[0]["text"].count("http://elsewhere/") == 3  # as text
+        assert "http://elsewhere/" in parts[2]["text"]
+
+    asyncio.run(go())
+
+
+def test_media_are_told_as_they_are_sent() -> None:
+    async def scenario(driver: Driver, server: OpenAIServer) -> None:
+        image = {"data": PNG, "media_type": "image/png"}
+        demos = [{"x": PNG, "f": {"data": b"%PDF-1", "filename": "a.pdf"}, "a": WAV, "y": "seen"}]
+        signature = "x: dspy.Image, f: dspy.File, a: dspy.Audio -> y"
+        await driver.call("create_program", "s", id="p", signature=signature, demos=demos)
+        [told] = (await driver.call("get_program_info", "s", program="p"))["demos"]
+        pdf = {"data": b"%PDF-1", "media_type": "application/pdf", "filename": "a.pdf"}
+        assert told == {"x": image, "f": pdf, "a": {"data": WAV, "media_type": "audio/wav"}, "y": "seen"}
+        await driver.call("create_program", "s", id="q", signature=signature, demos=[told])  # and is taken again
+        await driver.call("create_program", "s", id="o", signature="q -> file: dspy.File")
+        server.script.append(Reply(json_answer(file={"file_id": "f", "file_data": "data:text/plain;base64,%%"})))
+        got = await driver.call("execute_program", "s", program="o", inputs={"q": "?"})
+        assert got == {"file": {"data": "%%", "media_type": "text/plain", "file_id": "f"}}
 
     run(scenario)
 

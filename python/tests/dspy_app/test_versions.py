@@ -172,6 +172,26 @@ def test_versions_are_kept_and_used_again() -> None:
     run(scenario)
 
 
+def test_what_has_no_versions_is_said() -> None:
+    app = App()
+    app.program("own")(dspy.Predict("question -> answer"))
+
+    async def scenario(driver: Driver, server: OpenAIServer) -> None:
+        for method, params in (
+            ("export_program", {"program": "own"}),
+            ("list_versions", {"program": "own"}),
+            ("use_version", {"program": "own", "version": 1}),
+            ("import_program", {"id": "own", "data": {"demos": [], "signature": {}}}),
+        ):
+            with pytest.raises(InvalidParams, match="is the application's"):
+                await driver.call(method, "s", **params)
+        with pytest.raises(InvalidParams) as caught:
+            await driver.call("import_program", "s", data={"demos": [], "signature": {}})
+        assert paths(caught.value) == ["signature"]
+
+    run(scenario, app)
+
+
 def test_many_inputs_at_once() -> None:
     async def scenario(driver: Driver, server: OpenAIServer) -> None:
         await driver.call("create_program", "s", id="p", signature="q -> answer")

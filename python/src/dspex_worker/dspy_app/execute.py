@@ -146,7 +146,7 @@ OWN: Final[dict[str, Any]] = {
 
 def _outputs(program: Program, returned: Any) -> dict[str, Any]:
     if isinstance(returned, (dspy.Prediction, dspy.Example)):
-        returned = returned.toDict()
+        returned = dict(returned.items(include_dspy=True))
     if not isinstance(returned, Mapping):
         raise ProgramError(
             f"program {program.id!r} returned {type(returned).__name__}; it must return a dspy.Prediction or a map",

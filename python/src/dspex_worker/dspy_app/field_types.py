@@ -145,13 +145,22 @@ def read_type(tokens: Tokens, depth: int = 0) -> Any:
         if len(members) == MAX_MEMBERS:
             raise tokens.error(f"a union has at most {MAX_MEMBERS} members; values go into one Literal[…]")
         members.append(_single(tokens, depth))
-    return _union(members)
+    return _union(members, tokens)
 
 
-def _union(members: list[Any]) -> Any:
+def _union(members: list[Any], tokens: Tokens) -> Any:
+    """Of the members of unions among them, too, which an Optional[…] is: Python makes one union of all."""
     if all(member is type(None) for member in members):
         return type(None)
+    flat = [one for member in members for one in (typing.get_args(member) if is_union(member) else (member,))]
+    if len(flat) > MAX_MEMBERS:
+        raise tokens.error(f"a union has at most {MAX_MEMBERS} members; values go into one Literal[…]")
     return reduce(or_, members)
+
+
+def is_union(annotation: Any) -> bool:
+    """Whether a type is A | B, however it was written."""
+    return typing.get_origin(annotation) in (typing.Union, types.UnionType)
 
 
 def _single(tokens: Tokens, depth: int) -> Any:
@@ -176,7 +185,7 @@ def _generic(name: str, at: int, tokens: Tokens, depth: int) -> Any:
         case "list":
             return list[read_type(tokens, depth + 1)]  # type: ignore[misc]
         case "Optional":
-            return _union([read_type(tokens, depth + 1), type(None)])
+            return _union([read_type(tokens, depth + 1), type(None)], tokens)
         case "set":
             return set[read_type(tokens, depth + 1)]  # type: ignore[misc]
         case "tuple":
@@ -218,6 +227,8 @@ def _literal_value(tokens: Tokens) -> str | int | bool | None:
         tokens.take()
         return _ESCAPE.sub(lambda found: _ESCAPES.get(found[1], found[1]), value[1:-1])
     if kind == "number":
+        if len(value) > 20 or not -(1 << 63) <= int(value) < 1 << 64:
+            raise tokens.error("whole numbers are from -2^63 to 2^64-1")
         tokens.take()
         return int(value)
     if kind == "name" and value in constants:
@@ -248,13 +259,15 @@ def type_text(annotation: Any) -> str:
     if annotation in _DSPY.values():
         return f"dspy.{annotation.__name__}"
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        return type_text(arguments[0])
     if annotation in (list, list[Any]):
         return "list"
     if annotation in (dict, dict[str, Any]):
         return "dict"
     if origin is Literal:
         return f"Literal[{', '.join(_quoted(value) for value in arguments)}]"
-    if origin in (typing.Union, types.UnionType):
+    if is_union(annotation):
         return " | ".join(type_text(member) for member in arguments)
     if origin in (list, dict, set, tuple, frozenset):
         return f"{origin.__name__}[{', '.join(type_text(argument) for argument in arguments)}]"

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import types
 import typing
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Union
+from typing import Any, Literal
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError
 
 from dspex_worker.dspy_app.errors import Problem, invalid_params
-from dspex_worker.dspy_app.field_types import type_text
+from dspex_worker.dspy_app.field_types import is_union, type_text
 from dspex_worker.dspy_app.media import NOTHING, Permissions, forbidden
 from dspex_worker.dspy_app.names import problem_of_name
 from dspex_worker.dspy_app.signatures import Field, allows_none
@@ -106,7 +105,7 @@ def _told(value: Any) -> str:
 
 
 def _has_union(annotation: Any) -> bool:
-    if typing.get_origin(annotation) in (Union, types.UnionType):
+    if is_union(annotation):
         return True
     if typing.get_origin(annotation) is Literal:
         return False

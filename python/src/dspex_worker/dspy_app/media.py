@@ -20,7 +20,7 @@ MAX_FILE: Final = 16 << 20  # bytes read from the operator's folders for one inp
 _TYPE: Final = re.compile(r"[a-z]{1,32}/[A-Za-z0-9][A-Za-z0-9.+-]{0,100}")
 _KEYS: Final = frozenset({"data", "media_type", "filename", "url", "path"})
 # DSPy makes parts of a message of what stands between these in any text.
-_MARKERS: Final = ("<<CUSTOM-TYPE-START-IDENTIFIER>>", "<<CUSTOM-TYPE-END-IDENTIFIER>>")
+MARKERS: Final = ("<<CUSTOM-TYPE-START-IDENTIFIER>>", "<<CUSTOM-TYPE-END-IDENTIFIER>>")
 
 # How files of a type begin. RIFF is looked at again.
 _MAGIC: Final = (
@@ -121,6 +121,30 @@ def _of_data_uri(kind: type[Any], uri: str) -> Any:
     return _of_bytes(kind, data, head.removeprefix("data:"), None)
 
 
+def media_map(value: Any) -> dict[str, Any]:
+    """What a client is told of a ``dspy`` object: the map that it would send for it. DSPy's own form is its marks."""
+    if isinstance(value, dspy.Audio):
+        return {"data": _bytes(value.data), "media_type": f"audio/{value.audio_format}"}
+    told: dict[str, Any] = {}
+    uri = (value.url if isinstance(value, dspy.Image) else value.file_data) or ""
+    head, in_base64, encoded = uri.partition(";base64,")
+    if in_base64 and head.startswith("data:"):
+        told = {"data": _bytes(encoded), "media_type": head.removeprefix("data:")}
+    elif uri:
+        told = {"url": uri}
+    if isinstance(value, dspy.File):
+        more = {"filename": value.filename, "file_id": value.file_id}
+        told |= {name: held for name, held in more.items() if held is not None}
+    return told
+
+
+def _bytes(encoded: str) -> bytes | str:
+    try:
+        return base64.b64decode(encoded, validate=True)
+    except ValueError:  # an LM may have written it
+        return encoded
+
+
 def _of_url(kind: type[Any], url: str, permissions: Permissions) -> Any:
     if kind is not dspy.Image:
         raise _wrong("an address is for images only: send the bytes")
@@ -158,7 +182,7 @@ def _wrong(message: str) -> PydanticCustomError:
 def forbidden(value: Any, permissions: Permissions) -> Iterator[str]:
     """What in an input, the application's own types included, the operator has not permitted."""
     if isinstance(value, str):
-        if any(marker in value for marker in _MARKERS):
+        if any(marker in value for marker in MARKERS):
             yield "holds a mark that DSPy keeps for itself (CUSTOM-TYPE-…-IDENTIFIER)"
     elif isinstance(value, dspy.Image):
         if not (permissions.media_urls or value.url.startswith("data:")):

@@ -21,6 +21,7 @@ from dspy.utils.exceptions import (
     is_retryable_lm_error,
 )
 
+from dspex_worker.dspy_app.adapters import ChatAdapter, JSONAdapter, TwoStepAdapter, XMLAdapter
 from dspex_worker.dspy_app.call_limits import CallLimits
 from dspex_worker.dspy_app.history import exchange
 from dspex_worker.dspy_app.kept_answers import KeptAnswers, Key, key_of
@@ -283,12 +284,12 @@ def _blot_out(secret: str | None, error: BaseException) -> None:
 def make_adapter(settings: LmSettings, extraction: CallLM | None) -> dspy.Adapter:
     """An adapter that asks the LM once: the chat adapter's second try, in JSON, would double a bad answer's cost."""
     if settings.adapter == "json":
-        return dspy.JSONAdapter()
+        return JSONAdapter()
     if settings.adapter == "xml":
-        return dspy.XMLAdapter(use_json_adapter_fallback=False)
+        return XMLAdapter(use_json_adapter_fallback=False)
     if settings.adapter == "two_step":
-        return dspy.TwoStepAdapter(extraction)
-    return dspy.ChatAdapter(use_json_adapter_fallback=False)
+        return TwoStepAdapter(extraction)
+    return ChatAdapter(use_json_adapter_fallback=False)
 
 
 @dataclass

@@ -10,6 +10,8 @@ from typing import Any
 import dspy
 from pydantic import BaseModel
 
+from dspex_worker.dspy_app.media import MEDIA, media_map
+
 
 def plain(value: Any) -> Any:
     """The value in the protocol's types; dates and times as ISO 8601 text, as their JSON schema says.
@@ -24,10 +26,12 @@ def plain(value: Any) -> Any:
         return str(value)
     if isinstance(value, (date, datetime)):
         return value.isoformat()
+    if isinstance(value, MEDIA):
+        return media_map(value)
     if isinstance(value, BaseModel):
         return plain(value.model_dump())
     if isinstance(value, (dspy.Prediction, dspy.Example)):
-        return plain(value.toDict())
+        return plain(dict(value.items(include_dspy=True)))  # toDict makes text of media
     if isinstance(value, Mapping):
         return {key: plain(held) for key, held in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):

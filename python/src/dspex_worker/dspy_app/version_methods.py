@@ -37,6 +37,7 @@ class VersionMethods:
 
     def export_program(self, session: Session | None, program: str, version: int | None = None) -> dict[str, Any]:
         """Return a program of this session, or one that was shared, as data without any key: what it is made of."""
+        self._kept(program)
         own = session is not None and program in self._dspy_app.programs(session)
         programs = self._dspy_app.programs(session) if session is not None and own else self._dspy_app.shared
         record = programs.record(program, version)
@@ -59,6 +60,8 @@ class VersionMethods:
         a new version then. ``ignored`` names what of it was left out: LM settings and traces.
         """
         programs = self._dspy_app.programs(session)
+        if id is None and signature is None and "format" not in data:
+            raise invalid_param("signature", "is missing: data of DSPy's own needs it, or the id of a program")
         id = new_id() if id is None else check_id(id)
         ignored: list[str] = []
         if "format" in data:
@@ -71,7 +74,7 @@ class VersionMethods:
                 self._dspy_app.check_new(id, session, replace)
                 record = Record(signature, module, None, None, parameters=parameters)
             else:
-                record = _made_of(programs.record(id))
+                record = _made_of(programs.record(self._kept(id, "id")))
             state, ignored = dspy_state(data, programs.build(id, record).for_call())
             record = replaced(record, state=state)
         program = programs.put(id, replaced(record, source="imported"))
@@ -80,6 +83,7 @@ class VersionMethods:
 
     def list_versions(self, session: Session | None, program: str) -> dict[str, Any]:
         """List the versions of a program of this session, the last first; or of one that is for all."""
+        self._kept(program)
         if session is not None and program in self._dspy_app.programs(session):
             return {"program": program, "versions": self._dspy_app.programs(session).versions(program)}
         return {"program": program, "versions": self._dspy_app.shared.versions(program)}
@@ -96,7 +100,7 @@ class VersionMethods:
         if scope == "session":
             if programs is None:
                 raise invalid_param("scope", 'is "session": call it in one (meta.session)')
-            programs.use(program, version)
+            programs.use(self._kept(program), version)
             return {"program": program, "version": version, "scope": scope}
         if self._dspy_app.is_applications(program):
             raise program_exists(program, "is registered by the application, for all")
@@ -106,6 +110,12 @@ class VersionMethods:
         value, number = shared.with_record(program, record)
         await current_call().ask(_SHARE, {"program": program, "value": value})
         return {"program": program, "version": number, "scope": scope}
+
+    def _kept(self, id: str, param: str = "program") -> str:
+        """The id, where versions are kept of it."""
+        if self._dspy_app.is_applications(id):
+            raise invalid_param(param, f"{id!r} is the application's: it has no versions, and is not exported")
+        return id
 
     async def withdraw_program(self, program: str) -> dict[str, Any]:
         """Take away a program, with its versions, that an administrator made available to all. For administrators."""

@@ -6,7 +6,6 @@ have no type for, are taken as ISO 8601 text too. Types of the application's own
 
 from __future__ import annotations
 
-import types
 import typing
 from datetime import date, datetime
 from functools import partial
@@ -15,7 +14,7 @@ from typing import Annotated, Any, Literal, Union
 from pydantic import BeforeValidator, Strict, TypeAdapter, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from dspex_worker.dspy_app.field_types import type_text
+from dspex_worker.dspy_app.field_types import is_union, type_text
 from dspex_worker.dspy_app.media import MEDIA, SCHEMA, to_media
 
 _STRICT = frozenset({str, int, float, bool, bytes})
@@ -30,7 +29,7 @@ def strict_type(annotation: Any) -> Any:
     if annotation in MEDIA:
         return Annotated[annotation, BeforeValidator(partial(to_media, annotation)), WithJsonSchema(SCHEMA)]
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin in (Union, types.UnionType):
+    if is_union(annotation):
         return Union[tuple(strict_type(argument) for argument in arguments)]  # noqa: UP007 - made at run time
     if origin is Literal:
         return Annotated[annotation, BeforeValidator(partial(_exactly_one_of, arguments))]

@@ -202,8 +202,8 @@ def _judging(judge: Judge) -> Measure:
     def measure(example: Any, prediction: Any, *_: Any) -> Score:
         told = predict(
             rubric=judge.rubric,
-            task=plain(example.inputs().toDict()),
-            expected=plain(example.labels().toDict()),
+            task=plain(example.inputs()),
+            expected=plain(example.labels()),
             answer={} if prediction is None else plain(dict(prediction.items())),
         )
         return Score(min(1.0, max(0.0, float(told.score))), str(told.feedback))

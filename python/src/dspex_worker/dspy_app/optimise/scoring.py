@@ -106,7 +106,11 @@ class Scorer:
             found: Score = self._metric.measure(example, prediction, None, None, None)
         except Exception as error:  # noqa: BLE001 - whatever a program or a metric raises is its row's result
             return Scored(index, error=self._translate(error))
-        outputs = prediction.toDict() if isinstance(prediction, dspy.Example) else {"output": prediction}
+        outputs = (
+            dict(prediction.items(include_dspy=True))
+            if isinstance(prediction, dspy.Example)
+            else {"output": prediction}
+        )
         return Scored(index, found.score, found.feedback, outputs)
 
 
