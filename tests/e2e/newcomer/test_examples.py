@@ -33,7 +33,15 @@ def answer(seen: Seen) -> str:
         names=["Ada"],
         places=["London"],
         explanation=["so"],
+        colours=colours(seen.prompt),
     )
+
+
+def colours(prompt: str) -> list[str]:
+    """Those of the last sentence, in small letters where there are demos of that."""
+    words = {"red", "blue", "green", "white", "black", "yellow", "brown", "grey", "pink", "orange"}
+    found = [word for word in re.findall(r"[a-z]+", prompt.rpartition("## text ##")[2]) if word in words]
+    return found if prompt.count("## text ##") > 2 else [word.title() for word in found]
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +111,11 @@ def test_jobs(server: Server, tmp_path: Path) -> None:
     queue.close()
 
 
+def test_optimise(server: Server) -> None:
+    said = run(server, sys.executable, EXAMPLES / "optimise" / "optimise.py").splitlines()
+    assert said == ["before 0.00, after 1.00", "6 demos; Given the fields `text`, produce the fields `colours`."]
+
+
 def test_gowire(server: Server, tmp_path: Path) -> None:
     binary = tmp_path / "gowire"
     run(server, "go", "build", "-o", binary, "./examples/gowire")
@@ -155,4 +168,5 @@ def test_each_folder_has_its_test_and_its_line() -> None:
     for folder in EXAMPLES.iterdir():
         if folder.is_dir() and folder.name != "demo":
             assert f"[{folder.name}]({folder.name})" in readme
-            assert folder.name in here or f'test("examples/{folder.name}"' in node
+            own = Path(__file__).with_name(f"test_{folder.name}_examples.py")
+            assert folder.name in here or own.exists() or f'test("examples/{folder.name}"' in node
