@@ -22,6 +22,9 @@ from dspex_worker.session import Changes
 log = logging.getLogger("dspex_worker")
 
 
+_Request = wire.Request
+
+
 class Peer:
     """Reads frames, answers requests, keeps the calls in flight, and asks the other side.
 
@@ -194,12 +197,13 @@ class Peer:
 
     def handle_event(self, event: wire.Event) -> None:
         """Take one event of the splitter."""
-        if isinstance(event, wire.TooLong):
-            self._on_too_long(event)
-            return
-        if isinstance(event, wire.StructureError):
-            self.handle_broken(str(event))
-            return
+        if type(event) is not bytes:
+            if isinstance(event, wire.TooLong):
+                self._on_too_long(event)
+                return
+            if isinstance(event, wire.StructureError):
+                self.handle_broken(str(event))
+                return
         try:
             message = wire.decode(event, scanned=self._scanned)
         except wire.StructureError as error:
@@ -210,7 +214,10 @@ class Peer:
             self.refuse(event, DspexError(str(error), code="invalid_frame"))
         else:
             try:
-                self._on_message(message)
+                if type(message) is _Request:
+                    self.handle_request(message)
+                else:
+                    self._on_message(message)
             except Exception as caught:  # a defect here must cost its call only
                 log.exception("handling a frame failed")
                 if isinstance(message, wire.Request) and message.id not in self.calls:

@@ -116,6 +116,9 @@ class PoolWorker(Peer):
 
     def settle(self, call: Call, answer: bytes | None, error: DspexError | None, changes: Changes | None) -> None:
         self.forget(call)
+        if call.session is None and error is None and answer is not None:
+            self.channel.write(answer)
+            return
         copy = None if call.session is None else copy_of(call.session)
         frames: list[bytes] = []
         if changes is not None:

@@ -9,7 +9,7 @@ This is the one implementation in Python: clients and workers use it alike. Noth
 `FrameSplitter`, and all functions may be used from any thread.
 """
 
-from .decode import decode, decode_request, decode_value
+from .decode import decode, decode_value
 from .encode import (
     encode_cancel,
     encode_change,
@@ -75,7 +75,6 @@ __all__ = [
     "Violation",
     "check_request_meta",
     "decode",
-    "decode_request",
     "decode_value",
     "encode_cancel",
     "encode_change",

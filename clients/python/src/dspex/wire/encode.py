@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from .limits import MAX_REASON
-from .values import pack, plain_value
+from .values import SCALARS, pack, plain_value
 
 
 def encode_request(id: int, method: str, meta: Mapping[str, Any] | None, params: Mapping[str, Any] | None) -> bytes:
@@ -17,7 +17,8 @@ def encode_request(id: int, method: str, meta: Mapping[str, Any] | None, params:
 
 def encode_response(id: int, meta: Mapping[str, Any] | None, result: Any) -> bytes:
     """The response of a call that succeeded."""
-    result = plain_value(result, "result")
+    if type(result) not in SCALARS:
+        result = plain_value(result, "result")
     return _frame(pack([1, id, meta, None, result], result, "result"))
 
 
@@ -34,7 +35,8 @@ def encode_notification(method: str, params: Mapping[str, Any] | None) -> bytes:
 
 def encode_item(id: int, item: Any) -> bytes:
     """One item of a stream."""
-    item = plain_value(item, "item")
+    if type(item) not in SCALARS:
+        item = plain_value(item, "item")
     return _frame(pack([3, id, None, item], item, "item"))
 
 

@@ -66,6 +66,8 @@ class FrameSplitter:
         """Take the bytes that arrived; returns what they complete, in order."""
         events: list[Event] = []
         pos, end = 0, len(data)
+        if type(data) is bytes and self.idle and not self._broken:
+            pos = self._whole(data, events)
         while pos < end and not self._broken:
             if self._body is not None:
                 pos += self._take(data, pos, events)
@@ -88,6 +90,18 @@ class FrameSplitter:
                 else:
                     self._begin(length, events)
         return events
+
+    def _whole(self, data: bytes, events: list[Event]) -> int:
+        """Take the whole frames at the beginning, which mostly is all that arrived; returns where they end."""
+        pos, end, limit, number = 0, len(data), self.max_frame, int.from_bytes
+        while end - pos >= _HEADER:
+            start = pos + _HEADER
+            after = start + number(data[pos:start], "big")
+            if after > end or not start < after <= start + limit:
+                break
+            events.append(data[start:after])
+            pos = after
+        return pos
 
     def room(self) -> memoryview | None:
         """The part of a long body that is still missing, where one is awaited."""

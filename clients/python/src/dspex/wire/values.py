@@ -17,7 +17,7 @@ from .scan import scan
 from .violations import StructureError
 
 _BUFFER: Final = 1024
-_SCALARS: Final = frozenset({type(None), bool, int, float, str, bytes, bytearray, datetime, msgpack.Timestamp})
+SCALARS: Final = frozenset({type(None), bool, int, float, str, bytes, bytearray, datetime, msgpack.Timestamp})
 _TEXT: Final = {str}
 _TOO_DEEP: Final = f"values are nested deeper than {MAX_DEPTH}, or hold themselves"
 _INSIDE_FRAME: Final = MAX_DEPTH - 1  # the frame's own array is around every payload
@@ -56,7 +56,7 @@ def pack(whole: Any, value: Any, root: str) -> bytes:
 
 def _is_plain(value: Any, depth: int) -> bool:
     kind = type(value)
-    if kind in _SCALARS:
+    if kind in SCALARS:
         return True
     if kind is dict:
         if not value:
@@ -66,10 +66,10 @@ def _is_plain(value: Any, depth: int) -> bool:
         value = value.values()
     elif (kind is not list and kind is not tuple) or (value and not depth):
         return False
-    if _SCALARS.issuperset(map(type, value)):
+    if SCALARS.issuperset(map(type, value)):
         return True
     for item in value:
-        if type(item) not in _SCALARS and not _is_plain(item, depth - 1):
+        if type(item) not in SCALARS and not _is_plain(item, depth - 1):
             return False
     return True
 
