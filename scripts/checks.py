@@ -26,6 +26,7 @@ EXAMPLES = (
     "examples/chat",
     "examples/fastapi",
     "examples/jobs",
+    "examples/optimise",
     "examples/parallel",
     "examples/statsd",
 )
