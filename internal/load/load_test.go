@@ -22,8 +22,8 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // server answers each call after a time of its own, and until stalled nobody.
 type server struct {
 	takes   time.Duration
-	makes   time.Duration        // how long a session takes to be made
-	stalled func() time.Duration // what is left of a stall
+	slow    map[string]time.Duration // how long the sidecar's own methods take
+	stalled func() time.Duration     // what is left of a stall
 
 	mu       sync.Mutex // guards what follows
 	sessions map[string]int
@@ -57,38 +57,40 @@ func (s *server) Call(ctx context.Context, r client.Request) (any, error) {
 		s.sessions[id] = 0
 		params, _ := r.Params.(map[string]any)
 		s.ttls = append(s.ttls, params["ttl_ms"])
-		s.mu.Unlock()
-		timer := time.NewTimer(s.makes)
-		var err error
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			err = wire.FromError(ctx.Err()) // the session is there all the same
-		}
-		s.mu.Lock()
-		if err != nil {
-			return nil, err
+		if err := s.waitLocked(ctx, s.slow[r.Method]); err != nil {
+			return nil, err // the session is there all the same
 		}
 		return map[string]any{"session": id}, nil
 	case "session.end":
+		if err := s.waitLocked(ctx, s.slow[r.Method]); err != nil {
+			return nil, err
+		}
 		s.ended++
 		return nil, nil //nolint:nilnil // it has no result
 	}
 	s.sessions[r.Session]++
 	s.inFlight[r.Session]++
 	s.most = max(s.most, s.inFlight[r.Session])
-	s.mu.Unlock()
-	timer := time.NewTimer(max(s.stalled(), 0) + s.takes)
-	var err error
-	select {
-	case <-timer.C:
+	err := s.waitLocked(ctx, max(s.stalled(), 0)+s.takes)
+	if err == nil {
 		r.Meta(client.Meta{Worker: "worker_1", Run: s.takes, Queue: 0})
-	case <-ctx.Done():
-		err = wire.FromError(ctx.Err())
 	}
-	s.mu.Lock()
 	s.inFlight[r.Session]--
 	return nil, err
+}
+
+// waitLocked lets others go on meanwhile.
+func (s *server) waitLocked(ctx context.Context, d time.Duration) error {
+	s.mu.Unlock()
+	defer s.mu.Lock()
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return wire.FromError(ctx.Err())
+	}
 }
 
 func (s *server) plan() Plan {
@@ -256,7 +258,7 @@ func TestInterruptedWhileSessionsAreMade(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s := newServer()
-				s.makes = c.makes
+				s.slow = map[string]time.Duration{"session.create": c.makes}
 				ctx, cancel := context.WithCancel(t.Context())
 				defer time.AfterFunc(500*time.Millisecond, cancel).Stop()
 				r := measure(ctx, t, s.plan())
@@ -266,6 +268,20 @@ func TestInterruptedWhileSessionsAreMade(t *testing.T) {
 			})
 		})
 	}
+}
+
+// The server that nobody hears of any more is given up, and said to have been too slow.
+func TestInterruptedBeforeASilentServer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newServer()
+		s.takes, s.slow = time.Hour, map[string]time.Duration{"session.end": time.Hour}
+		ctx, cancel := context.WithCancel(t.Context())
+		defer time.AfterFunc(time.Second, cancel).Stop()
+		r := measure(ctx, t, s.plan())
+		if len(r.Errors) != 1 || r.Errors[0].Step != "end" || r.Errors[0].Code != "deadline_exceeded" || r.TookMS != 1000+5000 {
+			t.Errorf("%+v", r)
+		}
+	})
 }
 
 // With few calls a second a session waits long for its turn, and is not to expire meanwhile.

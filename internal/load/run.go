@@ -89,6 +89,9 @@ func (r *Run) open(ctx context.Context) *session {
 // outlast bounds what makes or ends a session. It goes on for a little time after an interruption: a session that was being made
 // is to be known, and so to be ended.
 func (r *Run) outlast(ctx context.Context) (context.Context, context.CancelFunc) {
+	if ctx.Err() != nil {
+		return context.WithTimeout(context.WithoutCancel(ctx), endTime)
+	}
 	limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.plan.Timeout)
 	stop := context.AfterFunc(ctx, func() { time.AfterFunc(endTime, cancel) })
 	return limited, func() { stop(); cancel() }
