@@ -102,7 +102,7 @@ def test_what_a_call_prints_is_logged_with_its_session() -> None:
         by_text = {line["line"]: line for line in lines(server, "output")}
         assert by_text["in a session"]["session_id"] == "chat 7"
         assert by_text["in a session"]["worker_id"] == "worker_1"
-        assert by_text["in a session"]["request_id"] > 0
+        assert by_text["in a session"]["worker_request"] > 0
         assert "session_id" not in by_text["in none"]
-        assert by_text["in none"]["request_id"] > by_text["in a session"]["request_id"]
-        assert "request_id" not in by_text["hook: worker started"]
+        assert by_text["in none"]["worker_request"] > by_text["in a session"]["request_id"]
+        assert "worker_request" not in by_text["hook: worker started"]
