@@ -104,5 +104,5 @@ def test_what_a_call_prints_is_logged_with_its_session() -> None:
         assert by_text["in a session"]["worker_id"] == "worker_1"
         assert by_text["in a session"]["worker_request"] > 0
         assert "session_id" not in by_text["in none"]
-        assert by_text["in none"]["worker_request"] > by_text["in a session"]["request_id"]
+        assert by_text["in none"]["worker_request"] > by_text["in a session"]["worker_request"]
         assert "worker_request" not in by_text["hook: worker started"]
