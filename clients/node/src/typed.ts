@@ -1,6 +1,5 @@
 // Calls that the compiler checks: the types are made by `dspex generate`.
 
-import type { Params } from "./caller.js";
 import type { Reply } from "./exchange.js";
 import type { CallOptions, StreamOptions } from "./options.js";
 import type { Program } from "./program.js";
@@ -38,5 +37,5 @@ export interface Typed<S extends ServedTypes> {
   ): Stream<Methods<S>[K]["result"], unknown>;
   program<K extends keyof S["programs"] & string>(
     id: K,
-  ): Program<S["programs"][K]["inputs"] & Params, S["programs"][K]["outputs"]>;
+  ): Program<S["programs"][K]["inputs"], S["programs"][K]["outputs"]>;
 }

@@ -6,6 +6,7 @@ import { mkdir, readFile, writeFile } from "node:fs/promises";
 import { resolve } from "node:path";
 import { after, before, describe, test } from "node:test";
 import { promisify } from "node:util";
+import { generate } from "../src/generate/module.js";
 import { typeOf } from "../src/generate/schema.js";
 import { connect, type StandardSchema } from "../src/index.js";
 import { FakeSidecar } from "../src/testing/index.js";
@@ -73,6 +74,7 @@ const BAD = [
   'served.program("no_such_program")',
   "digest({ text: 1 })",
   "digest({})",
+  'digest({ text: "a", more: 1 })',
   "const text: string = await served.call('remember', { note: 'a' })",
   "const names: number = (await digest({ text: 'a' })).names",
 ];
@@ -120,6 +122,12 @@ describe("dspex generate", () => {
     }
     assert.match((await execute(process.execPath, [CLI, "--help"])).stdout, /^usage/);
   });
+});
+
+test("a sidecar whose workers have told nothing gives no module", async () => {
+  await using fake = await FakeSidecar.start({ methods: { "sidecar.methods": () => ({ methods: [] }) } });
+  await using client = await connect({ socket: fake.path });
+  await failure(generate(client), "no_workers");
 });
 
 /** As a library that keeps to Standard Schema would make it. */

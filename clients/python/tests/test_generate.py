@@ -13,6 +13,7 @@ import dspex
 import pytest
 from dspex import errors, wire
 from dspex.generate import _Types
+from dspex.testing import FakeSidecar
 from pydantic import BaseModel, TypeAdapter
 from scripted import Peer, client, drive, serving
 
@@ -28,6 +29,11 @@ METHODS = [
     method("sentences", {"text": {"type": "string"}}, ["text"], {"type": "string"}, "required"),
     method("odd-name", {"in": {"type": "integer"}}, [], {"anyOf": [{"type": "string"}, {"type": "null"}]}),
     method("list_programs", {}, [], {}),
+    # Names whose classes would be called alike, or have no name that Python takes.
+    method("3d.items", {"n": {"type": "integer"}}, ["n"], {"type": "integer"}, "required"),
+    method("a.b", {"n": {"type": "integer"}}, ["n"], {"type": "integer"}, "required"),
+    method("a_b", {"n": {"type": "string"}}, ["n"], {"type": "string"}, "required"),
+    method("async_a.b", {"n": {"type": "integer"}}, ["n"], {"type": "null"}, "required"),
 ]
 INFO = {
     "program": "digest",
@@ -47,12 +53,15 @@ ANSWERS: dict[str, Any] = {
 }
 
 
+ITEMS = {"sentences": "One.", "3d.items": 1, "a.b": 2, "a_b": "two"}
+
+
 def sidecar(peer: Peer) -> None:
     peer.greet()
     while (message := peer.read()) is not None:
         if isinstance(message, wire.Request):
-            if message.method == "sentences":
-                peer.send(wire.encode_item(message.id, "One."))
+            if message.method in ITEMS:
+                peer.send(wire.encode_item(message.id, ITEMS[message.method]))
             peer.answer(message, ANSWERS.get(message.method))
 
 
@@ -67,9 +76,11 @@ def threads(client: dspex.Client) -> None:
     for sentence in served.stream("sentences", {"text": "a"}):
         print(sentence.upper())
     odd: str | None = served.call("odd-name")
+    first: int = next(served.stream("3d.items", {"n": 1})) + next(served.stream("a.b", {"n": 1}))
+    second: str = next(served.stream("a_b", {"n": "1"}))
     names: list[str] = served.program("digest")(text="a")["names"]
     served.program("digest").run({"text": "a"})
-    print(words, odd, names)
+    print(words, odd, names, first, second)
 
 async def tasks(client: dspex.AsyncClient, session: dspex.AsyncSession) -> None:
     served = typed(session)
@@ -125,7 +136,7 @@ def test_the_module_gives_the_same_client(tmp_path: Path, capsys: pytest.Capture
         with dspex.Client(path) as inner:
             sys.modules.pop("good").threads(inner)
         assert sys.modules.pop("served").typed(inner) is inner
-    assert capsys.readouterr().out == "ONE.\n3 None ['Ada']\n"
+    assert capsys.readouterr().out == "ONE.\n3 None ['Ada'] 3 two\n"
 
 
 def test_what_is_wrong_is_said(tmp_path: Path) -> None:
@@ -136,6 +147,15 @@ def test_what_is_wrong_is_said(tmp_path: Path) -> None:
         failed = generate(path, tmp_path / "no" / "such")
     assert failed.returncode == 1
     assert "No such file" in failed.stderr
+
+
+def test_a_sidecar_whose_workers_have_told_nothing_changes_no_module(tmp_path: Path) -> None:
+    (tmp_path / "served.pyi").write_text("what there was")
+    with FakeSidecar({"sidecar.methods": lambda _, __: {"methods": []}}) as fake:
+        failed = generate(fake.path, tmp_path / "served")
+    assert failed.returncode == 1
+    assert failed.stderr.startswith("dspex: no_workers: no worker has told yet what it serves")
+    assert (tmp_path / "served.pyi").read_text() == "what there was"
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 // The types of what a sidecar serves, as a module.
 
 import type { Caller } from "../caller.js";
+import { DspexError } from "../errors.js";
 import type { ProgramInfo } from "../program.js";
 import { literal, typeOf } from "./schema.js";
 
@@ -12,9 +13,13 @@ type Method = {
   stream: "none" | "optional" | "required";
 };
 
-/** Ask what the sidecar serves; the source of a module that has its types. */
+/** Ask what the sidecar serves; the source of a module that has its types. Throws DspexError where that is not known. */
 export async function generate(caller: Caller): Promise<string> {
   const { methods } = await caller.call<{ methods: Method[] }>("sidecar.methods");
+  if (methods.length === 0) {
+    const advice = "try again, and see `reasons` of sidecar.health";
+    throw new DspexError("no_workers", `no worker has told yet what it serves: ${advice}`);
+  }
   const programs: ProgramInfo[] = [];
   if (methods.some(({ name }) => name === "list_programs")) {
     const listed = await caller.call<{ programs: { program: string }[] }>("list_programs");

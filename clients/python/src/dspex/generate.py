@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final
+
+from .errors import NoWorkers
 
 if TYPE_CHECKING:
     from ._sync.client import Client
@@ -38,8 +40,10 @@ _DEEPEST: Final = 16  # a type that holds itself is Any from there on
 
 
 def stub(client: Client) -> str:
-    """Ask what the sidecar serves; the text of the stub."""
+    """Ask what the sidecar serves; the text of the stub. Raises NoWorkers where that is not known yet."""
     methods = client.call("sidecar.methods")["methods"]
+    if not methods:
+        raise NoWorkers("no worker has told yet what it serves: try again, and see `reasons` of sidecar.health")
     programs = []
     if any(method["name"] == "list_programs" for method in methods):
         programs = [client.program(one["program"]).info() for one in client.call("list_programs")["programs"]]
@@ -104,8 +108,7 @@ def _served(types: _Types, methods: list[Any], programs: list[Any], prefix: str)
     """The classes of the client for threads, or of the one for asyncio."""
     define = "async def" if prefix else "def"
     calls, streams, named, classes = [], [], [], []
-    for method in methods:
-        name = _camel(method["name"])
+    for method, name in zip(methods, _named(method["name"] for method in methods), strict=True):
         params, result = types.of(method["params"], f"{name}Params"), types.of(method["result"], f"{name}Result")
         given = f"params: {params}" if method["params"].get("required") else f"params: {params} | None = ..."
         head = f"(self, method: Literal[{method['name']!r}], {given}, {_OPTIONS})"
@@ -116,8 +119,7 @@ def _served(types: _Types, methods: list[Any], programs: list[Any], prefix: str)
             classes.append(f"    {step}(self) -> {result}: ...\n")
         else:
             calls.append(f"    {define} call{head} -> {result}: ...")
-    for program in programs:
-        name = _camel(program["program"])
+    for program, name in zip(programs, _named(program["program"] for program in programs), strict=True):
         named.append(f"    def program(self, id: Literal[{program['program']!r}]) -> {prefix}{name}Program: ...")
         inputs, outputs = (types.of(program[side], f"{name}{_camel(side)}") for side in ("inputs", "outputs"))
         given = f"**inputs: Unpack[{inputs}]" if program["inputs"].get("properties") else "**inputs: Any"
@@ -149,6 +151,17 @@ def _literal(values: list[Any]) -> str:
 
 def _union(types: list[str]) -> str:
     return "Any" if "Any" in types else " | ".join(dict.fromkeys(types))
+
+
+def _named(names: Iterable[str]) -> list[str]:
+    """What the classes of each begin with: no two alike, not with `Async` before one of them either."""
+    bases: list[str] = []
+    for name in names:
+        base = _camel(name) if _camel(name).isidentifier() else f"_{_camel(name)}"
+        while {base, f"Async{base}", base.removeprefix("Async")} & set(bases):
+            base += "_"
+        bases.append(base)
+    return bases
 
 
 def _camel(name: str) -> str:
