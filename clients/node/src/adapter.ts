@@ -6,7 +6,7 @@ import { Bridge, type BridgeOptions } from "./bridge.js";
 import type { Params } from "./caller.js";
 import { Client } from "./client.js";
 import { DspexError } from "./errors.js";
-import type { Session, Signature, Tool } from "./session.js";
+import type { ProgramOptions, Session, Signature } from "./session.js";
 
 const LISTEN = 5000; // milliseconds between the making of a socket and the listening on it, at most
 
@@ -21,15 +21,7 @@ export type AdapterOptions = BridgeOptions & {
 };
 
 /** What the method `create_program` takes. */
-export type ProgramConfig = {
-  id?: string;
-  signature: Signature;
-  module?: string;
-  instructions?: string;
-  demos?: readonly Params[];
-  tools?: readonly Tool[];
-  replace?: boolean;
-};
+export type ProgramConfig = ProgramOptions & { id?: string | undefined; signature: Signature };
 
 export type AdapterCall = { timeoutMs?: number | undefined; signal?: AbortSignal | undefined };
 /** The session to use; absent: the adapter's own. */

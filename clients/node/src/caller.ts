@@ -71,8 +71,8 @@ export class Caller {
 
   /** Call a method, of the application, of the DSPy application, or of the sidecar (`sidecar.stats`). Throws DspexError. */
   call<T = unknown>(method: string, params: Params | null = null, options: CallOptions = NO_OPTIONS): Promise<T> {
-    const outgoing = this.#outgoing(method, params, options);
     return new Promise<unknown>((resolve, reject) => {
+      const outgoing = this.#outgoing(method, params, options);
       new Awaited(this.#lines, outgoing, resultOf, resolve, reject).begin();
     }) as Promise<T>;
   }
@@ -93,8 +93,8 @@ export class Caller {
     params: Params | null = null,
     options: CallOptions = NO_OPTIONS,
   ): Promise<Reply<T>> {
-    const outgoing = this.#outgoing(method, params, options);
     return new Promise<Reply<unknown>>((resolve, reject) => {
+      const outgoing = this.#outgoing(method, params, options);
       new Awaited(this.#lines, outgoing, replyOf, resolve, reject).begin();
     }) as Promise<Reply<T>>;
   }

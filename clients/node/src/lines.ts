@@ -72,10 +72,10 @@ export class Lines implements Keeper {
     return this.#connected(deadline, signal);
   }
 
-  /** Connect now; `waitMs` takes the place of the patience that there was. */
+  /** Connect now; `waitMs` takes the place of the patience that there was for a first connection, and holds for this. */
   async connect(waitMs: number | undefined, signal: AbortSignal | undefined): Promise<void> {
     if (waitMs !== undefined) this.#patience.waitMs = waitMs;
-    if (this.#current?.state !== "ready") await this.#connected(undefined, signal);
+    if (this.#current?.state !== "ready") await this.#connected(undefined, signal, waitMs);
   }
 
   /** Close all connections. What is in flight settles as `connection_lost`. Resolves when nothing is left. */
@@ -115,10 +115,14 @@ export class Lines implements Keeper {
 
   // Connecting
 
-  #connected(deadline: Deadline | undefined, signal: AbortSignal | undefined): Promise<Connection> {
+  #connected(
+    deadline: Deadline | undefined,
+    signal: AbortSignal | undefined,
+    waitMs?: number | undefined,
+  ): Promise<Connection> {
     if (this.#closed) return Promise.reject(closedByClient());
     if (signal?.aborted) return Promise.reject(cancelled(signal));
-    const patience = this.#met ? this.#patience.reconnectMs : this.#patience.waitMs;
+    const patience = waitMs ?? (this.#met ? this.#patience.reconnectMs : this.#patience.waitMs);
     const left = deadline?.left() ?? Number.POSITIVE_INFINITY;
     return new Promise((resolve, reject) => {
       const { path } = this.place;

@@ -91,7 +91,6 @@ export class Stream<T = unknown, R = unknown> implements AsyncIterableIterator<T
     if (this.#begun && !this.#call.over) {
       this.#call.cancel(new DspexError("cancelled", "the stream was left", { details: { ended_by: "caller" } }));
     }
-    for (const { resolve } of this.#waiting.splice(0)) resolve(END);
   }
 
   [Symbol.asyncDispose](): Promise<void> {

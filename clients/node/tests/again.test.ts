@@ -96,5 +96,8 @@ describe("idempotent calls", () => {
   test("streams have no key", () =>
     served([], async (client) => {
       assert.throws(() => client.stream("s", null, { idempotent: true }), TypeError);
+      const wrong = { session: 5 as unknown as string };
+      const calls = [client.call("s", null, wrong), client.request("s", null, wrong)]; // which throw nothing at once
+      for (const call of calls) await assert.rejects(call, TypeError);
     }));
 });

@@ -108,6 +108,26 @@ test("connects again after the sidecar went while idle", async () => {
   });
 });
 
+test("connect waits as long as it is told where a connection was lost, too", async () => {
+  const client = new Client({ socket: fresh, reconnectMs: 0 });
+  const once: Script = async (peer) => {
+    await peer.greet();
+  };
+  await serving([once], async (real) => {
+    await symlink(real, fresh);
+    const gone = new Promise((resolve) => client.once("disconnect", resolve));
+    await client.connect();
+    await gone;
+  });
+  await rm(fresh);
+  const connecting = client.connect({ waitMs: TIMEOUT });
+  await serving([echo], async (real) => {
+    await symlink(real, fresh);
+    await connecting;
+    await client.close();
+  });
+});
+
 test("close settles what is in flight, and leaves nothing", async () => {
   const before = descriptors();
   const read = event();

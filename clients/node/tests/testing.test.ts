@@ -80,6 +80,42 @@ test("functions that the client offers", async () => {
   assert.equal(await client.call("outer", { x: 2 }), 4);
 });
 
+test("what a method asked for ends with its call, and with the client", async () => {
+  const [asked, ended] = [
+    [event(), event()],
+    [event(), event()],
+  ];
+  const told: (DspexError | undefined)[] = [];
+  let calls = 0;
+  await using fake = await FakeSidecar.start({
+    methods: {
+      outer: async (_, { ask }) => {
+        const call = calls++;
+        await ask("forever").catch((error) => told.push(error));
+        ended[call]?.happen();
+      },
+    },
+  });
+  await using client = await connect({ socket: fake.path });
+  client.offer("forever", (_, { signal }) => {
+    asked[calls - 1]?.happen();
+    return new Promise((resolve) => signal.addEventListener("abort", resolve));
+  });
+  const controller = new AbortController();
+  const cancelled = failure(client.call("outer", null, { signal: controller.signal }), "cancelled");
+  await asked[0]?.happened;
+  controller.abort();
+  await Promise.all([cancelled, ended[0]?.happened]);
+  const lost = failure(client.call("outer"), "connection_lost");
+  await asked[1]?.happened;
+  fake.disconnect();
+  await Promise.all([lost, ended[1]?.happened]);
+  assert.deepEqual(
+    told.map((error) => error?.code),
+    ["cancelled", "connection_lost"],
+  );
+});
+
 test("cancels, goaway and lost connections", async () => {
   const began = event();
   await using fake = await FakeSidecar.start({

@@ -416,6 +416,49 @@ def test_cancel_token(kind: str) -> None:
         drive(scenario(path))
 
 
+@pytest.mark.parametrize("made", ["stream", "session", "run_stream"])
+def test_cancel_token_of_a_stream(kind: str, made: str) -> None:
+    token = CancelToken()
+
+    def script(peer: Peer) -> None:
+        peer.greet()
+        request = peer.read()
+        for n in range(3):
+            peer.send(wire.encode_item(request.id, n))
+        while not isinstance(message := peer.read(), wire.Cancel):
+            assert isinstance(message, wire.Credit)
+        assert message.id == request.id
+        peer.fail(request, "cancelled")
+        again = peer.read()
+        token.cancel()
+        assert peer.read() == wire.Cancel(again.id, None)
+        peer.fail(again, "cancelled")
+        peer.echo()
+
+    async def scenario(path: str) -> None:
+        nonlocal token
+        async with client(kind, path) as c:
+
+            def stream() -> Any:
+                if made == "run_stream":
+                    return c.program("p").run_stream({}, cancel=token)
+                return (c.session("s") if made == "session" else c).stream("m", cancel=token)
+
+            first = stream()
+            assert await anext(first) == 0
+            token.cancel()
+            with pytest.raises(errors.Cancelled):
+                async for _ in first:  # what had come by then
+                    pass
+            token = CancelToken()
+            with pytest.raises(errors.Cancelled):
+                await anext(stream())
+            assert await c.call("m", {"n": 1}) == {"n": 1}
+
+    with serving(script) as path:
+        drive(scenario(path))
+
+
 def test_sessions_and_programs(kind: str) -> None:
     def script(peer: Peer) -> None:
         peer.greet()

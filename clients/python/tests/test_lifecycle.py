@@ -91,6 +91,31 @@ def test_waits_for_a_sidecar_that_comes_later(kind: str, tmp_path: Path) -> None
 
 
 @BOTH
+def test_connect_waits_as_long_as_it_is_told_where_a_connection_was_lost(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "late"
+
+    def once(peer: Peer) -> None:
+        peer.greet()
+
+    async def scenario() -> None:
+        c = client(kind, str(path), reconnect=0.0)
+        with serving(once) as real:
+            os.symlink(real, path)
+            await c.connect()
+        path.unlink()
+        with pytest.raises(errors.ConnectionLost):
+            await c.call("m", idempotent=True)
+        connecting = asyncio.create_task(c.connect(wait=TIMEOUT))
+        await asyncio.sleep(0.1)
+        with serving(echo) as real:
+            os.symlink(real, path)
+            await connecting
+            await c.close()
+
+    drive(scenario())
+
+
+@BOTH
 def test_connects_again_after_the_sidecar_went_while_idle(kind: str) -> None:
     gone = threading.Event()
 

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Generator, Iterator
 from typing import Any
 
 import pytest
-from dspex import CancelToken, errors
+from dspex import Adapter, AsyncAdapter, CancelToken, errors
 from dspex.testing import FakeCall, FakeSidecar, Seen
 from scripted import TIMEOUT, client, drive
 
@@ -121,6 +121,51 @@ def test_functions_that_the_client_offers(kind: str) -> None:
 
     with FakeSidecar({"outer": lambda params, call: call.ask("double", params)}) as fake:
         drive(scenario(fake))
+
+
+def test_an_empty_id_names_no_session_of_the_adapters_own(kind: str) -> None:
+    async def scenario(fake: FakeSidecar) -> None:
+        async with AsyncAdapter("python_pool", socket=fake.path) as tasks:
+            await tasks.execute_in_session("", "m")
+
+    with FakeSidecar({"m": lambda _, __: None}) as fake:
+        if kind == "asyncio":
+            drive(scenario(fake))
+        else:
+            with Adapter("python_pool", socket=fake.path) as threads:
+                threads.execute_in_session("", "m")
+        assert Seen("m", {}, {"session": ""}) in fake.requests
+
+
+def test_what_a_method_asked_for_ends_with_its_call(kind: str) -> None:
+    began, ended = threading.Event(), threading.Event()
+    told: list[str] = []
+
+    def outer(_: Any, call: FakeCall) -> None:
+        try:
+            call.ask("forever")
+        except errors.DspexError as error:
+            told.append(error.code)
+        ended.set()
+
+    async def forever(_: Any, __: Any) -> None:
+        began.set()
+        await asyncio.sleep(TIMEOUT)
+
+    async def scenario(fake: FakeSidecar) -> None:
+        async with client(kind, fake.path) as c:
+            c.offer("forever", forever)
+            token = CancelToken()
+            call = asyncio.create_task(c.call("outer", cancel=token))
+            assert await asyncio.to_thread(began.wait, TIMEOUT)
+            token.cancel()
+            with pytest.raises(errors.Cancelled):
+                await call
+            assert await asyncio.to_thread(ended.wait, TIMEOUT)
+
+    with FakeSidecar({"outer": outer}) as fake:
+        drive(scenario(fake))
+    assert told == ["cancelled"]
 
 
 def test_cancels_goaway_and_lost_connections(kind: str) -> None:

@@ -52,7 +52,7 @@ const META = { worker: "fake" };
 class Served {
   readonly peer: Peer;
   readonly running = new Map<number, Running>();
-  readonly asked = new Map<number, (answer: Message) => void>();
+  readonly asked = new Map<number, { answered(result: unknown): void; failed(error: DspexError): void }>();
   lastAsk = 0;
 
   constructor(peer: Peer) {
@@ -130,6 +130,7 @@ export class FakeSidecar implements AsyncDisposable {
     } finally {
       this.#served.delete(served);
       for (const { ending } of served.running.values()) ending.abort();
+      for (const { failed } of served.asked.values()) failed(new DspexError("connection_lost", "the client has left"));
       served.peer.socket.destroy();
     }
   }
@@ -141,7 +142,8 @@ export class FakeSidecar implements AsyncDisposable {
         void this.#run(served, message);
         break;
       case Kind.response:
-        served.asked.get(message.id)?.(message);
+        if (message.error === null) served.asked.get(message.id)?.answered(message.result);
+        else served.asked.get(message.id)?.failed(DspexError.fromWire(message.error, message.meta));
         served.asked.delete(message.id);
         break;
       case Kind.cancel:
@@ -216,14 +218,11 @@ export class FakeSidecar implements AsyncDisposable {
 
   #call(served: Served, { id, method, meta }: Request, signal: AbortSignal): FakeCall {
     const ask = (asked: string, params: WireMap = {}): Promise<unknown> =>
-      new Promise((resolve, reject) => {
+      new Promise((answered, failed) => {
+        if (signal.aborted) throw new DspexError("cancelled");
         const number = ++served.lastAsk;
-        served.asked.set(number, (answer) => {
-          if (answer.kind !== Kind.response) return;
-          if (answer.error === null) resolve(answer.result);
-          else reject(DspexError.fromWire(answer.error));
-        });
-        signal.addEventListener("abort", () => served.peer.cancel(number));
+        served.asked.set(number, { answered, failed });
+        signal.addEventListener("abort", () => served.asked.has(number) && served.peer.cancel(number));
         served.peer.ask(number, asked, { call: id }, params);
       });
     const name = meta.session;

@@ -13,6 +13,8 @@ from dspex.outputs import Outputs
 from .stream import AsyncStream
 
 if TYPE_CHECKING:
+    from dspex.cancel import CancelToken
+
     from .caller import AsyncCaller
 
 
@@ -50,12 +52,18 @@ class AsyncProgram:
         return self.run_stream(inputs)
 
     def run_stream(
-        self, inputs: Params, *, credit: int = 64, timeout: float | None = None, **options: Any
+        self,
+        inputs: Params,
+        *,
+        credit: int = 64,
+        timeout: float | None = None,
+        cancel: CancelToken | None = None,
+        **options: Any,
     ) -> AsyncStream[Outputs]:
         """`stream`, with options as those of the client's."""
         meta = call_meta(credit=credit, **self._options, **options)
         params = {"program": self.id, "inputs": inputs}
-        return AsyncStream(self.client, "execute_program", params, meta, credit, timeout, _outputs)
+        return AsyncStream(self.client, "execute_program", params, meta, credit, timeout, cancel, _outputs)
 
     async def info(self) -> dict[str, Any]:
         """Scope, module, signature, instructions, JSON schemas of inputs and outputs, demos, model."""

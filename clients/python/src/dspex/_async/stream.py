@@ -11,6 +11,8 @@ from dspex.errors import DspexError
 from dspex.models import Params
 
 if TYPE_CHECKING:
+    from dspex.cancel import CancelToken
+
     from .caller import AsyncCaller
     from .link import Link
 
@@ -31,6 +33,7 @@ class AsyncStream(Generic[T]):
         meta: dict[str, Any],
         credit: int,
         timeout: float | None,
+        cancel: CancelToken | None,
         finish: Callable[[Reply], T],
     ) -> None:
         self._client = client
@@ -38,6 +41,7 @@ class AsyncStream(Generic[T]):
         self._window = credit
         self._taken = 0  # since more was asked for
         self._timeout = timeout
+        self._cancel = cancel
         self._deadline: Deadline | None = None
         self._finish = finish
         self._link: Link | None = None
@@ -67,8 +71,8 @@ class AsyncStream(Generic[T]):
                 await self._start()
         call, link = self._call, self._link
         assert link is not None
-        if not call.items:
-            await self._client._settled(link, call, self._deadline, None)
+        if not call.items or (self._cancel is not None and self._cancel.cancelled):
+            await self._client._settled(link, call, self._deadline, self._cancel)
         if call.items:
             item = call.items.popleft()
             self._taken += 1
@@ -100,7 +104,7 @@ class AsyncStream(Generic[T]):
         """Send the request, and wait for its first item or its end."""
         method, params, meta = self._request
         self._link, self._call = await self._client._start(method, params, meta, self._deadline, self._window)
-        await self._client._settled(self._link, self._call, self._deadline, None)
+        await self._client._settled(self._link, self._call, self._deadline, self._cancel)
 
     def _refused(self) -> bool:
         assert self._link is not None

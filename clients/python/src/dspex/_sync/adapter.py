@@ -104,7 +104,7 @@ class Adapter:
 
     def end_session(self, session_id: str | None = None) -> None:
         """End a session. Nothing where it has ended."""
-        id = session_id or self._own
+        id = self._own if session_id is None else session_id
         with self._noted():
             self.client.session(id).end()
         self._known.discard(id)
@@ -151,7 +151,8 @@ class Adapter:
         try:
             yield
         except SessionNotFound:
-            self._known.discard(session_id or self._own)  # it has expired: its next use makes it anew
+            # It has expired: its next use makes it anew.
+            self._known.discard(self._own if session_id is None else session_id)
             raise
         except ConnectionLost as error:
             code = self._bridge.exit_code if self._bridge is not None else None
@@ -162,7 +163,7 @@ class Adapter:
             self._running.discard(mark)
 
     def _session(self, id: str | None) -> Session:
-        id = id or self._own
+        id = self._own if id is None else id
         if id not in self._known:
             with suppress(SessionExists):
                 self.client.create_session(id)

@@ -125,6 +125,7 @@ class Caller:
         *,
         credit: int = 16,
         timeout: float | None = None,
+        cancel: CancelToken | None = None,
         **options: Any,
     ) -> Stream[Any]:
         """Call a streaming method: iterate over its items; after the last, `result` is what it returned.
@@ -132,12 +133,13 @@ class Caller:
         Args:
             credit: how many items may be on their way; more are asked for as they are taken.
             timeout: seconds for the whole stream.
+            cancel: a token that another thread may cancel the stream with; it is heeded when an item is asked for.
             options: as those of `call`.
 
         Use it as a context manager, or `close` it, where it may be left before its end: that cancels the call.
         """
         meta = call_meta(credit=credit, **options)
-        return Stream(self, method, params, meta, credit, timeout, lambda reply: reply.result)
+        return Stream(self, method, params, meta, credit, timeout, cancel, lambda reply: reply.result)
 
     def session(self, id: str, *, token: str | None = None) -> Session:
         """A session that is there already. Nothing is sent."""

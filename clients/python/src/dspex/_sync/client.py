@@ -81,7 +81,7 @@ class Client(Caller):
         """Connect now, waiting up to `wait` seconds for a sidecar. Raises DspexError."""
         if wait is not None:
             self._wait = wait
-        self._connected()
+        self._connected(wait=wait)
         return self
 
     @property
@@ -164,13 +164,16 @@ class Client(Caller):
         """A request that came after the sidecar's goaway was not executed: it goes over a new connection."""
         return isinstance(error, Draining) and not link.usable and not self._closed
 
-    def _connected(self, deadline: Deadline | None = None) -> Link:
-        """A connection that takes calls; made where there is none, before the deadline. Raises DspexError."""
+    def _connected(self, deadline: Deadline | None = None, wait: float | None = None) -> Link:
+        """A connection that takes calls; made where there is none, before the deadline. Raises DspexError.
+
+        `wait` takes the place of the patience that the client has.
+        """
         asked = monotonic()
         link = self._link
         if link is not None and link.stranded:
             self.forget_connections()
-        patience = self._wait if link is None else self._reconnect
+        patience = wait if wait is not None else self._wait if link is None else self._reconnect
         if deadline is not None:
             patience = min(patience, deadline.left())
         turn = self._connecting

@@ -12,6 +12,8 @@ from dspex.errors import DspexError
 from dspex.models import Params
 
 if TYPE_CHECKING:
+    from dspex.cancel import CancelToken
+
     from .caller import Caller
     from .link import Link
 
@@ -32,6 +34,7 @@ class Stream(Generic[T]):
         meta: dict[str, Any],
         credit: int,
         timeout: float | None,
+        cancel: CancelToken | None,
         finish: Callable[[Reply], T],
     ) -> None:
         self._client = client
@@ -39,6 +42,7 @@ class Stream(Generic[T]):
         self._window = credit
         self._taken = 0  # since more was asked for
         self._timeout = timeout
+        self._cancel = cancel
         self._deadline: Deadline | None = None
         self._finish = finish
         self._link: Link | None = None
@@ -68,8 +72,8 @@ class Stream(Generic[T]):
                 self._start()
         call, link = self._call, self._link
         assert link is not None
-        if not call.items:
-            self._client._settled(link, call, self._deadline, None)
+        if not call.items or (self._cancel is not None and self._cancel.cancelled):
+            self._client._settled(link, call, self._deadline, self._cancel)
         if call.items:
             item = call.items.popleft()
             self._taken += 1
@@ -101,7 +105,7 @@ class Stream(Generic[T]):
         """Send the request, and wait for its first item or its end."""
         method, params, meta = self._request
         self._link, self._call = self._client._start(method, params, meta, self._deadline, self._window)
-        self._client._settled(self._link, self._call, self._deadline, None)
+        self._client._settled(self._link, self._call, self._deadline, self._cancel)
 
     def _refused(self) -> bool:
         assert self._link is not None

@@ -82,6 +82,8 @@ class FakeCall:
 
     def ask(self, method: str, params: Mapping[str, Any] | None = None) -> Any:
         """Call a function that the client offers, as a worker does. In an async method: by `asyncio.to_thread`."""
+        if self.cancelled:
+            raise Cancelled("cancelled")
         return self._served.ask(self._id, method, params)
 
     def _end(self) -> None:
@@ -112,7 +114,7 @@ class _Served:
         self.peer = Peer(sock)
         self.calls: dict[int, FakeCall] = {}
         self._lock = threading.Lock()  # guards what follows
-        self._asked: dict[int, tuple[threading.Event, list[wire.Response]]] = {}
+        self._asked: dict[int, tuple[int, threading.Event, list[wire.Response]]] = {}  # for which call
         self._asks = 0
         self._left = False
 
@@ -124,7 +126,7 @@ class _Served:
                 raise ConnectionLost("the client has left")
             self._asks += 1
             number = self._asks
-            self._asked[number] = event, answered
+            self._asked[number] = call, event, answered
         self.peer.send(wire.encode_request(number, method, {"call": call}, params))
         event.wait()
         if not answered:
@@ -135,16 +137,23 @@ class _Served:
 
     def answered(self, response: wire.Response) -> None:
         with self._lock:
-            event, answered = self._asked.pop(response.id, (threading.Event(), []))
+            _, event, answered = self._asked.pop(response.id, (0, threading.Event(), []))
         answered.append(response)
         event.set()
+
+    def cancel_asks(self, call: int) -> None:
+        """The call has ended: the client is to stop what it was asked for it, and answers so."""
+        with self._lock:
+            asked = [number for number, (of, _, _) in self._asked.items() if of == call]
+        for number in asked:
+            self.peer.send(wire.encode_cancel(number))
 
     def end(self) -> None:
         """The client has left, or is made to."""
         with self._lock:
             self._left = True
             asked, self._asked = self._asked, {}
-        for event, _ in asked.values():
+        for _, event, _ in asked.values():
             event.set()
         for call in list(self.calls.values()):
             call._end()
@@ -287,6 +296,7 @@ class FakeSidecar:
             case wire.Cancel(id, _) if (found := served.calls.pop(id, None)) is not None:
                 served.peer.send(wire.encode_error(id, _META, Cancelled("cancelled").to_wire()))
                 found._end()
+                served.cancel_asks(id)
             case wire.Credit(id, n) if (found := served.calls.get(id)) is not None:
                 found._grant(n)
 
