@@ -160,6 +160,30 @@ def test_history() -> None:
     run(scenario, history=20_000, input_price=1.0, output_price=2.0)
 
 
+def test_history_of_an_answer_that_cannot_be_packed() -> None:
+    """What is kept of an exchange is no reason for a call to fail."""
+    app = App()
+
+    @app.program("length")
+    class Length(dspy.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = dspy.Predict("a -> b")
+
+        async def aforward(self, a: str) -> Any:
+            return dspy.Prediction(length=len((await self.inner.acall(a=a)).b))
+
+    async def scenario(driver: Driver, server: OpenAIServer) -> None:
+        server.script.append(Reply('{"b": "half a pair: \ud83d"}'))
+        got = await driver.call("execute_program", "s", program="length", inputs={"a": "x"})
+        assert got == {"length": 14}
+        assert len(server.requests) == 1
+        shown = (await driver.call("inspect_history", "s"))["entries"]
+        assert "half a pair" in shown[0]["outputs"][0]
+
+    run(scenario, app=app, history=20_000)
+
+
 def test_no_history_unless_it_is_wanted() -> None:
     async def scenario(driver: Driver, server: OpenAIServer) -> None:
         await driver.call("execute_program", "s", **ASK)

@@ -263,6 +263,25 @@ def test_a_key_that_a_provider_repeats_gets_out_by_no_error() -> None:
     run(scenario, app=app, tracebacks=True)
 
 
+def test_a_client_that_gives_no_key_is_told_all_that_the_provider_says() -> None:
+    async def scenario(driver: Driver, server: OpenAIServer) -> None:
+        await driver.call("configure_lm", "s", settings={"model": "openai/m", "api_base": server.base})
+        server.script.append(Reply(status=400, message="none of the models is loaded"))
+        with pytest.raises(LMError, match="none of the models"):
+            await driver.call("execute_program", "s", **ASK)
+
+    run(scenario)
+
+
+def test_a_retry_time_beyond_all_measure_can_be_told() -> None:
+    async def scenario(driver: Driver, server: OpenAIServer) -> None:
+        with pytest.raises(LMError) as caught:
+            await driver.call("execute_program", "s", **ASK)
+        assert 0 < caught.value.details["retry_after_ms"] < 2**53
+
+    run(scenario, Reply(status=429, headers={"Retry-After": "1e30"}))
+
+
 def test_interleaved_sessions_each_with_an_lm_of_its_own() -> None:
     sessions = [f"s{number}" for number in range(10)]
 

@@ -33,6 +33,8 @@ def shared(request: pytest.FixtureRequest, lm: OpenAIServer) -> Iterator[Server]
             **{f"paused{n}": {**model, "concurrency": 9} for n in range(2)},
             **{f"backed{n}": {**model, "concurrency": 9, "fallbacks": ["main"]} for n in range(2)},
             **{f"queued{n}": {**model, "concurrency": 1, "fallbacks": ["main"]} for n in range(2)},
+            **{f"first{n}": {**model, "concurrency": 1, "fallbacks": [f"second{n}"]} for n in range(2)},
+            **{f"second{n}": {**model, "concurrency": 1} for n in range(2)},
             **{f"alone{n}": {**model, "concurrency": 1} for n in range(2)},
         },
         "embedders": {"main": {"model": "openai/e", "api_key": "env:OPERATOR_KEY", "api_base": lm.base}},
@@ -119,6 +121,22 @@ def test_a_pause_that_begins_while_others_wait(server: Server, lm: OpenAIServer,
                 second.result(5)
             assert 15_000 < told.value.details["retry_after_ms"] <= 20_000
             assert len(lm.requests) == 1
+
+
+def test_paused_models_are_among_those_that_were_tried(server: Server, lm: OpenAIServer, number: int) -> None:
+    session = server.client().create_session()
+    program = session.create_program("p", "a -> b")
+    session.configure_lm(f"first{number}")
+    paused = Reply(status=429, headers={"Retry-After": "20"})
+    lm.script += [paused, paused]
+    for kind in ("LMRateLimitError", "ModelPaused"):
+        with pytest.raises(LMError) as caught:
+            program.run({"a": "x"}, timeout=5)
+        details = caught.value.details
+        assert (details["type"], details["model"]) == (kind, f"second{number}")
+        tried = [(one["model"], one["type"]) for one in details["tried"]]
+        assert tried == [(f"first{number}", kind), (f"second{number}", kind)]
+    assert len(lm.requests) == 2
 
 
 def test_history_is_the_owners(server: Server, lm: OpenAIServer) -> None:

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from dspex import wire
+from dspex.errors import DspexError
+
+from dspex_worker.calls import clean
 
 _SHOWN = 4000  # characters of each text in an exchange that is longer than the whole history may be
 
@@ -28,9 +31,12 @@ class History:
 
     def add(self, entry: dict[str, Any]) -> None:
         """Keep an exchange and drop the oldest."""
-        packed = wire.pack_value(entry, "entry")
+        try:
+            packed = wire.pack_value(entry, "entry")
+        except DspexError:  # half a character, say: models answer what they like
+            packed = wire.pack_value(_with_texts(entry, clean), "entry")
         if len(packed) > self.most:
-            packed = wire.pack_value(_shortened(entry), "entry")
+            packed = wire.pack_value(_with_texts(entry, _shortened), "entry")
         self._entries.append(packed)
         self._bytes += len(packed)
         while self._bytes > self.most:
@@ -95,15 +101,22 @@ def _output(output: Any) -> Any:
     return str(output)
 
 
-def _shortened(entry: dict[str, Any]) -> dict[str, Any]:
-    def cut(value: Any) -> Any:
+def _shortened(text: str) -> str:
+    text = clean(text)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}… ({len(text)} characters)"
+
+
+def _with_texts(entry: dict[str, Any], changed: Callable[[str], str]) -> dict[str, Any]:
+    """The entry with its texts changed; of its lists only what comes first."""
+
+    def change(value: Any) -> Any:
         if isinstance(value, str):
-            return value if len(value) <= _SHOWN else f"{value[:_SHOWN]}… ({len(value)} characters)"
+            return changed(value)
         if isinstance(value, dict):
-            return {name: cut(held) for name, held in value.items()}
+            return {name: change(held) for name, held in value.items()}
         if isinstance(value, list):
-            return [cut(held) for held in value[:8]]
+            return [change(held) for held in value[:8]]
         return value
 
-    shortened: dict[str, Any] = cut(entry)
-    return shortened
+    made: dict[str, Any] = change(entry)
+    return made

@@ -12,6 +12,8 @@ from dspy.utils.exceptions import AdapterParseError, DSPyError, LMError, is_retr
 from dspex_worker.dspy_app.settings import LmSettings
 from dspex_worker.permits import LONGEST_PAUSE
 
+PAUSED = "ModelPaused"  # the type of the error where a model's provider wants to be left alone
+
 _SHOWN = 2000  # characters of a message
 _TRIED = 20  # requests that are told of
 _SHOWN_ANSWER = 500  # characters of an answer that could not be parsed
@@ -31,6 +33,8 @@ def lm_error(
         answer = _shortened(str(error.lm_response), _SHOWN_ANSWER)
         message = f"the answer cannot be read as {fields} ({error.adapter_name}): {answer}"
         return _made("AdapterParseError", message, False, settings, {})
+    if isinstance(error, LmCallError) and error.details.get("type") == PAUSED:
+        return LmCallError(error.message, retryable=True, details=error.details | _tried(failed))
     if not isinstance(error, LMError):
         return None
     details: dict[str, Any] = {}
@@ -39,10 +43,13 @@ def lm_error(
     if error.retry_after is not None:
         details["retry_after_ms"] = round(min(error.retry_after, LONGEST_PAUSE) * 1000)
     if failed:
-        details["model"] = failed[-1]["model"]
-        if len({one["model"] for one in failed}) > 1:
-            details["tried"] = list(failed[-_TRIED:])
+        details |= {"model": failed[-1]["model"]} | _tried(failed)
     return _made(type(error).__name__, _text(error), is_retryable_lm_error(error), settings, details)
+
+
+def _tried(failed: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    several = len({one["model"] for one in failed}) > 1
+    return {"tried": list(failed[-_TRIED:])} if several else {}
 
 
 def _made(kind: str, message: str, retryable: bool, settings: LmSettings | None, details: dict[str, Any]) -> DspexError:

@@ -25,6 +25,7 @@ from dspex_worker.dspy_app.adapters import ChatAdapter, JSONAdapter, TwoStepAdap
 from dspex_worker.dspy_app.call_limits import CallLimits
 from dspex_worker.dspy_app.history import exchange
 from dspex_worker.dspy_app.kept_answers import KeptAnswers, Key, key_of
+from dspex_worker.dspy_app.lm_errors import PAUSED
 from dspex_worker.dspy_app.settings import LmSettings
 from dspex_worker.dspy_app.usage import Request
 
@@ -158,7 +159,8 @@ class CallLM(dspy.LM):
         try:
             return await limits.permits.acquire(settings.name, limits.share, no_pause=not last, left=limits.left())
         except LmCallError as refused:
-            details = {"type": "ModelPaused", "model": settings.name, **refused.details}
+            limits.usage.failed.append({"model": settings.name, "type": PAUSED})
+            details = {"type": PAUSED, "model": settings.name, **refused.details}
             raise LmCallError(refused.message, retryable=True, details=details) from None
         finally:
             limits.usage.wait(time.monotonic() - began)
@@ -167,7 +169,7 @@ class CallLM(dspy.LM):
         return Request(self.name, self._label, None if self.settings is None else self.settings.prices)
 
     def _failed(self, request: Request, error: Exception, kwargs: dict[str, Any]) -> None:
-        _blot_out(None if self.settings is None else self.settings.api_key, error)
+        _blot_out(None if self.settings is None else self.settings.secret, error)
         failure = {"model": self.name, "type": type(error).__name__}
         if (status := getattr(error, "status", None)) is not None:
             failure["status"] = status

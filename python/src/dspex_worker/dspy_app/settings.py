@@ -62,6 +62,11 @@ class LmSettings:
         """What its requests are counted as."""
         return CLIENT if self.from_client else self.name
 
+    @property
+    def secret(self) -> str | None:
+        """What nothing may tell: the key, where there is one."""
+        return None if self.api_key == _NO_KEY else self.api_key
+
 
 class Models:
     """The operator's models by name, and which of them is the default."""
