@@ -11,6 +11,7 @@ import dspy
 import pytest
 from dspex.errors import Cancelled, InvalidParams, LMError
 from dspex_worker import App
+from dspy.utils.exceptions import LMError as LmFailure
 from support.driver import Driver, driving
 from support.openai_server import OpenAIServer, Reply, chat_answer, json_answer
 
@@ -80,6 +81,31 @@ def test_an_answer_that_is_cut_off_is_an_error_and_not_asked_again() -> None:
 
     cut = Reply(chat_answer(story=STORY, tags=[]), cut_after=30)
     run(scenario, cut, Reply(chat_answer(story="again", tags=[])), num_retries=3)
+
+
+def test_what_a_module_asks_again_itself_is_read_anew() -> None:
+    """Of an answer that was cut off nothing is left over for the next."""
+    app = App()
+
+    @app.program("patient")
+    class Patient(dspy.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = dspy.Predict("a -> b")
+
+        async def aforward(self, a: str) -> Any:
+            try:
+                return await self.inner.acall(a=a)
+            except LmFailure:
+                return await self.inner.acall(a=a)
+
+    async def scenario(driver: Driver, server: OpenAIServer) -> None:
+        got = await driver.stream("execute_program", "s", program="patient", inputs={"a": "x"})
+        assert got == {"b": "the whole"}
+        assert texts(got.streamed)["b"].endswith("the whole")
+
+    cut = Reply(json_answer(b="half of it"), pieces=('{"b": "half', ' of it"}'), cut_after=1)
+    run(scenario, cut, Reply(json_answer(b="the whole")), adapter="json", app=app)
 
 
 def test_a_refused_request_is_asked_again() -> None:

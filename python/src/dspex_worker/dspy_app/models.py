@@ -174,6 +174,9 @@ class CallLM(dspy.LM):
         if (status := getattr(error, "status", None)) is not None:
             failure["status"] = status
         self._limits.usage.failed.append(failure)
+        if (broken := getattr(dspy.settings.send_stream, "broken", None)) is not None:
+            caller = dspy.settings.caller_predict
+            broken(None if caller is None else id(caller))
         self._remember(request, error, kwargs)
 
     def _remember(self, request: Request, error: Exception | None, kwargs: dict[str, Any]) -> None:

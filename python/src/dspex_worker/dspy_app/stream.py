@@ -90,6 +90,10 @@ class Sink(BaseCallback):
         for field, text in deltas:
             self._items.put_nowait({"type": "delta", "field": names[field], "text": text})
 
+    def broken(self, predictor: int | None) -> None:
+        """Forget an answer that was cut off: a module that asks again itself gets another, which begins anew."""
+        self._splitters.pop(predictor, None)
+
     def _put_status(self, message: str) -> None:
         self.put({"type": "status", "message": message})
 
