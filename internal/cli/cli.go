@@ -47,7 +47,7 @@ Exit codes:
     2    the command line or the configuration is wrong
     3    no connection to the sidecar
     4    a timeout or a deadline passed
-    5    health: degraded
+    5    health: degraded; reload --wait: in force, but workers are missing
     6    health: unhealthy
     130  interrupted
 `
