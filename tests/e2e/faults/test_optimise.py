@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import signal
+import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 from dspex.errors import BudgetExceeded, Cancelled, WorkerLost
+from e2e.support.configuration import SIDECAR
 from e2e.support.machine import until
 from e2e.support.servers import Server
 from support.learning import ROWS, Learner
@@ -68,6 +73,36 @@ def test_a_run_makes_a_better_version(server: Server, lm: OpenAIServer, optimize
     run = server.client().call("runs.list")["runs"][-1]
     assert (run["state"], run["method"]) == ("succeeded", "optimize_program")
     pool_alone(server)
+
+
+def test_the_command_line_tells_before_and_after(server: Server, tmp_path: Path) -> None:
+    session = server.client().create_session("of-the-command-line")
+    session.create_program("p", "text -> answer")
+    train = tmp_path / "train.jsonl"
+    train.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+
+    def command(*arguments: str) -> str:
+        given = [
+            str(SIDECAR),
+            *arguments,
+            "--metric",
+            "exact",
+            "--session",
+            "of-the-command-line",
+            "--socket",
+            server.path,
+        ]
+        done = subprocess.run(given, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    said = command(
+        "optimize", "p", "--train", str(train), "--optimizer", "bootstrap", "--max-lm-calls", "100", "--json"
+    )
+    result = json.loads(said.splitlines()[-1])["result"]
+    assert (result["baseline"], result["score"], result["version"]) == (0, 1, 2)
+    assert re.search(r"\b1\b", command("evaluate", "p", "--dev", str(train)))
+    assert session.call("dataset.list")["datasets"] == []
 
 
 def test_what_ends_a_run_changes_nothing(server: Server, lm: OpenAIServer) -> None:
