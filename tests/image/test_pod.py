@@ -137,6 +137,8 @@ def test_a_pod(pod: tuple[Pod, OpenAIServer]) -> None:
             assert done.returncode == 0, done.stderr
         assert ask("/digest", {"text": "Ada lived in London."}) == ANSWERS
         assert {seen.key for seen in lm.requests} == {KEY}
+        hook = app.run(*one.app["lifecycle"]["preStop"]["exec"]["command"])
+        assert hook.returncode == 0, hook.stderr
         assert ended(app) in (0, 128 + signal.SIGTERM)
         assert ended(sidecar) == 0
         assert not re.search(r'"level":"(WARN|ERROR)"(?!.*draining)', sidecar.log), sidecar.log
