@@ -17,7 +17,7 @@ import (
 func write(t testing.TB, text string) string {
 	t.Helper()
 	dir := t.TempDir()
-	for name, content := range map[string]string{"c.toml": text, "triage.json": "{}", "examples.json": "[]"} {
+	for name, content := range map[string]string{"c.toml": text, "triage.json": "{}", "examples.json": "[]", "null.json": " null\n", "latin.json": "{\"a\": \"\xe9\"}"} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
 			t.Fatal(err)
 		}

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 )
 
 // DSPy is the [dspy] table: what programs that clients make may do beside asking models.
@@ -216,8 +217,12 @@ func (l *loader) readJSON(c *Config, key string, f *File, into any) {
 		l.failKey(c, key, "cannot be read: %v", err)
 	case len(data) > mostJSON:
 		l.failKey(c, key, "is larger than %s", showBytes(mostJSON))
+	case !utf8.Valid(data):
+		l.failKey(c, key, "is not in UTF-8")
+	case string(bytes.TrimSpace(data)) == "null":
+		l.failKey(c, key, "is not the JSON that it should be: null")
 	default:
-		if err := json.Unmarshal(bytes.TrimSpace(data), into); err != nil {
+		if err := json.Unmarshal(data, into); err != nil {
 			l.failKey(c, key, "is not the JSON that it should be: %v", err)
 		}
 		f.Content = string(data)

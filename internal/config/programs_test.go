@@ -20,6 +20,9 @@ func TestProgramsAreChecked(t *testing.T) {
 		{"signature = 'a -> b'\nstate = 'none.json'", "cannot be read"},
 		{"signature = 'a -> b'\nstate = 'examples.json'", "not the JSON"},
 		{"signature = 'a -> b'\ndemos = 'triage.json'", "not the JSON"},
+		{"signature = 'a -> b'\ndemos = 'null.json'", "not the JSON"},
+		{"signature = 'a -> b'\nstate = 'null.json'", "not the JSON"},
+		{"signature = 'a -> b'\nstate = 'latin.json'", "UTF-8"},
 		{"signature = 'a -> b'\nmodule = 'os.system'", "the name of a module"},
 	} {
 		_, err := load(t, "[programs.p]\n"+c.text)

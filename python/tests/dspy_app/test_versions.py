@@ -192,6 +192,44 @@ def test_what_has_no_versions_is_said() -> None:
     run(scenario, app)
 
 
+def test_an_exported_program_is_configured_with_all_that_it_has() -> None:
+    demo = {"question": "why", "answer": "demo-4711"}
+    data: dict[str, Any] = {
+        "format": "dspex.program/1", "signature": "question->answer", "module": "predict", "instructions": "Say QQ7.",
+        "state": {"self": {"demos": [demo]}},
+    }  # fmt: skip
+
+    def settings(state: object, **more: Any) -> dict[str, Any]:
+        given = {"signature": "question -> answer", "module": "predict", "state": json.dumps(state), **more}
+        return {"programs": {"own": given}}
+
+    async def go() -> None:
+        with OpenAIServer(answer=lambda seen: json_answer(answer=seen.prompt.partition("QQ")[2][:1])) as server:
+            models = {"main": {"model": "openai/m", "api_key": "k", "api_base": server.base, "adapter": "json"}}
+            async with driving(App(), models, settings=settings(data)) as driver:
+                assert (await driver.call("execute_program", program="own", inputs={"question": "?"}))["answer"] == "7"
+                assert "demo-4711" in server.requests[0].prompt
+            async with driving(App(), models, settings=settings(data, instructions="Say QQ8.")) as driver:
+                assert (await driver.call("execute_program", program="own", inputs={"question": "?"}))["answer"] == "8"
+
+    asyncio.run(go())
+
+    async def refused(given: dict[str, Any]) -> None:
+        async with driving(App(), settings=given):
+            pass
+
+    saved = {"demos": [], "signature": {"instructions": "\ud800"}}
+    for wrong, why in (
+        (settings({**data, "signature": "question, context -> answer", "state": None}), "of the signature"),
+        (settings({**data, "nearest": {"k": 0}}), "nearest"),
+        (settings(saved), "no Unicode"),
+        (settings(None), "JSON object"),
+        (settings(data, demos="null"), "JSON list"),
+    ):
+        with pytest.raises(ValueError, match=f"programs.own: .*{why}"):
+            asyncio.run(refused(wrong))
+
+
 def test_many_inputs_at_once() -> None:
     async def scenario(driver: Driver, server: OpenAIServer) -> None:
         await driver.call("create_program", "s", id="p", signature="q -> answer")

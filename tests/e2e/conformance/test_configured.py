@@ -123,13 +123,14 @@ def test_a_reload_brings_other_programs(lm: OpenAIServer, tmp_path: Path) -> Non
         assert docs == {"answer": "Other.", "talk": docs["talk"]}
         # What no worker can make of it leaves all as it was, and says why.
         for wrong, why in (
-            ({"signature": "question -> answer", "module": "best_of_n"}, "parameters.n"),
-            ({"program": "nothing:here"}, "nothing"),
-            ({"signature": "question ->"}, "signature"),
+            ({"signature": "question -> answer", "module": "best_of_n"}, "parameters.n: "),
+            ({"program": "nothing:here"}, "ModuleNotFoundError: No module named 'nothing'"),
+            ({"program": "programs:Nothing"}, "AttributeError: "),
+            ({"signature": "question ->"}, "outputs: there must be at least one"),
         ):
             result = reload({"answer": wrong})
             assert result["status"] == "failed", result
-            assert why in result["reason"]
+            assert f"programs.answer: {why}" in result["reason"].partition("it printed")[0]
         result = reload({"answer": {"signature": "a -> b", "model": "none"}})
         assert result["status"] == "refused", result
         assert client.call("list_programs")["programs"][0]["doc"] == "Other."

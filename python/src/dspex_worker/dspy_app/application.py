@@ -42,7 +42,7 @@ class ApplicationPrograms:
         """Add the programs that the operator configured.
 
         Raises:
-            Exception: what importing one raises; DspexError, ValueError, TypeError for what cannot be built.
+            ValueError: one cannot be imported, or built.
         """
         for name, given in programs.items():
             if name in self._programs:
@@ -51,6 +51,8 @@ class ApplicationPrograms:
                 self._programs[name] = configured(name, given, self.builder)
             except DspexError as error:
                 raise ValueError(f"programs.{name}: {error.message}") from error
+            except Exception as error:  # whatever importing it, or making it, raises
+                raise ValueError(f"programs.{name}: {type(error).__name__}: {error}") from error
 
     def __contains__(self, id: str) -> bool:
         return id in self._programs

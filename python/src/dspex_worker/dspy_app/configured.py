@@ -6,10 +6,12 @@ import importlib
 import inspect
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import dspy
 
+from dspex_worker.dspy_app.errors import invalid_param
 from dspex_worker.dspy_app.exchange import dspy_state, imported
 from dspex_worker.dspy_app.memory import Memory, check_memory, history_fields
 from dspex_worker.dspy_app.modules import demos_state, load_state, runs_async
@@ -39,25 +41,50 @@ def configured(name: str, given: Mapping[str, Any], builder: Builder) -> Program
     else:
         made_of = {key: given.get(key) for key in ("tools", "parameters", "memory")}
         record = Record(given["signature"], given["module"], given.get("instructions"), None, **made_of)  # type: ignore[arg-type]
+        record = _as_exported(record, given, builder.types)
         program = builder.build(name, record, "application")
         state = _state(given, program.for_call())
         if state is not None:
-            record = Record(given["signature"], given["module"], given.get("instructions"), state, **made_of)  # type: ignore[arg-type]
-            program = builder.build(name, record, "application")
+            program = builder.build(name, replace(record, state=state), "application")
         program.doc = given.get("description") or program.doc
         program.record = None  # its versions are the configuration's
     program.model = given.get("model")
     return program
 
 
+def _as_exported(record: Record, given: Mapping[str, Any], types: Mapping[str, Any]) -> Record:
+    """With what an exported program has beside its state, where the file is one."""
+    data = _json(given, "state")
+    if data is None or "format" not in data:
+        return record
+    exported = imported(data)
+    own, theirs = (parse_signature(one.signature, types).text for one in (record, exported))
+    if own != theirs:
+        raise invalid_param("state", f"is of the signature {theirs!r}, not of {own!r}")
+    return replace(record, instructions=record.instructions or exported.instructions, nearest=exported.nearest)
+
+
+def _json(given: Mapping[str, Any], key: str) -> Any:
+    """What is in a file that was named; None where none was."""
+    if key not in given:
+        return None
+    data = json.loads(given[key])
+    if not isinstance(data, list if key == "demos" else dict):
+        raise invalid_param(key, f"must be a JSON {'list' if key == 'demos' else 'object'}")
+    try:
+        json.dumps(data, ensure_ascii=False).encode()
+    except UnicodeEncodeError:  # neither clients nor LMs could be told of it
+        raise invalid_param(key, "has text that is no Unicode: half of a surrogate pair") from None
+    return data
+
+
 def _state(given: Mapping[str, Any], module: dspy.Module) -> dict[str, Any] | None:
     """Demos and instructions of the files that were named."""
     state: dict[str, Any] | None = None
-    if "state" in given:
-        data = json.loads(given["state"])
+    if (data := _json(given, "state")) is not None:
         state = imported(data).state if "format" in data else dspy_state(data, module)[0]
-    if "demos" in given:
-        for predictor, demos in demos_state(module, json.loads(given["demos"])).items():
+    if (listed := _json(given, "demos")) is not None:
+        for predictor, demos in demos_state(module, listed).items():
             state = {**(state or {}), predictor: {**(state or {}).get(predictor, {}), **demos}}
     return state
 
