@@ -115,11 +115,11 @@ export class Caller {
   }
 
   /** Make a session. With `await using` it ends when the block does. */
-  async createSession(options: SessionOptions = {}): Promise<Session> {
-    const { id, ttlMs, maxAgeMs, state, labels, pool, token } = options;
+  async createSession(session: SessionOptions = {}, options?: CallOptions): Promise<Session> {
+    const { id, ttlMs, maxAgeMs, state, labels, pool, token } = session;
     const times = { ttl_ms: ttlMs, max_age_ms: maxAgeMs };
     const params = { session: id, state, ...times, labels, pool, token: token || undefined };
-    const made = await this.call<{ session: string; token?: string }>("session.create", params);
+    const made = await this.call<{ session: string; token?: string }>("session.create", params, options);
     return this.session(made.session, made);
   }
 

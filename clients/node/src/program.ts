@@ -32,9 +32,9 @@ export interface Program<I extends object, O> {
   request(inputs: I, options?: CallOptions): Promise<Reply<O>>;
   /** Run it, and hear of it meanwhile. The outputs are the stream's `result`, after its end. */
   stream(inputs: I, options?: StreamOptions): Stream<Delta, O>;
-  info(): Promise<ProgramInfo>;
+  info(options?: CallOptions): Promise<ProgramInfo>;
   /** Delete it from its session. */
-  delete(): Promise<void>;
+  delete(options?: CallOptions): Promise<void>;
 }
 
 export function program<I extends object, O>(
@@ -50,9 +50,10 @@ export function program<I extends object, O>(
       caller.request<O>("execute_program", { program: id, inputs }, { ...options, session }),
     stream: (inputs: I, options?: StreamOptions) =>
       caller.stream<Delta, O>("execute_program", { program: id, inputs }, { credit: CREDIT, ...options, session }),
-    info: () => caller.call<ProgramInfo>("get_program_info", { program: id }, { session }),
-    delete: async () => {
-      await caller.call("delete_program", { program: id }, { session });
+    info: (options?: CallOptions) =>
+      caller.call<ProgramInfo>("get_program_info", { program: id }, { ...options, session }),
+    delete: async (options?: CallOptions) => {
+      await caller.call("delete_program", { program: id }, { ...options, session });
     },
   });
 }

@@ -105,38 +105,42 @@ export class Session implements AsyncDisposable {
   }
 
   /** State, worker, labels, version, sizes and times, as of the last commit. */
-  info(): Promise<SessionInfo> {
-    return this.call("session.get");
+  info(options?: CallOptions): Promise<SessionInfo> {
+    return this.call("session.get", null, options);
   }
 
   /** The state as of the last commit. */
-  async state<T = Record<string, unknown>>(): Promise<T> {
-    return (await this.info()).state as T;
+  async state<T = Record<string, unknown>>(options?: CallOptions): Promise<T> {
+    return (await this.info(options)).state as T;
   }
 
   /** Change the state, in the session's turn. */
-  async update(changes: { set?: Params | undefined; delete?: readonly string[] | undefined }): Promise<void> {
-    await this.call("session.update", { set: changes.set, delete: changes.delete });
+  async update(
+    changes: { set?: Params | undefined; delete?: readonly string[] | undefined },
+    options?: CallOptions,
+  ): Promise<void> {
+    await this.call("session.update", { set: changes.set, delete: changes.delete }, options);
   }
 
   /** Empty the session, in its turn: state, programs, LM settings. Its next call is its first again. */
-  async reset(): Promise<void> {
-    await this.call("session.reset");
+  async reset(options?: CallOptions): Promise<void> {
+    await this.call("session.reset", null, options);
   }
 
   /** Choose the LM: `"local"` is short for `{ model: "local" }`. */
-  configureLM(choice: string | LMChoice): Promise<{ model: string; program?: string }> {
-    return this.call("configure_lm", typeof choice === "string" ? { model: choice } : choice);
+  configureLM(choice: string | LMChoice, options?: CallOptions): Promise<{ model: string; program?: string }> {
+    return this.call("configure_lm", typeof choice === "string" ? { model: choice } : choice, options);
   }
 
   /** Make a DSPy program in this session; without an id, one is made. */
   async createProgram<I extends object = Params, O = Record<string, unknown>>(
     id: string | undefined,
     signature: Signature,
-    { replace, ...options }: ProgramOptions = {},
+    { replace, ...more }: ProgramOptions = {},
+    options?: CallOptions,
   ): Promise<Program<I, O>> {
-    const params = { id, signature, ...options, replace: replace || undefined };
-    const made = await this.call<{ program: string }>("create_program", params);
+    const params = { id, signature, ...more, replace: replace || undefined };
+    const made = await this.call<{ program: string }>("create_program", params, options);
     return this.program<I, O>(made.program);
   }
 
@@ -154,14 +158,14 @@ export class Session implements AsyncDisposable {
     return program<I, O>(this.#caller, id, this);
   }
 
-  async programs(): Promise<{ program: string; scope: string; module: string; doc: string }[]> {
-    return (await this.call<{ programs: [] }>("list_programs")).programs;
+  async programs(options?: CallOptions): Promise<{ program: string; scope: string; module: string; doc: string }[]> {
+    return (await this.call<{ programs: [] }>("list_programs", null, options)).programs;
   }
 
   /** End the session at once; calls in it end with `session_not_found`. Nothing where it has ended. */
-  async end(): Promise<void> {
+  async end(options?: CallOptions): Promise<void> {
     try {
-      await this.call("session.end");
+      await this.call("session.end", null, options);
     } catch (error) {
       if (!(error instanceof DspexError && error.code === "session_not_found")) throw error;
     }

@@ -80,6 +80,30 @@ test("functions that the client offers", async () => {
   assert.equal(await client.call("outer", { x: 2 }), 4);
 });
 
+test("all that asks the sidecar takes a signal", async () => {
+  await using fake = await FakeSidecar.start();
+  await using client = await connect({ socket: fake.path });
+  const session = client.session("s");
+  const program = session.program("p");
+  const options = { signal: AbortSignal.abort() };
+  for (const call of [
+    client.createSession({}, options),
+    session.info(options),
+    session.state(options),
+    session.update({}, options),
+    session.reset(options),
+    session.configureLM("local", options),
+    session.createProgram("p", "a -> b", {}, options),
+    session.programs(options),
+    session.end(options),
+    program.info(options),
+    program.delete(options),
+  ]) {
+    await failure(call, "cancelled");
+  }
+  assert.deepEqual(fake.requests, []);
+});
+
 test("what a method asked for ends with its call, and with the client", async () => {
   const [asked, ended] = [
     [event(), event()],

@@ -123,6 +123,43 @@ def test_functions_that_the_client_offers(kind: str) -> None:
         drive(scenario(fake))
 
 
+def test_all_that_asks_the_sidecar_takes_options(kind: str) -> None:
+    async def scenario(fake: FakeSidecar) -> None:
+        async with client(kind, fake.path) as c:
+            session = c.session("s")
+            program = session.program("p")
+            for ask in (
+                c.create_session,
+                session.info,
+                session.state,
+                session.update,
+                session.reset,
+                session.configure_lm,
+                lambda **options: session.create_program("p", "a -> b", **options),
+                session.programs,
+                session.end,
+                program.info,
+                program.delete,
+            ):
+                token = CancelToken()
+                token.cancel()
+                with pytest.raises(errors.Cancelled):
+                    await ask(cancel=token)
+
+    names = [
+        "session.create",
+        "session.get",
+        "session.update",
+        "session.reset",
+        "session.end",
+        "configure_lm",
+        "create_program",
+    ]
+    names += ["list_programs", "get_program_info", "delete_program"]
+    with FakeSidecar({name: lambda _, call: call.wait(TIMEOUT) for name in names}) as fake:
+        drive(scenario(fake))
+
+
 def test_an_empty_id_names_no_session_of_the_adapters_own(kind: str) -> None:
     async def scenario(fake: FakeSidecar) -> None:
         async with AsyncAdapter("python_pool", socket=fake.path) as tasks:

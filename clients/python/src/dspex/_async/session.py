@@ -80,28 +80,31 @@ class AsyncSession:
         """Let the workers that serve this session's calls call a function of this process. As the client's `offer`."""
         return self.client._offers.add(self.id, name, function)
 
-    async def info(self) -> dict[str, Any]:
-        """State, worker, labels, version, sizes and times, as of the last commit."""
-        found: dict[str, Any] = await self.call("session.get")
+    async def info(self, **options: Any) -> dict[str, Any]:
+        """State, worker, labels, version, sizes and times, as of the last commit.
+
+        Options of this and what follows: `timeout`, `cancel` and others, as those of the client's `call`.
+        """
+        found: dict[str, Any] = await self.call("session.get", **options)
         return found
 
-    async def state(self) -> dict[str, Any]:
+    async def state(self, **options: Any) -> dict[str, Any]:
         """The state as of the last commit."""
-        state: dict[str, Any] = (await self.info())["state"]
+        state: dict[str, Any] = (await self.info(**options))["state"]
         return state
 
-    async def update(self, set: Mapping[str, Any] | None = None, *, delete: Iterable[str] = ()) -> None:
+    async def update(self, set: Mapping[str, Any] | None = None, *, delete: Iterable[str] = (), **options: Any) -> None:
         """Change the state, in the session's turn."""
         params: dict[str, Any] = {}
         if set:
             params["set"] = set
         if gone := list(delete):
             params["delete"] = gone
-        await self.call("session.update", params)
+        await self.call("session.update", params, **options)
 
-    async def reset(self) -> None:
+    async def reset(self, **options: Any) -> None:
         """Empty the session, in its turn: state, programs, LM settings. Its next call is its first again."""
-        await self.call("session.reset")
+        await self.call("session.reset", **options)
 
     async def configure_lm(
         self,
@@ -109,10 +112,11 @@ class AsyncSession:
         *,
         settings: Mapping[str, Any] | None = None,
         program: str | None = None,
+        **options: Any,
     ) -> dict[str, Any]:
         """Choose the LM of this session, or of one program in it: a configured model's name, or settings."""
         given = {"model": model, "settings": settings, "program": program}
-        chosen: dict[str, Any] = await self.call("configure_lm", _present(given))
+        chosen: dict[str, Any] = await self.call("configure_lm", _present(given), **options)
         return chosen
 
     async def create_program(
@@ -127,6 +131,7 @@ class AsyncSession:
         parameters: Mapping[str, Any] | None = None,
         memory: Mapping[str, int] | None = None,
         replace: bool = False,
+        **options: Any,
     ) -> AsyncProgram:
         """Make a DSPy program in this session.
 
@@ -141,6 +146,7 @@ class AsyncSession:
             parameters: of the module, such as `{"max_iters": 5}`.
             memory: `{"turns": 20}` or `{"tokens": 4000}`: the session keeps the conversation.
             replace: take the place of a program with that id.
+            options: as those of the client's `call`.
 
         Raises InvalidSignature, ProgramExists.
         """
@@ -155,22 +161,22 @@ class AsyncSession:
             "memory": memory,
             "replace": replace or None,
         }
-        made = await self.call("create_program", _present(given))
+        made = await self.call("create_program", _present(given), **options)
         return AsyncProgram(self.client, made["program"], self._options)
 
     def program(self, id: str) -> AsyncProgram:
         """A program of this session, or one that is there for all, to run in this session. Nothing is sent."""
         return AsyncProgram(self.client, id, self._options)
 
-    async def programs(self) -> list[dict[str, Any]]:
+    async def programs(self, **options: Any) -> list[dict[str, Any]]:
         """Each with `program`, `scope`, `module`, `doc`."""
-        programs: list[dict[str, Any]] = (await self.call("list_programs"))["programs"]
+        programs: list[dict[str, Any]] = (await self.call("list_programs", **options))["programs"]
         return programs
 
-    async def end(self) -> None:
+    async def end(self, **options: Any) -> None:
         """End the session at once; calls in it settle as SessionNotFound. Nothing where it has ended."""
         try:
-            await self.call("session.end")
+            await self.call("session.end", **options)
         except SessionNotFound:
             pass
 

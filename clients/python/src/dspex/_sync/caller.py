@@ -155,6 +155,7 @@ class Caller:
         labels: Mapping[str, str] | None = None,
         pool: str | None = None,
         token: bool = False,
+        **options: Any,
     ) -> Session:
         """Make a session. As a context manager it ends when the block does.
 
@@ -166,6 +167,7 @@ class Caller:
             labels: to find it by in `session.list`.
             pool: the pool that it belongs to.
             token: the session belongs to whoever holds its token, not to this user.
+            options: `timeout`, `cancel` and others, as those of `call`.
 
         Raises SessionExists, SessionLimit.
         """
@@ -178,7 +180,8 @@ class Caller:
             "pool": pool,
             "token": token or None,
         }
-        made = self.call("session.create", {key: value for key, value in given.items() if value is not None})
+        params = {key: value for key, value in given.items() if value is not None}
+        made = self.call("session.create", params, **options)
         return Session(self, made["session"], made.get("token"))
 
     def program(self, id: str) -> Program:

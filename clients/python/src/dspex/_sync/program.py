@@ -65,14 +65,15 @@ class Program:
         params = {"program": self.id, "inputs": inputs}
         return Stream(self.client, "execute_program", params, meta, credit, timeout, cancel, _outputs)
 
-    def info(self) -> dict[str, Any]:
+    def info(self, **options: Any) -> dict[str, Any]:
         """Scope, module, signature, instructions, JSON schemas of inputs and outputs, demos, model."""
-        info: dict[str, Any] = self.client.call("get_program_info", {"program": self.id}, **self._options)
+        params = {"program": self.id}
+        info: dict[str, Any] = self.client.call("get_program_info", params, **self._options, **options)
         return info
 
-    def delete(self) -> None:
+    def delete(self, **options: Any) -> None:
         """Delete it from its session."""
-        self.client.call("delete_program", {"program": self.id}, **self._options)
+        self.client.call("delete_program", {"program": self.id}, **self._options, **options)
 
 
 def _outputs(reply: Reply) -> Outputs:
