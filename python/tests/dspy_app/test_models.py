@@ -207,6 +207,8 @@ def test_without_a_model_the_error_says_what_to_do() -> None:
         (Reply(status=400, message="what"), "LMInvalidRequestError", 400, False),
         (Reply("not what was asked"), "AdapterParseError", None, False),
         (Reply(cut_after=0), "LMTransportError", None, True),
+        (Reply(raw="<html>"), "LMProviderError", 200, False),
+        (Reply(raw="[]"), "LMUnexpectedError", None, False),
     ],
 )
 def test_errors_of_the_provider(reply: Reply, kind: str, status: int | None, retryable: bool) -> None:

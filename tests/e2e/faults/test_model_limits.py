@@ -75,6 +75,33 @@ def test_a_limit_holds_across_workers_that_are_killed() -> None:
         assert program(a="x")["b"] == "yes"
 
 
+def test_a_limit_holds_for_runs_too_and_one_that_is_killed_gives_back() -> None:
+    with OpenAIServer(answer=answer) as lm, limited(lm, concurrency=2) as server:
+        session = server.client().create_session()
+        program = session.create_program("p", "a -> b")
+        rows = [{"a": str(number), "b": "yes"} for number in range(8)]
+        run = {"program": "p", "devset": rows, "metric": "exact"}
+        with ThreadPoolExecutor(9) as pool:
+            going = pool.submit(lambda: list(session.stream("evaluate_program", run)))
+            others = [pool.submit(program, a="x") for _ in range(8)]
+            assert all(one.result(30)["b"] == "yes" for one in others)
+            assert going.result(30)
+            assert (lm.most, len(lm.requests)) == (2, 16)
+            lm.script += [Reply(hang_after=0), Reply(hang_after=0)]
+            hung = pool.submit(lambda: list(session.stream("evaluate_program", run)))
+            assert lm.wait_for(lambda seen: seen.in_flight == 2 and not seen.script)
+            until(lambda: metrics(server)['dspex_lm_queued{model="main"}'] == 6, "the rest waits")
+            workers = server.client().call("sidecar.workers")["workers"]
+            runners = [one["pid"] for one in workers if one["pool"] == "runs"]
+            assert len(runners) == 1
+            os.kill(runners[0], signal.SIGKILL)
+            with pytest.raises(WorkerLost):
+                hung.result(30)
+        assert program(a="x")["b"] == "yes"
+        seen = metrics(server)
+        assert (seen['dspex_lm_in_use{model="main"}'], seen['dspex_lm_queued{model="main"}']) == (0, 0)
+
+
 def test_sessions_take_turns() -> None:
     with OpenAIServer(answer=answer) as lm, limited(lm, concurrency=1) as server:
         client = server.client()
