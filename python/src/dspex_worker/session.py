@@ -63,16 +63,18 @@ class Session:
     this worker's copy, dropped with it, on a restore, and when a call on it failed.
     """
 
-    __slots__ = ("_copy", "_overlay", "_updater", "objects", "reserved", "secrets", "state")
+    __slots__ = ("_copy", "_kinds", "_objects", "_overlay", "_reserved", "_secrets", "_state", "_updater")
 
     def __init__(self, copy: Copy, read_only: bool = False) -> None:
         self._copy = copy
-        self._overlay = overlay = Overlay(copy, read_only)
+        self._overlay = Overlay(copy, read_only)
         self._updater: Updater | None = None
-        self.objects = Objects(copy, overlay, NONE)
-        self.state: MutableMapping[str, Any] = _View(overlay, "", RESERVED)
-        self.reserved: MutableMapping[str, Any] = _View(overlay, RESERVED, SECRET)
-        self.secrets: MutableMapping[str, Any] = _View(overlay, SECRET, None)
+        self._kinds = NONE
+        # Made when they are asked for: most calls use one of them.
+        self._objects: Objects | None = None
+        self._state: _View | None = None
+        self._reserved: _View | None = None
+        self._secrets: _View | None = None
 
     def __repr__(self) -> str:
         return f"<Session {self.id!r}>"
@@ -81,6 +83,34 @@ class Session:
     def id(self) -> str:
         """The session's name, as the client knows it."""
         return self._copy.id
+
+    @property
+    def state(self) -> MutableMapping[str, Any]:
+        """The application's own keys."""
+        if self._state is None:
+            self._state = _View(self._overlay, "", RESERVED)
+        return self._state
+
+    @property
+    def reserved(self) -> MutableMapping[str, Any]:
+        """Keys that the DSPy application alone writes."""
+        if self._reserved is None:
+            self._reserved = _View(self._overlay, RESERVED, SECRET)
+        return self._reserved
+
+    @property
+    def secrets(self) -> MutableMapping[str, Any]:
+        """What is never shown, exported or logged."""
+        if self._secrets is None:
+            self._secrets = _View(self._overlay, SECRET, None)
+        return self._secrets
+
+    @property
+    def objects(self) -> Objects:
+        """What the application registered with ``app.session_object``, by name."""
+        if self._objects is None:
+            self._objects = Objects(self._copy, self._overlay, self._kinds)
+        return self._objects
 
     @property
     def local(self) -> dict[str, Any]:
@@ -114,8 +144,8 @@ def changes(session: Session) -> Changes | None:
 
     Raises DspexError ``not_serializable``, SessionObjectError.
     """
-    if not session._overlay.read_only:
-        session.objects.pack()
+    if session._objects is not None and not session._overlay.read_only:
+        session._objects.pack()
     return session._overlay.changes()
 
 
@@ -131,7 +161,8 @@ def thaw(session: Session) -> None:
 
 def freeze(session: Session) -> None:
     """Let a read-only method read on, after its session's start hooks have written."""
-    session.objects.pack()
+    if session._objects is not None:
+        session._objects.pack()
     session._overlay.freeze()
 
 
@@ -147,7 +178,7 @@ def copy_of(session: Session) -> Copy:
 
 def register(session: Session, kinds: Kinds) -> None:
     """Say which objects the application keeps for each session."""
-    session.objects = Objects(session._copy, session._overlay, kinds)
+    session._kinds = kinds
 
 
 def attach(session: Session, updater: Updater) -> None:
