@@ -87,6 +87,35 @@ def test_a_program_for_all(server: Server) -> None:
         client.program("said").run({"question": "?"})
 
 
+def test_a_conversation_goes_on_with_the_same_fields_alone(server: Server, lm: OpenAIServer) -> None:
+    def publish(signature: str) -> None:
+        with server.client().create_session() as session:
+            session.create_program("told", signature, memory={"turns": 9})
+            session.call("use_version", {"program": "told", "version": 1, "scope": "all"})
+
+    def turns() -> list[str]:
+        return [
+            one.get("question") or one["topic"] for one in session.call("get_history", {"program": "told"})["messages"]
+        ]
+
+    client = server.client()
+    with client.create_session() as session:
+        try:
+            publish("question -> answer")
+            for question in ("one", "two"):
+                session.program("told").run({"question": question})
+            publish("question, more: Optional[str] -> answer")
+            session.program("told").run({"question": "three"})
+            assert turns() == ["one", "two", "three"]
+            publish("topic -> answer")
+            assert turns() == []
+            session.program("told").run({"topic": "four"})
+            assert [message["role"] for message in lm.requests[-1].body["messages"]] == ["system", "user"]
+            assert turns() == ["four"]
+        finally:
+            client.call("withdraw_program", {"program": "told"})
+
+
 def test_it_outlives_the_sidecar_and_is_for_administrators(lm: OpenAIServer, tmp_path: Path) -> None:
     sessions = {"store": "file", "path": str(tmp_path / "sessions")}
     settings = tables(lm, sessions=sessions)

@@ -28,18 +28,15 @@ class HistoryMethods:
 
     def get_history(self, session: Session, program: str) -> dict[str, Any]:
         """Return a program's conversation in this session, oldest turn first; tokens are about so many."""
-        _, memory = self._remembering(program, session)
-        messages = Conversation(session, program).messages()
+        found, memory = self._remembering(program, session)
+        messages = Conversation(session, program, found.names).messages()
         return {"messages": messages, "tokens": sum(map(tokens_of, messages)), "memory": memory.told()}
 
     def edit_history(self, session: Session, program: str, messages: list[dict[str, Any]]) -> dict[str, Any]:
         """Put other turns in place of a program's conversation: maps of the program's inputs and outputs."""
         found, memory = self._remembering(program, session)
-        names = None
-        if found.inputs is not None and found.outputs is not None:
-            names = [field.name for field in (*found.inputs, *found.outputs)]
-        conversation = Conversation(session, program)
-        conversation.edit(messages, names, memory)
+        conversation = Conversation(session, program, found.names)
+        conversation.edit(messages, memory)
         return {"turns": len(conversation.messages())}
 
     def reset_history(self, session: Session, program: str) -> dict[str, Any]:

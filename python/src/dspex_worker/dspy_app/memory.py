@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -92,11 +92,16 @@ def has_conversation(session: Session, program: str) -> bool:
 
 
 class Conversation:
-    """One program's in one session, inside one call of it."""
+    """One program's in one session, inside one call of it.
 
-    def __init__(self, session: Session, program: str) -> None:
+    Where ``names``, the program's fields, are given, turns with others are none: they are of a program that had its id,
+    before the operator or an administrator put this one in its place.
+    """
+
+    def __init__(self, session: Session, program: str, names: Collection[str] | None = None) -> None:
         self._reserved = session.reserved
         self._key = _KEY + program
+        self._names = names
 
     def begin(self) -> None:
         """Have an empty one; calls of the program know by its key that they write."""
@@ -111,7 +116,8 @@ class Conversation:
         held = self._reserved.get(self._key, [])
         if not isinstance(held, list) or not all(isinstance(one, dict) for one in held):
             raise invalid_param("program", "what the session's state holds of its conversation is none; reset_history")
-        return held
+        names = self._names
+        return held if names is None else [one for one in held if all(name in names for name in one)]
 
     def history(self) -> dspy.History:
         """As the program takes it."""
@@ -122,20 +128,20 @@ class Conversation:
         turn = {name: for_lm(value) for name, value in {**inputs, **outputs}.items()}
         self._reserved[self._key] = memory.trimmed([*self.messages(), turn])
 
-    def edit(self, messages: object, names: Sequence[str] | None, memory: Memory) -> None:
+    def edit(self, messages: object, memory: Memory) -> None:
         """Put other turns in place of those there are.
 
         Raises:
             DspexError: ``invalid_params``, with all that is wrong.
         """
-        problems = list(_problems(messages, names))
+        problems = list(_problems(messages, self._names))
         if problems:
             raise invalid_params(problems)
         assert isinstance(messages, list)
         self._reserved[self._key] = memory.trimmed([for_lm(message) for message in messages])
 
 
-def _problems(messages: object, names: Sequence[str] | None) -> list[Problem]:
+def _problems(messages: object, names: Collection[str] | None) -> list[Problem]:
     if not isinstance(messages, list) or len(messages) > MAX_TURNS:
         return [Problem("messages", f"must be a list of at most {MAX_TURNS} maps")]
     found: list[Problem] = []

@@ -211,7 +211,7 @@ class DspyApp:
             return await self.executor.run(found, checked, settings, call, sink, trace)
         if session is None:
             raise needs_session()
-        conversation = Conversation(session, program)
+        conversation = Conversation(session, program, found.names)
         checked[found.memory.field] = conversation.history()
         outputs = await self.executor.run(found, checked, settings, call, sink, trace)
         conversation.remember(found.memory, inputs, found.said(outputs))

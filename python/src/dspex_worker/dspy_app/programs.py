@@ -63,6 +63,13 @@ class Program:
         return None if self.inputs is None or self.outputs is None else SignatureSpec(self.inputs, self.outputs).text
 
     @property
+    def names(self) -> frozenset[str] | None:
+        """Those of its fields, without the conversation's; None where they are not known."""
+        if self.inputs is None or self.outputs is None:
+            return None
+        return frozenset(field.name for field in self.inputs + self.outputs)
+
+    @property
     def instructions(self) -> str | None:
         """Those of the only predictor; None where there are several."""
         found = predictors(self._module)
