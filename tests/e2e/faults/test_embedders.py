@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from dspex.errors import DeadlineExceeded, InvalidParams, LMError, ProgramError
+from dspex.errors import DeadlineExceeded, DspexError, InvalidParams, LMError, ProgramError
 from e2e.faults.test_metrics import metrics
 from e2e.support.machine import until
 from e2e.support.servers import Server
@@ -122,20 +122,22 @@ def test_retries_and_limits() -> None:
 
 def test_what_is_asked_on_a_thread_ends_with_its_call() -> None:
     with OpenAIServer(answer=served) as lm, embedding(lm, "retrieving:app", concurrency=1) as server:
-        client = server.client()
-        program = client.program("measure")
-        hang = Reply(hang_after=0)
-        for ask in (
-            lambda: program.run({"text": "aa"}, timeout=0.5),
-            lambda: client.call("on_a_thread", {"text": "aa"}, timeout=0.5),
+        for method, params in (
+            ("execute_program", {"program": "measure", "inputs": {"text": "aa"}}),
+            ("on_a_thread", {"text": "aa"}),
         ):
-            lm.script.append(hang)
+            lm.script.append(Reply(hang_after=0))
             left = lm.disconnects
-            with pytest.raises(DeadlineExceeded):
-                ask()
-            assert lm.wait_for(lambda seen, left=left: seen.disconnects == left + 1, 5.0)  # type: ignore[misc]
+            leaving = server.client()
+            with ThreadPoolExecutor(1) as pool:
+                hung = pool.submit(leaving.call, method, params)
+                assert lm.wait_for(lambda seen: seen.in_flight == 1)
+                leaving.close()
+                assert lm.wait_for(lambda seen, left=left: seen.disconnects == left + 1)  # type: ignore[misc]
+                with pytest.raises(DspexError):
+                    hung.result(20)
             until(lambda: metrics(server)['dspex_lm_in_use{model="embedder:main"}'] == 0, "the permit is back")
-            assert program(text="bb")["vector"] == [0, 2, 0, 0, 0]
+            assert server.client().program("measure")(text="bb")["vector"] == [0, 2, 0, 0, 0]
         assert "worker lost" not in server.log
 
 
