@@ -160,6 +160,27 @@ def test_all_that_asks_the_sidecar_takes_options(kind: str) -> None:
         drive(scenario(fake))
 
 
+def test_a_client_that_cancels_and_leaves_at_once_ends_its_call(kind: str) -> None:
+    ended = threading.Event()
+
+    def wait(_: Any, call: FakeCall) -> None:
+        if call.wait(TIMEOUT):
+            ended.set()
+
+    async def scenario(fake: FakeSidecar) -> None:
+        token = CancelToken()
+        token.cancel()
+        async with client(kind, fake.path) as c:
+            with pytest.raises(errors.Cancelled):
+                await c.call("wait", cancel=token)
+        assert await asyncio.to_thread(ended.wait, TIMEOUT)
+
+    with FakeSidecar({"wait": wait}) as fake:
+        for _ in range(5):
+            ended.clear()
+            drive(scenario(fake))
+
+
 def test_an_empty_id_names_no_session_of_the_adapters_own(kind: str) -> None:
     async def scenario(fake: FakeSidecar) -> None:
         async with AsyncAdapter("python_pool", socket=fake.path) as tasks:

@@ -294,8 +294,8 @@ class FakeSidecar:
             case wire.Response():
                 served.answered(message)
             case wire.Cancel(id, _) if (found := served.calls.pop(id, None)) is not None:
+                found._end()  # first: the client may have left, and then nothing can be sent
                 served.peer.send(wire.encode_error(id, _META, Cancelled("cancelled").to_wire()))
-                found._end()
                 served.cancel_asks(id)
             case wire.Credit(id, n) if (found := served.calls.get(id)) is not None:
                 found._grant(n)
