@@ -36,10 +36,13 @@ export class Bridge {
     this.#process.stdin.on("error", () => {}); // a worker that has ended is noticed by its exit
     this.#process.unref();
     (this.#process.stdin as Writable & { unref?(): void }).unref?.();
+    const clear = (): void => rmSync(this.#folder, { recursive: true, force: true });
+    process.once("exit", clear);
     this.#ended = new Promise((resolve) => {
       const end = (reason: string): void => {
         this.ending ??= reason;
-        rmSync(this.#folder, { recursive: true, force: true });
+        process.off("exit", clear);
+        clear();
         resolve();
       };
       this.#process.once("error", (error) => end(`it cannot be started: ${error.message}`));

@@ -6,7 +6,7 @@ import { once } from "node:events";
 import { existsSync } from "node:fs";
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
-import { join, resolve } from "node:path";
+import { dirname, join, resolve } from "node:path";
 import { after, before, describe, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { type Adapter, connect, get_adapter } from "../src/index.js";
@@ -144,6 +144,7 @@ test("a bridge does not keep the process, and ends with it however that ends", a
       assert(performance.now() < until, "the bridge goes on");
       await sleep(10);
     }
+    if (ending === "") assert(!existsSync(dirname(path.trim())), "its folder is left");
   }
 });
 

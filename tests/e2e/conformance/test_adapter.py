@@ -7,6 +7,8 @@ import asyncio
 import inspect
 import os
 import re
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -201,6 +203,23 @@ def test_a_bridge_ends_with_the_process_that_has_it(tmp_path: Path) -> None:
     os.waitpid(child, 0)
     until(lambda: not os.path.exists(path), "the bridge has closed its socket")
     until(lambda: not [one for one in machine.family(1) if path in one.command], "the bridge has ended")
+
+
+def test_a_process_that_ends_without_a_shutdown_leaves_no_folder() -> None:
+    """Nor does a forked child that ends before it take the folder away."""
+    source = """if True:
+        import os, sys
+        from dspex import get_adapter
+        adapter = get_adapter("python_bridge")
+        adapter.health_check()
+        if not os.fork():
+            sys.exit()
+        os.wait()
+        print(adapter.client.path, os.path.exists(adapter.client.path))"""
+    told = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True).stdout
+    path, exists = told.split()
+    assert exists == "True"
+    assert not os.path.exists(os.path.dirname(path))
 
 
 def test_a_bridge_that_cannot_start_says_so() -> None:

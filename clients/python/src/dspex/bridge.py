@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import weakref
 from collections.abc import Sequence
 
 
@@ -14,15 +15,12 @@ class Bridge:
     """`python -m dspex_worker` on a socket of its own. It ends with the process that started it, however that ends."""
 
     def __init__(self, app: str | None, config: str | None, python: str | None) -> None:
-        self._folder = tempfile.mkdtemp(prefix="dspex-")
-        self.path = f"{self._folder}/s"
+        folder = tempfile.mkdtemp(prefix="dspex-")
+        self._clear = weakref.finalize(self, _remove, folder, os.getpid())  # at this process's exit, too
+        self.path = f"{folder}/s"
         options: Sequence[str] = (["--config", config] if config else []) + ([app] if app else [])
         command = [python or sys.executable, "-m", "dspex_worker", "--end-with-stdin", "--socket", self.path, *options]
-        try:
-            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=sys.stderr)
-        except BaseException:
-            shutil.rmtree(self._folder, ignore_errors=True)
-            raise
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=sys.stderr)
 
     def starts(self) -> bool:
         """Whether it runs, and does not listen yet."""
@@ -43,4 +41,9 @@ class Bridge:
             self._process.wait()
         assert self._process.stdin is not None
         self._process.stdin.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._clear()
+
+
+def _remove(folder: str, owner: int) -> None:
+    if os.getpid() == owner:  # and not a forked child, which may exit long before it
+        shutil.rmtree(folder, ignore_errors=True)
