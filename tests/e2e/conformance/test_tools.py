@@ -131,14 +131,21 @@ def test_a_schema_is_never_fetched_and_cannot_hold_up_the_worker(session: Sessio
     schema = {"type": "object", "properties": {"a": {"$ref": f"{lm.base}/schema.json"}}}
     slow = {"type": "object", "properties": {"a": {"type": "string", "pattern": "^(a+)+$"}}}
     circle = {"type": "object", "properties": {"a": {"$ref": "#/properties/a"}}}
-    program = agent(session, *({"name": f"t{n}", "schema": one} for n, one in enumerate((schema, slow, circle))))
-    for name in ("t0", "t1", "t2"):
+    doubled: dict[str, Any] = {f"d{n}": {"allOf": [{"$ref": f"#/$defs/d{n + 1}"}] * 2} for n in range(40)}
+    doubled = {"properties": {"a": {"$ref": "#/$defs/d0"}}, "$defs": {**doubled, "d40": {}}}
+    again = {**slow, "$schema": "https://json-schema.org/draft/2020-12/schema"}
+    again["properties"] = {"a": {"type": "string", "pattern": "^(a+)+$"}, "b": {"$ref": "#"}}
+    schemas = (schema, slow, circle, doubled, again)
+    program = agent(session, *({"name": f"t{n}", "schema": one} for n, one in enumerate(schemas)))
+    for name in ("t0", "t1", "t2", "t3", "t4"):
         session.offer(name, lambda _, __: "used")
     seen = lm.connections
     assert "the tool's schema cannot be used" in program(question=question("t0", a="x")).answer
     assert lm.connections == seen
     assert program(question=question("t1", a="a" * 40 + "!")).answer == "used"
     assert "the tool's schema cannot be used: RecursionError" in program(question=question("t2", a="x")).answer
+    assert "the tool's schema cannot be used: RecursionError" in program(question=question("t3", a=1)).answer
+    assert program(question=question("t4", b={"a": "a" * 40 + "!"})).answer == "used"
 
 
 @pytest.mark.parametrize(
@@ -155,6 +162,8 @@ def test_a_schema_is_never_fetched_and_cannot_hold_up_the_worker(session: Sessio
         ([{"name": "a", "schema": {"type": "string"}}], "tools[0]"),
         ([{"name": "a", "schema": {"type": "object", "properties": {"a": {"type": "text"}}}}], "tools[0]"),
         ([{"name": "a", "schema": {"properties": {"a": {"patternProperties": {"(a+)+": {}}}}}}], "tools[0]"),
+        ([{"name": "a", "schema": {"unevaluatedProperties": False}}], "tools[0]"),
+        ([{"name": "a", "schema": {"properties": {"a": {"$schema": "x", "pattern": "^(a+)+$"}}}}], "tools[0]"),
         ([{"name": "a", "schema": {"description": "x" * 20_000}}], "tools[0]"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
 from datetime import date
 from functools import partial
 from typing import Any, Final
@@ -25,8 +26,11 @@ from dspex_worker.dspy_app.thread_calls import run_in_thread
 
 REACT: Final = "react"
 MAX_TOOLS: Final = 64
+MAX_REFERENCES: Final = 2000  # of a client's schema, that are followed for one use of its tool
 
 _FINISH: Final = "finish"  # ReAct's own tool
+# Regular expressions of a client's, and what looks for all that has been checked without end.
+_UNSUPPORTED: Final = frozenset({"patternProperties", "unevaluatedProperties", "unevaluatedItems"})
 _KEYS: Final = frozenset({"name", "description", "schema"})
 
 
@@ -122,8 +126,11 @@ def _problem(tool: object) -> str | None:
         return "schema must be the JSON schema of an object: its properties are the arguments"
     if len(str(schema)) > MAX_TEXT:
         return f"schema must be a JSON schema of at most {MAX_TEXT} characters"
-    if any("patternProperties" in one for one in _maps(schema)):
-        return "schema has patternProperties, which are not supported"
+    for one in _maps(schema):
+        if found := _UNSUPPORTED & one.keys():
+            return f"schema has {', '.join(sorted(found))}: not supported"
+        if one is not schema and isinstance(one.get("$schema"), str):
+            return "schema has another in it with a $schema of its own: not supported"
     try:
         Draft202012Validator.check_schema(schema)
     except SchemaError as error:
@@ -143,17 +150,36 @@ def _unchecked(*_: object) -> None:
     """A client's regular expression could hold up the whole worker: the LM is told of it, and the client checks it."""
 
 
+_left: ContextVar[list[int]] = ContextVar("dspex_references_left")
+
+
+def _counted(follow: Callable[..., Any]) -> Callable[..., Iterator[Any]]:
+    """References that branch at each step are followed two to the power of their number times."""
+
+    def followed(*given: Any) -> Iterator[Any]:
+        left = _left.get()
+        left[0] -= 1
+        if left[0] < 0:
+            raise RecursionError
+        yield from follow(*given)
+
+    return followed
+
+
 # Without `$ref` to elsewhere: the registry is empty, and fetches nothing.
-_Validator: Final = extend(Draft202012Validator, {"pattern": _unchecked})
+_REFERENCES: Final = {name: _counted(Draft202012Validator.VALIDATORS[name]) for name in ("$ref", "$dynamicRef")}
+_Validator: Final = extend(Draft202012Validator, {"pattern": _unchecked, **_REFERENCES})
 
 
 def _tool(name: str, description: str | None = None, schema: Mapping[str, Any] | None = None) -> ClientTool:
     schema = {"type": "object", "properties": {}, **(schema or {})}
+    schema.pop("$schema", None)  # whatever it is, it is read as what was checked
     validator = _Validator(schema, registry=Registry())
     optional = [one for one in schema["properties"] if one not in schema.get("required", ())]
     told = [description or "", f"Arguments that may be left out: {', '.join(optional)}." if optional else ""]
 
     async def ask(**arguments: Any) -> Any:
+        _left.set([MAX_REFERENCES])
         try:
             validator.validate(arguments)
         except ValidationError:
