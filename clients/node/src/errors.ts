@@ -58,7 +58,7 @@ export class DspexError extends Error {
   constructor(code: Code, message: string = code, options: DspexErrorOptions = {}) {
     super(message || code, options.cause === undefined ? undefined : { cause: options.cause });
     this.code = code;
-    this.retryable = options.retryable ?? (code in CODES && CODES[code as KnownCode]);
+    this.retryable = options.retryable ?? (Object.hasOwn(CODES, code) && CODES[code as KnownCode]);
     this.details = options.details ?? {};
     this.meta = options.meta ?? {};
   }

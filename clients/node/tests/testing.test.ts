@@ -80,6 +80,13 @@ test("functions that the client offers", async () => {
   assert.equal(await client.call("outer", { x: 2 }), 4);
 });
 
+test("a code that is called as what every object has is not retryable", () => {
+  assert.deepEqual(
+    ["constructor", "toString", "draining"].map((code) => new DspexError(code).retryable),
+    [false, false, true],
+  );
+});
+
 test("all that asks the sidecar takes a signal", async () => {
   await using fake = await FakeSidecar.start();
   await using client = await connect({ socket: fake.path });
