@@ -126,7 +126,7 @@ def test_nothing_that_has_no_use(image: dict[str, Any]) -> None:
         ["du", "-sm", "opt/dspex", "usr/local/bin/dspex-sidecar"], cwd=root, capture_output=True, text=True, check=True
     )
     sizes = {path: int(size) for size, path in (line.split("\t") for line in ours.stdout.splitlines())}
-    assert sizes["opt/dspex"] < 320, sizes
+    assert sizes["opt/dspex"] < 360, sizes  # 22 of it are the search of an optimiser, and what that needs
     assert sizes["usr/local/bin/dspex-sidecar"] < 20, sizes
 
 
