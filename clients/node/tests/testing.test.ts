@@ -20,6 +20,17 @@ test("methods, errors, streams and what was asked for", async () => {
         for (let i = 0; i < n; i++) yield i;
         return "all";
       },
+      *plain({ n }) {
+        for (let i = 0; i < n; i++) yield i;
+        return "all";
+      },
+      async *untidy() {
+        try {
+          for (;;) yield 1;
+        } finally {
+          await Promise.reject(new Error("which ends no test"));
+        }
+      },
     },
   });
   await using client = await connect({ socket: fake.path });
@@ -29,10 +40,13 @@ test("methods, errors, streams and what was asked for", async () => {
   await failure(client.call("nothing"), "unknown_method");
   await failure(client.call("count", { n: 1 }), "invalid_params");
   await failure(take(client.stream("add", { a: 1, b: 2 })), "invalid_params");
-  const stream = client.stream<number>("count", { n: 10 }, { credit: 2 });
-  let sum = 0;
-  for await (const n of stream) sum += n;
-  assert.deepEqual([sum, stream.result], [45, "all"]);
+  for (const method of ["count", "plain"]) {
+    const stream = client.stream<number>(method, { n: 10 }, { credit: 2 });
+    let sum = 0;
+    for await (const n of stream) sum += n;
+    assert.deepEqual([sum, stream.result], [45, "all"]);
+  }
+  for await (const _ of client.stream("untidy", null, { credit: 2 })) break;
   assert.deepEqual(fake.requests[1], { method: "add", params: { a: 1, b: 2 }, meta: {} });
   fake.method("add", () => "otherwise");
   assert.equal(await client.call("add"), "otherwise");

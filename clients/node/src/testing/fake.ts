@@ -23,8 +23,8 @@ export type FakeCall = {
 };
 
 /**
- * A method: what it returns is the answer, what it throws is the error. An async generator answers a stream, its return
- * value is the stream's result.
+ * A method: what it returns is the answer, what it throws is the error. A generator, plain or async, answers a stream;
+ * its return value is the stream's result.
  */
 // biome-ignore lint/suspicious/noExplicitAny: who writes a fake knows what it is called with
 export type FakeMethod = (params: any, call: FakeCall) => unknown;
@@ -45,6 +45,8 @@ type Running = {
   credit: number;
   more: (() => void) | undefined;
 };
+
+type Items = AsyncIterator<unknown> | Iterator<unknown>;
 
 const META = { worker: "fake" };
 
@@ -188,13 +190,7 @@ export class FakeSidecar implements AsyncDisposable {
   }
 
   /** Send the items as there is credit for them; what the generator returned in the end. */
-  async #items(
-    peer: Peer,
-    id: number,
-    running: Running,
-    items: AsyncIterator<unknown>,
-    aborted: Promise<never>,
-  ): Promise<unknown> {
+  async #items(peer: Peer, id: number, running: Running, items: Items, aborted: Promise<never>): Promise<unknown> {
     try {
       for (;;) {
         const step = await Promise.race([items.next(), aborted]);
@@ -206,7 +202,7 @@ export class FakeSidecar implements AsyncDisposable {
         peer.item(id, step.value);
       }
     } finally {
-      void items.return?.();
+      Promise.resolve(items.return?.()).catch(() => {}); // what it throws now is nobody's
     }
   }
 
@@ -289,6 +285,7 @@ export class FakeSidecar implements AsyncDisposable {
   }
 }
 
-function isIterator(value: unknown): value is AsyncIterator<unknown> {
-  return typeof value === "object" && value !== null && Symbol.asyncIterator in value;
+function isIterator(value: unknown): value is Items {
+  if (typeof value !== "object" || value === null || !("next" in value)) return false;
+  return Symbol.asyncIterator in value || Symbol.iterator in value;
 }
