@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import dspy
 import pytest
 from dspex.errors import Cancelled, DeadlineExceeded, InvalidParams, LMError, ProgramError
 from dspex_worker import App
+from dspex_worker.dspy_app.call_limits import CallLimits
+from dspex_worker.dspy_app.counts import LmCounts
 from dspex_worker.dspy_app.models import LmCache, make_lm
 from dspex_worker.dspy_app.settings import CLIENT_PROVIDERS, LmSettings, Models
+from dspex_worker.dspy_app.usage import CallUsage
 from dspy.clients.base_lm import GLOBAL_HISTORY
 from dspy.utils.exceptions import LMError as LmFailure
 from support.driver import Driver, driving
@@ -362,6 +366,40 @@ def test_cancelling_ends_the_request() -> None:
         assert await asyncio.to_thread(server.wait_for, lambda s: s.disconnects == 1)
 
     run(scenario, Reply(hang_after=0))
+
+
+def test_a_permit_is_given_back_when_the_connection_is_closed() -> None:
+    """Else the provider has one request more than it takes."""
+
+    class Noting:
+        def __init__(self, port: int) -> None:
+            self.address = f":{port:04X}"
+            self.open: list[int] = []
+            self.released = asyncio.Event()
+
+        async def acquire(self, model: str, share: str, *, no_pause: bool, left: float | None) -> int:
+            return 1
+
+        def release(self, permit: int, tokens: int = 0, pause: float | None = None) -> None:
+            peers = [line.split()[2:4] for line in Path("/proc/self/net/tcp").read_text().splitlines()[1:]]
+            self.open.append(sum(peer.endswith(self.address) and state == "01" for peer, state in peers))
+            self.released.set()
+
+    async def go() -> None:
+        with OpenAIServer(answer=lambda seen: Reply(hang_after=0)) as server:
+            permits = Noting(server.port)
+            settings = LmSettings("m", "openai/m", api_key="k", api_base=server.base, limited=True)
+            limits = CallLimits(None, CallUsage(LmCounts(App().metrics)), permits=permits)
+            lm = make_lm(settings)
+            asking = asyncio.ensure_future(lm.for_call(limits).acall("hello"))
+            assert await asyncio.to_thread(server.wait_for, lambda s: s.in_flight == 1)
+            asking.cancel()
+            await asyncio.wait([asking])
+            await asyncio.wait_for(permits.released.wait(), 10)
+            assert permits.open == [0]
+            await lm.aclose()
+
+    asyncio.run(go())
 
 
 def test_cancelling_a_module_on_a_thread_ends_its_request() -> None:

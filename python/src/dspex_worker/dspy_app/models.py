@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import dspy
@@ -132,21 +133,28 @@ class CallLM(dspy.LM):
             sent = _sent()
             permit = await self._permit(last)
             request = self._request()
-            pause = None
+            pause, closing = None, True
             try:
                 with self._limits.usage.request(request), dspy.context(disable_history=False):  # for update_history
                     answer = await super().acall(*args, **kwargs)
+                closing = False
                 self._remember(request, None, kwargs)
                 return answer
             except Exception as error:
                 self._failed(request, error, kwargs)
-                pause = getattr(error, "retry_after", None)
+                pause, closing = getattr(error, "retry_after", None), getattr(error, "status", None) is None
                 wait = self._wait(error, attempt, sent)
                 if wait is None:
                     raise
             finally:
                 if permit is not None and self._limits.permits is not None:
-                    self._limits.permits.release(permit, request.tokens, pause)
+                    release = partial(self._limits.permits.release, permit, request.tokens, pause)
+                    if (
+                        closing
+                    ):  # asyncio closes the connection in the loop's next turn: the provider counts it until then
+                        asyncio.get_running_loop().call_soon(release)
+                    else:
+                        release()
             await asyncio.sleep(wait)
             attempt += 1
 
