@@ -139,9 +139,8 @@ def test_a_schema_is_never_fetched_and_cannot_hold_up_the_worker(session: Sessio
     program = agent(session, *({"name": f"t{n}", "schema": one} for n, one in enumerate(schemas)))
     for name in ("t0", "t1", "t2", "t3", "t4"):
         session.offer(name, lambda _, __: "used")
-    seen = lm.connections
     assert "the tool's schema cannot be used" in program(question=question("t0", a="x")).answer
-    assert lm.connections == seen
+    assert {seen.path for seen in lm.requests} == {"/v1/chat/completions"}
     assert program(question=question("t1", a="a" * 40 + "!")).answer == "used"
     assert "the tool's schema cannot be used: RecursionError" in program(question=question("t2", a="x")).answer
     assert "the tool's schema cannot be used: RecursionError" in program(question=question("t3", a=1)).answer
