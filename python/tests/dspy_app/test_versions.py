@@ -12,6 +12,9 @@ import dspy
 import pytest
 from dspex.errors import InvalidParams, InvalidSignature, ProgramExists, ProgramNotFound
 from dspex_worker import App
+from dspex_worker.dspy_app.application import ApplicationPrograms
+from dspex_worker.dspy_app.records import Record
+from dspex_worker.dspy_app.shared_programs import SharedPrograms
 from support.driver import WAIT, Driver, driving
 from support.openai_server import OpenAIServer, Reply, Seen, json_answer
 
@@ -228,6 +231,16 @@ def test_an_exported_program_is_configured_with_all_that_it_has() -> None:
     ):
         with pytest.raises(ValueError, match=f"programs.own: .*{why}"):
             asyncio.run(refused(wrong))
+
+
+def test_one_for_all_that_cannot_be_built_says_who_can_help() -> None:
+    shared = SharedPrograms(ApplicationPrograms(App()).builder)
+    shared.use({"p": {"current": Record("a: Gone -> b", "predict", None, None).to_value(), "earlier": []}})
+    with pytest.raises(
+        InvalidParams, match=r"'Gone' is not known; .* an administrator chooses another version"
+    ) as caught:
+        shared.get("p")
+    assert "session" not in caught.value.message
 
 
 def test_many_inputs_at_once() -> None:

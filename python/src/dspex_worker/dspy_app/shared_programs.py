@@ -8,9 +8,9 @@ from typing import Any
 
 from dspex.errors import DspexError
 
-from dspex_worker.dspy_app.errors import invalid_param, program_not_found
+from dspex_worker.dspy_app.errors import invalid_param, program_not_found, shortened
 from dspex_worker.dspy_app.programs import Builder, Program
-from dspex_worker.dspy_app.records import Record, unusable
+from dspex_worker.dspy_app.records import Record
 from dspex_worker.dspy_app.session_programs import MAX_VERSIONS, told
 
 Value = Any  # {current: record, earlier: [record]}, as the sidecar keeps it
@@ -47,7 +47,9 @@ class SharedPrograms:
         try:
             program = self._builder.build(id, record, "shared")
         except DspexError as error:
-            raise unusable(id, error.message) from None
+            message = f"that is for all cannot be built by this application: {error.message}; an administrator chooses"
+            message = f"{message} another version (use_version, scope: all) or takes it away (withdraw_program)"
+            raise invalid_param(f"program {shortened(id)!r}", message) from None
         self._built[id] = (record.stamp, program)
         return program
 
