@@ -206,6 +206,23 @@ def test_time_ends_a_run_and_a_cancel_ends_it_at_once() -> None:
     run(scenario)
 
 
+def test_no_row_is_logged(capfd: pytest.CaptureFixture[str]) -> None:
+    app = App()
+
+    @app.metric
+    def picky(example: Any, prediction: Any, trace: Any = None) -> bool:
+        if trace is not None:
+            raise ValueError(f"no demo is made of {example.text}")
+        return bool(example.answer == prediction.answer)
+
+    async def scenario(driver: Driver, server: OpenAIServer) -> None:
+        await optimise(driver, "bootstrap", metric="picky", parameters=OPTIMISERS["BootstrapFewShot"])
+
+    run(scenario, app)
+    said = "".join(capfd.readouterr())
+    assert not [row for row in ROWS if row["text"] in said], said
+
+
 def test_metrics() -> None:
     app = App()
     seen: list[Any] = []

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import AsyncExitStack
+import logging
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, contextmanager
 from functools import partial
 from typing import Any
 
@@ -94,7 +95,7 @@ class Run:
             overrides = {**overrides, **await self._executor.lm_overrides(settings, limits, stack)}
             made = {name: await self._executor.lm_overrides(other, limits, stack) for name, other in others.items()}
             overrides["callbacks"] = [*dspy.settings.callbacks, self.progress]
-            with dspy.context(**overrides, **OWN):
+            with dspy.context(**overrides, **OWN), _no_rows_in_the_log():
                 try:
                     return await run_in_thread(anyio.CapacityLimiter(1), partial(work, made), limits.stop)
                 except Exception as error:
@@ -103,3 +104,20 @@ class Run:
                     if translated is None:
                         raise
                     raise translated from error
+
+
+@contextmanager
+def _no_rows_in_the_log() -> Iterator[None]:
+    """DSPy logs examples that failed, and prompts that it tries: data of the client's, which belongs into no log."""
+
+    def says_no_row(record: logging.LogRecord) -> bool:
+        return not record.name.startswith(("dspy.evaluate", "dspy.teleprompt", "dspy.utils.parallelizer"))
+
+    handlers = logging.getLogger("dspy").handlers
+    for handler in handlers:
+        handler.addFilter(says_no_row)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(says_no_row)
