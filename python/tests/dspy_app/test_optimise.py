@@ -208,10 +208,12 @@ def test_time_ends_a_run_and_a_cancel_ends_it_at_once() -> None:
 
 def test_no_row_is_logged(capfd: pytest.CaptureFixture[str]) -> None:
     app = App()
+    failed: list[str] = []
 
     @app.metric
     def picky(example: Any, prediction: Any, trace: Any = None) -> bool:
-        if trace is not None:
+        if trace is not None and not failed:
+            failed.append(example.text)
             raise ValueError(f"no demo is made of {example.text}")
         return bool(example.answer == prediction.answer)
 
@@ -220,7 +222,7 @@ def test_no_row_is_logged(capfd: pytest.CaptureFixture[str]) -> None:
 
     run(scenario, app)
     said = "".join(capfd.readouterr())
-    assert not [row for row in ROWS if row["text"] in said], said
+    assert failed and not [row for row in ROWS if row["text"] in said], said
 
 
 def test_metrics() -> None:
