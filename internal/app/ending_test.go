@@ -20,8 +20,12 @@ func hanging(t *testing.T, more string) (*running, *wiretest.Peer) {
 	c, other := p.connect(t), p.connect(t)
 	other.Send(wire.KindRequest, 6, "hang", params{"timeout_ms": 3_600_000}, nil)
 	await(t, "it runs", func() bool { return fmt.Sprint(get(t, c, "sidecar.stats", nil)["in_flight"]) == "1" })
-	if got := get(t, c, "admin.shutdown", params{"timeout_ms": 3_600_000})["drain_ms"]; fmt.Sprint(got) != "3600000" {
-		t.Errorf("it says %v", got)
+	c.Send(wire.KindRequest, 1, "admin.shutdown", nil, params{"timeout_ms": 3_600_000})
+	for range 2 { // the answer and the goaway, in either order
+		m := c.Receive()
+		if told, _ := m.Payload.(params); m.Method != "goaway" && fmt.Sprint(told["drain_ms"]) != "3600000" {
+			t.Errorf("it says %+v", m)
+		}
 	}
 	return s, c
 }
@@ -41,9 +45,6 @@ func TestSignalInALongShutdown(t *testing.T) {
 func TestShutdownInAShutdown(t *testing.T) {
 	t.Parallel()
 	s, c := hanging(t, "shutdown_timeout = '1h'")
-	if m := c.Receive(); m.Method != "goaway" {
-		t.Errorf("%+v", m)
-	}
 	for _, ask := range []struct {
 		limit int
 		least string
