@@ -52,8 +52,7 @@ def test_each_session_asks_with_its_own_key(isolated: Server, lm: OpenAIServer, 
     for number, session in enumerate(sessions[1:], 1):
         settings = {"model": "openai/m", "api_key": f"key-{number}", "api_base": lm.base, "adapter": "json"}
         session.configure_lm(settings=settings)
-    # tqdm, which dspy.Parallel counts with, loses count where several threads of a process make bars at once.
-    with ThreadPoolExecutor(1 if program == "parallel" else 12) as pool:
+    with ThreadPoolExecutor(12) as pool:
         numbers = list(range(6)) * 6
         got = list(pool.map(lambda number: sessions[number].program(program)(a="the same")["b"], numbers))
     assert got == [f"for key-{number}" if number else f"for {KEY}" for number in numbers]

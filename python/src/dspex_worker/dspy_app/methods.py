@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import replace as replaced
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from dspex.errors import DspexError
-from tqdm import tqdm  # type: ignore[import-untyped]
 
 from dspex_worker.calls import Call, current_call
 from dspex_worker.dspy_app.application import ApplicationPrograms
@@ -60,9 +58,6 @@ class DspyApp:
     def init_worker(self, worker: Worker) -> None:
         """Take over what a worker has of its own: the models' settings, with their keys, and the limit on threads."""
         self.executor = Executor(worker.concurrency, LmCounts(self._metrics), worker.permits)
-        # Else the first threads of dspy.Parallel make a lock each, and lose count of the bars; the usual one is shared
-        # by all workers that were forked, and stays taken where one is killed with it.
-        tqdm.set_lock(threading.RLock())
         self.use_models(worker)
         self.tracebacks = worker.tracebacks
         self.permissions = self._builder.kinds.permissions = Permissions.read(worker.dspy)

@@ -6,12 +6,14 @@ import contextlib
 import os
 import socket
 import urllib.request
+import weakref
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, cast
 
 import dspy
 from dspex.errors import DspexError
 from dspy.lm15 import Message, Request, Response, Usage
+from tqdm import tqdm  # type: ignore[import-untyped]
 
 from dspex_worker.dspy_app.counts import LmCounts
 from dspex_worker.dspy_app.execute import Executor
@@ -63,6 +65,14 @@ class _WarmCall:
         self.usage: dict[str, Any] = {}
 
 
+class _Bars(weakref.WeakSet[Any]):
+    """tqdm's list of bars. `dspy.Parallel` empties it as it begins, also under another thread that is about to take its
+    own bar off it, and would fail that call for a bar that nobody sees.
+    """
+
+    remove = weakref.WeakSet.discard
+
+
 def keep_to_this_process() -> None:
     """Keep DSPy from the network and the disk for its own purposes; what the application set up itself stays.
 
@@ -70,6 +80,7 @@ def keep_to_this_process() -> None:
     address and key, so one session would get another's answers; and it writes files. DSPy's HTTP client would send
     requests to this machine, a local model's with its key, to a proxy that the environment names: it is told not to.
     """
+    tqdm._instances = _Bars()
     _keep_loopback_from_proxies()
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "true")
     if "cache" not in vars(dspy):  # DSPy makes it when it is first asked for
