@@ -20,12 +20,12 @@ func allowed() map[string][]string {
 
 		"internal/app": {
 			"internal/admin", "proxy", "internal/runs", "internal/session", "internal/launch", "internal/keeper", "pool",
-			"internal/procs", "internal/config", "internal/events", "internal/metrics", "internal/permits", "internal/plainfile", "internal/shared", "internal/store", "internal/watch", "wire",
+			"internal/procs", "internal/config", "internal/events", "internal/jsontext", "internal/metrics", "internal/permits", "internal/plainfile", "internal/shared", "internal/store", "internal/watch", "wire",
 		},
 		"bench/load":      {"wire"},
 		"examples/gowire": {"wire"},
 		"tests/model":     {},
-		"internal/cli":    {"internal/client", "internal/config", "internal/load", "wire"},
+		"internal/cli":    {"internal/client", "internal/config", "internal/jsontext", "internal/load", "wire"},
 		"internal/load":   {"internal/client", "wire"},
 		"internal/client": {"wire"},
 		"internal/admin":  {"proxy", "internal/runs", "internal/session", "pool", "internal/events", "internal/metrics", "wire"},
@@ -50,6 +50,7 @@ func allowed() map[string][]string {
 		"internal/procs":     {},
 		"internal/store":     {},
 		"internal/watch":     {"internal/plainfile"},
+		"internal/jsontext":  {},
 		"internal/plainfile": {},
 		"wire":               {},
 

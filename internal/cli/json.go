@@ -9,8 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unicode/utf16"
-	"unicode/utf8"
+
+	"github.com/dspex/dspex-sidecar/internal/jsontext"
 )
 
 // bytesKey marks bytes, which JSON has none of: {"$bytes": "base64"}.
@@ -26,19 +26,7 @@ func encodeJSON(v any, indent string) ([]byte, error) {
 	if err := enc.Encode(forJSON(v)); err != nil {
 		return nil, fmt.Errorf("writing JSON: %w", err)
 	}
-	out := make([]byte, 0, b.Len())
-	for _, r := range b.String() {
-		switch {
-		case r == '\n' || strconv.IsPrint(r):
-			out = utf8.AppendRune(out, r)
-		case r > 0xffff:
-			high, low := utf16.EncodeRune(r)
-			out = fmt.Appendf(out, `\u%04x\u%04x`, high, low)
-		default:
-			out = fmt.Appendf(out, `\u%04x`, r)
-		}
-	}
-	return out, nil
+	return jsontext.Harmless(b.Bytes()), nil
 }
 
 // forJSON puts what JSON knows in place of what it does not.
