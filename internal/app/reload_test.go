@@ -149,7 +149,9 @@ func TestGenerationTakenBack(t *testing.T) {
 	}
 	s := p.serve(t)
 	c := p.connect(t)
-	call(t, c, "echo", nil)
+	if a := get(t, c, "admin.reload", params{"wait": true}); a["workers_missing"] != nil { // else the second worker may still be on its way
+		t.Fatal(a)
+	}
 	before := len(tree(t, s.Process.Pid))
 	for _, more := range []string{"[profile.dev.pools.default]\n", ""} { // a model server, too
 		text, err := os.ReadFile(p.config)
