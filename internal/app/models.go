@@ -289,32 +289,32 @@ func (s *modelServer) runOnce(ctx context.Context) string {
 	if err != nil {
 		return err.Error()
 	}
-	defer func() {
-		_ = process.Kill() // one that has ended needs none
-		<-process.Done()
-		out.Close()
-	}()
+	why := s.serve(ctx, process)
+	_ = process.Kill() // one that has ended needs none
+	<-process.Done()
+	out.Finish()
+	if lines := out.Last(); len(lines) > 0 {
+		why += "; it printed: " + strings.Join(lines, "\n")
+	}
+	return why
+}
+
+// serve waits until the process is ready and then until it ends or is wanted no more, and says why that was.
+func (s *modelServer) serve(ctx context.Context, process *keeper.Process) string {
 	limit := time.Duration(s.startTimeout.Load())
 	ready, stop := context.WithTimeout(ctx, limit)
 	defer stop()
 	if err := s.awaitReady(ready, process, limit); err != nil {
-		return err.Error() + last(out)
+		return err.Error()
 	}
 	s.fail("")
 	s.log.Info("model server ready", "pid", process.PID())
 	select {
 	case <-process.Done():
-		return process.Exit().String() + last(out)
+		return process.Exit().String()
 	case <-ctx.Done():
 		return "the sidecar is ending"
 	}
-}
-
-func last(out *launch.Output) string {
-	if lines := out.Last(); len(lines) > 0 {
-		return "; it printed: " + strings.Join(lines, "\n")
-	}
-	return ""
 }
 
 // awaitReady polls the server's /health until it answers 200, and makes sure that it is this server that does.

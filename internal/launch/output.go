@@ -156,8 +156,8 @@ func (o *Output) Close() {
 	o.readers.Wait()
 }
 
-// finish reads what an ended process has left in its pipes.
-func (o *Output) finish() {
+// Finish reads what an ended process has left in its pipes.
+func (o *Output) Finish() {
 	read := make(chan struct{})
 	go func() { // ends with the pipes
 		o.readers.Wait()

@@ -26,7 +26,7 @@ func newWorker(process *keeper.Process, channel *net.UnixConn, out *Output) *wor
 // wait lets the output be complete before the process counts as done.
 func (w *worker) wait() {
 	<-w.process.Done()
-	w.out.finish()
+	w.out.Finish()
 	close(w.done)
 }
 

@@ -82,7 +82,7 @@ func (z *zygote) run(ctx context.Context, p *Processes, spec keeper.Spec, limit 
 		dismiss()
 		z.leave() // one that closed its end and lives on
 		<-z.process.Done()
-		z.out.finish()
+		z.out.Finish()
 		if errors.Is(err, errZygoteEnded) {
 			err = fmt.Errorf("%w: %s", err, z.process.Exit())
 		}
