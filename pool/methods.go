@@ -14,6 +14,7 @@ type Method struct {
 	Doc       string         `msgpack:"doc" json:"doc"`
 	Params    map[string]any `msgpack:"params" json:"params"`
 	Result    map[string]any `msgpack:"result" json:"result"`
+	Item      map[string]any `msgpack:"item" json:"item"`       // of what it streams; nil where it does not
 	Stream    string         `msgpack:"stream" json:"stream"`   // one of the wants
 	Session   string         `msgpack:"session" json:"session"` // likewise
 	ReadOnly  bool           `msgpack:"read_only" json:"read_only"`

@@ -13,8 +13,11 @@ export class Offers {
   /** What is being answered, by connection and id. */
   readonly #answering = new Map<Connection, Map<number, AbortController>>();
 
-  /** Returns what takes the function back. */
+  /** Returns what takes the function back. Throws TypeError where it is none. */
   add(session: string | undefined, name: string, offered: Offered): () => void {
+    if (typeof offered !== "function") {
+      throw new TypeError(`what is offered as '${name}' is a function, not a ${typeof offered}`);
+    }
     const names = this.#offered.get(session) ?? new Map<string, Offered>();
     this.#offered.set(session, names.set(name, offered));
     return () => {

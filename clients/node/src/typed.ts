@@ -7,7 +7,7 @@ import type { Stream } from "./stream.js";
 
 /** What a sidecar serves. */
 export type ServedTypes = {
-  methods: Record<string, { params: object; result: unknown; stream: "none" | "optional" | "required" }>;
+  methods: Record<string, { params: object; result: unknown; item: unknown; stream: "none" | "optional" | "required" }>;
   programs: Record<string, { inputs: object; outputs: object }>;
 };
 
@@ -31,10 +31,10 @@ export interface Typed<S extends ServedTypes> {
     method: K,
     ...rest: Rest<Methods<S>[K]["params"], CallOptions>
   ): Promise<Reply<Methods<S>[K]["result"]>>;
-  stream<K extends Named<S, "required">>(
+  stream<K extends Named<S, "optional" | "required">>(
     method: K,
     ...rest: Rest<Methods<S>[K]["params"], StreamOptions>
-  ): Stream<Methods<S>[K]["result"], unknown>;
+  ): Stream<Methods<S>[K]["item"], unknown>;
   program<K extends keyof S["programs"] & string>(
     id: K,
   ): Program<S["programs"][K]["inputs"], S["programs"][K]["outputs"]>;

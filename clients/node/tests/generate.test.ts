@@ -61,6 +61,7 @@ const { programs } = (await served.request("list_programs")).result as { program
 const digest = served.program("digest");
 type Names = Awaited<ReturnType<typeof digest>>["names"];
 const names: Names = ["Ada"];
+export const later = () => served.stream("execute_program", { program: "digest", inputs: { text: "a" } });
 console.log(counted.words, notes, programs.length, names);
 `;
 const BAD = [

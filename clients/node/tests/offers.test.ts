@@ -2,8 +2,8 @@
 
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
-import type { Asked, Client } from "../src/index.js";
-import { DspexError } from "../src/index.js";
+import type { Asked } from "../src/index.js";
+import { Client, DspexError } from "../src/index.js";
 import type { Peer } from "../src/testing/index.js";
 import { encodeCancel, Kind, type Response } from "../src/wire/index.js";
 import { echoing, event, failure, framed, type Script, served } from "./support/scripted.js";
@@ -184,4 +184,11 @@ test("a cancel that is too long settles no call of the client's", async () => {
     await echoing(peer);
   };
   await served([script], async (client) => assert.equal(await client.call("m"), "good"), { maxFrame: 65_536 });
+});
+
+test("only functions are offered", async () => {
+  const client = new Client({ socket: "/no/such" });
+  // @ts-expect-error
+  assert.throws(() => client.offer("f", 5), /'f' is a function, not a number/);
+  await client.close();
 });

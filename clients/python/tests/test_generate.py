@@ -20,13 +20,16 @@ from scripted import Peer, client, drive, serving
 
 def method(name: str, params: dict[str, Any], required: list[str], result: Any, stream: str = "none") -> dict[str, Any]:
     schema = {"type": "object", "properties": params, "required": required, "additionalProperties": False}
-    return {"name": name, "doc": "", "params": schema, "result": result, "stream": stream, "session": "none"}
+    item = None if stream == "none" else {"type": "string"} if stream == "optional" else result
+    told = {"name": name, "doc": "", "params": schema, "result": result, "item": item}
+    return {**told, "stream": stream, "session": "none"}
 
 
 WORDS = {"type": "object", "additionalProperties": {"type": "integer"}}
 METHODS = [
     method("count_words", {"text": {"type": "string"}, "deep": {"type": "boolean"}}, ["text"], WORDS),
     method("sentences", {"text": {"type": "string"}}, ["text"], {"type": "string"}, "required"),
+    method("spell", {"text": {"type": "string"}}, ["text"], {"type": "integer"}, "optional"),
     method("odd-name", {"in": {"type": "integer"}}, [], {"anyOf": [{"type": "string"}, {"type": "null"}]}),
     method("list_programs", {}, [], {}),
     # Names whose classes would be called alike, or have no name that Python takes.
@@ -49,18 +52,19 @@ ANSWERS: dict[str, Any] = {
     "list_programs": {"programs": [{"program": "digest"}]},
     "get_program_info": INFO,
     "count_words": {"words": 3},
+    "spell": 1,
     "execute_program": {"names": ["Ada"]},
 }
 
 
-ITEMS = {"sentences": "One.", "3d.items": 1, "a.b": 2, "a_b": "two"}
+ITEMS = {"sentences": "One.", "spell": "a", "3d.items": 1, "a.b": 2, "a_b": "two"}
 
 
 def sidecar(peer: Peer) -> None:
     peer.greet()
     while (message := peer.read()) is not None:
         if isinstance(message, wire.Request):
-            if message.method in ITEMS:
+            if message.method in ITEMS and (message.meta or {}).get("stream"):
                 peer.send(wire.encode_item(message.id, ITEMS[message.method]))
             peer.answer(message, ANSWERS.get(message.method))
 
@@ -75,12 +79,14 @@ def threads(client: dspex.Client) -> None:
     served.call("count_words", {"text": "a", "deep": True})
     for sentence in served.stream("sentences", {"text": "a"}):
         print(sentence.upper())
+    letters: int = served.call("spell", {"text": "a"})
+    letter: str = next(served.stream("spell", {"text": "a"}))
     odd: str | None = served.call("odd-name")
     first: int = next(served.stream("3d.items", {"n": 1})) + next(served.stream("a.b", {"n": 1}))
     second: str = next(served.stream("a_b", {"n": "1"}))
     names: list[str] = served.program("digest")(text="a")["names"]
     served.program("digest").run({"text": "a"})
-    print(words, odd, names, first, second)
+    print(words, letters, letter, odd, names, first, second)
 
 async def tasks(client: dspex.AsyncClient, session: dspex.AsyncSession) -> None:
     served = typed(session)
@@ -97,6 +103,7 @@ BAD = [
     'served.call("count_words", {"text": "a", "more": 1})',
     'served.call("no_such_method")',
     'served.call("sentences", {"text": "a"})',
+    'wrong: int = next(served.stream("spell", {"text": "a"}))',
     'served.stream("count_words", {"text": "a"})',
     'served.program("no_such_program")',
     'served.program("digest")(text=1)',
@@ -136,7 +143,7 @@ def test_the_module_gives_the_same_client(tmp_path: Path, capsys: pytest.Capture
         with dspex.Client(path) as inner:
             sys.modules.pop("good").threads(inner)
         assert sys.modules.pop("served").typed(inner) is inner
-    assert capsys.readouterr().out == "ONE.\n3 None ['Ada'] 3 two\n"
+    assert capsys.readouterr().out == "ONE.\n3 1 a None ['Ada'] 3 two\n"
 
 
 def test_what_is_wrong_is_said(tmp_path: Path) -> None:

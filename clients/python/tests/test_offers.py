@@ -280,3 +280,18 @@ def test_an_item_that_cannot_be_read_keeps_its_id_until_the_response_comes(kind:
 
     with serving(script) as path:
         drive(scenario(path))
+
+
+def test_only_functions_are_offered(kind: str) -> None:
+    def script(peer: Peer) -> None:
+        peer.greet()
+        peer.echo()
+
+    with serving(script) as path:
+
+        async def scenario() -> None:
+            async with client(kind, path) as c:
+                with pytest.raises(TypeError, match=r"'client\.add' is a function, not a int"):
+                    c.offer("client.add", 5)
+
+        drive(scenario())

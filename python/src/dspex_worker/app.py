@@ -141,11 +141,13 @@ class Method:
 
     def describe(self) -> dict[str, Any]:
         """Return the entry of ``methods`` in hello's answer and in ``sidecar.methods``."""
+        streamed = self if self.stream else self.streamed
         return {
             "name": self.name,
             "doc": self.doc,
             "params": self.params_schema,
             "result": self.result_schema,
+            "item": streamed and streamed.result_schema,
             "stream": "required" if self.stream else "optional" if self.streamed is not None else "none",
             "session": self.session,
             "read_only": self.read_only,
@@ -211,6 +213,7 @@ class App(Offers):
     @typing.overload
     def method(
         self,
+        named: str | None = None,
         /,
         *,
         name: str | None = None,
@@ -222,7 +225,7 @@ class App(Offers):
     ) -> Callable[[Function], Function]: ...
     def method(
         self,
-        function: Callable[..., Any] | None = None,
+        function: Callable[..., Any] | str | None = None,
         /,
         *,
         name: str | None = None,
@@ -232,7 +235,7 @@ class App(Offers):
         stream: Callable[..., Any] | None = None,
         process: Literal["own"] | None = None,
     ) -> Any:
-        """Register a function as a method, by its own name or ``name``.
+        """Register a function as a method, by its own name, or as ``@app.method("name")`` or ``(name="name")``.
 
         ``read_only``: does not write to its session, so it may run beside other such calls. ``retry="safe"``: may be
         run again if its worker dies. ``inline``: a plain function that never blocks; it runs at once on the loop's
@@ -240,10 +243,10 @@ class App(Offers):
         ``process="own"``: for what takes long and much. Each call has a process of its own, forked beside the pool for
         it and ended with it; it sees its session as it was when it began, and holds up none of the session's calls.
         """
-        if function is None:
+        if function is None or isinstance(function, str):
             return functools.partial(
                 self._add_method,
-                name=name,
+                name=function or name,
                 read_only=read_only,
                 retry=retry,
                 inline=inline,

@@ -122,7 +122,7 @@ def test_parameters_are_filled_in_or_sent() -> None:
 
 def test_what_cannot_be_registered() -> None:
     app = App()
-    app.method(name="taken")(print_nothing)
+    app.method("taken")(print_nothing)
     for name in ("taken", "hello", "session.x", "sidecar.health", "admin.x", "x" * 129):
         with pytest.raises(ValueError, match=r"registered twice|reserved|has 1 to"):
             app.method(name=name)(print_nothing)

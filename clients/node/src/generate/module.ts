@@ -10,6 +10,7 @@ type Method = {
   doc: string;
   params: unknown;
   result: unknown;
+  item: unknown;
   stream: "none" | "optional" | "required";
 };
 
@@ -43,9 +44,10 @@ export function typed(caller: Caller | Session): Typed<Served> {
 `;
 }
 
-function methodOf({ name, doc, params, result, stream }: Method): string {
-  const types = `{ params: ${typeOf(params)}; result: ${typeOf(result)}; stream: ${literal(stream)} }`;
-  return `${comment(doc)}    ${literal(name)}: ${types};\n`;
+function methodOf({ name, doc, params, result, item, stream }: Method): string {
+  const given = `params: ${typeOf(params)}; result: ${typeOf(result)}`;
+  const streamed = `item: ${stream === "none" ? "never" : typeOf(item)}; stream: ${literal(stream)}`;
+  return `${comment(doc)}    ${literal(name)}: { ${given}; ${streamed} };\n`;
 }
 
 function programOf({ program, instructions, inputs, outputs }: ProgramInfo): string {

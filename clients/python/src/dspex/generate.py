@@ -112,13 +112,13 @@ def _served(types: _Types, methods: list[Any], programs: list[Any], prefix: str)
         params, result = types.of(method["params"], f"{name}Params"), types.of(method["result"], f"{name}Result")
         given = f"params: {params}" if method["params"].get("required") else f"params: {params} | None = ..."
         head = f"(self, method: Literal[{method['name']!r}], {given}, {_OPTIONS})"
-        if method["stream"] == "required":
+        if method["stream"] != "required":
+            calls.append(f"    {define} call{head} -> {result}: ...")
+        if method["stream"] != "none":
             streams.append(f"    def stream{head} -> {prefix}{name}Stream: ...")
             step = "async def __anext__" if prefix else "def __next__"
             classes.append(f"\nclass {prefix}{name}Stream(dspex.{prefix}Stream[Any]):\n")
-            classes.append(f"    {step}(self) -> {result}: ...\n")
-        else:
-            calls.append(f"    {define} call{head} -> {result}: ...")
+            classes.append(f"    {step}(self) -> {types.of(method['item'], f'{name}Item')}: ...\n")
     for program, name in zip(programs, _named(program["program"] for program in programs), strict=True):
         named.append(f"    def program(self, id: Literal[{program['program']!r}]) -> {prefix}{name}Program: ...")
         inputs, outputs = (types.of(program[side], f"{name}{_camel(side)}") for side in ("inputs", "outputs"))

@@ -17,7 +17,9 @@ class Offers:
         self._offered: dict[tuple[str | None, str], Callable[..., Any]] = {}
 
     def add(self, session: str | None, name: str, function: Callable[..., Any]) -> Callable[[], None]:
-        """Returns what takes the function back."""
+        """Returns what takes the function back. Raises TypeError where it is none."""
+        if not callable(function):
+            raise TypeError(f"what is offered as {name!r} is a function, not a {type(function).__name__}")
         key = session, name
         with self._lock:
             self._offered[key] = function
