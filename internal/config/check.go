@@ -25,6 +25,9 @@ func (l *loader) check(c *Config) {
 	l.checkModels(c)
 	l.checkEmbedders(c)
 	l.checkPrograms(c)
+	if c.Optimize.Executor == "ray" && c.Optimize.Address == "" {
+		l.failKey(c, "optimize.executor", `is "ray", and needs optimize.address, that of the cluster`)
+	}
 }
 
 // checkHTTP notes an address that more can reach than was meant.

@@ -27,6 +27,7 @@ type Config struct {
 	Models    map[string]*Model
 	Embedders map[string]*Embedder
 	DSPy      DSPy
+	Optimize  Optimize
 	Programs  map[string]*Program
 	Log       Log
 	HTTP      HTTP

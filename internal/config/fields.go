@@ -20,7 +20,7 @@ var (
 
 // fields returns all settings, in the order of the example.
 func fields() []field {
-	return slices.Concat(listenFields(), poolFields(), runFields(), sessionFields(), budgetFields(), logFields(), httpFields(), modelFields(), embedderFields(), dspyFields(), programFields())
+	return slices.Concat(listenFields(), poolFields(), runFields(), sessionFields(), budgetFields(), logFields(), httpFields(), modelFields(), embedderFields(), dspyFields(), optimizeFields(), programFields())
 }
 
 const (

@@ -18,6 +18,7 @@ func settable() []any {
 		[]any{"a"},
 		map[string]any{"a": int64(1)},
 		"127.0.0.1:1",
+		"ray",
 		"/a",
 	}
 }
@@ -60,7 +61,7 @@ func TestEachFieldHasASetting(t *testing.T) {
 		settings[f.key[:strings.LastIndex(strings.TrimSuffix(f.key, ".*"), ".")]]++
 	}
 	for table, v := range map[string]any{
-		"listen": Listen{}, "pools.default": Pool{}, "sessions": Sessions{}, "models.*": Model{}, "embedders.*": Embedder{}, "dspy": DSPy{}, "programs.*": Program{}, "log": Log{}, "http": HTTP{},
+		"listen": Listen{}, "pools.default": Pool{}, "sessions": Sessions{}, "models.*": Model{}, "embedders.*": Embedder{}, "dspy": DSPy{}, "optimize": Optimize{}, "programs.*": Program{}, "log": Log{}, "http": HTTP{},
 		"budgets.session": Budget{}, "budgets.session_day": Budget{}, "budgets.owner_day": Budget{},
 	} {
 		if n := reflect.TypeOf(v).NumField(); n != settings[table] {

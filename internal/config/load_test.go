@@ -144,7 +144,7 @@ func TestProfilesWithoutFile(t *testing.T) {
 func TestMistakes(t *testing.T) {
 	rows := []struct{ text, want string }{
 		{"[pools.default]\nsice = 3", `:2:1: pools.default.sice is no setting; did you mean size? ([pools.default] has app, python, `},
-		{"[pool.default]\nsize = 3", `:1:2: pool is no setting; did you mean pools? (at the top there are listen, pools, runs, sessions, budgets, log, http, models, embedders, dspy, programs, profile)`},
+		{"[pool.default]\nsize = 3", `:1:2: pool is no setting; did you mean pools? (at the top there are listen, pools, runs, sessions, budgets, log, http, models, embedders, dspy, optimize, programs, profile)`},
 		{"size = 3", `:1:1: size is no setting; it belongs into [pools.default] (at the top`},
 		{"[sessions]\ncheckout_timeout = '1s'", `:2:1: sessions.checkout_timeout is no setting; it belongs into [pools.default] (`},
 		{"[pools.fast]\nsize = 3", `:1:8: pools.fast is a second pool: this version has one, [pools.default]`},
@@ -197,6 +197,8 @@ func TestMistakes(t *testing.T) {
 		{"[models.a]\nmodel='x'\nextraction_model = 'b'", `:3:1: models.a.extraction_model names "b", which is no configured model`},
 		{"[models.a]\nmodel='x'\ncache_scope = 'model'", `:3:1: models.a.cache_scope has an effect only with cache = true`},
 		{"[models.a]\nmodel='x'\nstop = []", `:3:1: models.a.stop must be a list of 1 to 4 texts, not a list`},
+		{"[optimize]\nexecutor = 'ray'", `:2:1: optimize.executor is "ray", and needs optimize.address, that of the cluster`},
+		{"[optimize]\naddress = 'http://x'", `:2:1: optimize.address must be "ray://HOST:PORT" or "HOST:PORT", not "http://x"`},
 		{"[embedders.a]\napi_key = 'env:K'", `:1:12: embedders.a has no model, such as model = "openai/text-embedding-3-small"`},
 		{"[embedders.a]\nmodel='x'\ndefault=true\n[embedders.b]\nmodel='x'\ndefault=true", `:6:1: embedders.b.default is the second: embedders.a is the default already`},
 		{"[models.a]\nmodel='x'\ntemperature = nan", `:3:1: models.a.temperature must be a number from 0 to 2, not NaN`},

@@ -21,6 +21,12 @@ type DSPy struct {
 	ProgramOfThought bool
 }
 
+// Optimize is the [optimize] table: where programs are evaluated and optimised.
+type Optimize struct {
+	Executor string // "local" or "ray"
+	Address  string // of the Ray cluster
+}
+
 // Program is a [programs.NAME] table: one program that is there for all clients.
 type Program struct {
 	Program      string // "module:attribute"; "" where there is a signature
@@ -47,6 +53,7 @@ const mostJSON = 2 << 20
 
 var (
 	signaturePattern = regexp.MustCompile(`(?s)^.+$`)
+	clusterPattern   = regexp.MustCompile(`^(ray://)?([A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\]):[1-9][0-9]{0,4}$`)
 	kindPattern      = regexp.MustCompile(`^[A-Za-z_]\w{0,62}$`)
 )
 
@@ -61,6 +68,16 @@ func dspyFields() []field {
 			in(folders(), func(c *Config) *[]string { return &d(c).MediaFolders })),
 		setting("dspy.program_of_thought", "false", "", Generation, "Clients may make programs that run code which a model wrote, in Deno.",
 			in(boolean(), func(c *Config) *bool { return &d(c).ProgramOfThought })),
+	}
+}
+
+func optimizeFields() []field {
+	o := func(c *Config) *Optimize { return &c.Optimize }
+	return []field{
+		setting("optimize.executor", `"local"`, "", Generation, `Where evaluate_program and optimize_program run rows: "local", on threads of the run's process, or "ray", on a Ray cluster.`,
+			in(oneOf("local", "ray"), func(c *Config) *string { return &o(c).Executor })),
+		setting("optimize.address", "", `"ray://head.example:10001"`, Generation, "Of that cluster: ray://HOST:PORT, or HOST:PORT where this machine is one of its nodes.",
+			in(text(`"ray://HOST:PORT" or "HOST:PORT"`, clusterPattern), func(c *Config) *string { return &o(c).Address })),
 	}
 }
 

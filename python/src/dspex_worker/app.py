@@ -187,6 +187,8 @@ class App(Offers):
         self.parts: list[Callable[[Worker], None]] = []  # what else has to know the worker
         self.model_users: list[Callable[[Worker], None]] = []  # what has to know that its models are others now
         self.kept_tasks: set[str] = set()
+        self.target: str | None = None  # module:attribute, and the folder from which it was found
+        self.folder = ""
         self.spawn: Callable[[Coroutine[Any, Any, Any]], Any] | None = None  # set by the worker that serves the app
 
     def init_worker(self, worker: Worker) -> None:

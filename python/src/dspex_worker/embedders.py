@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -117,6 +117,8 @@ class Embedders:
         self._client: httpx.AsyncClient | None = None
         self._settings: dict[str, Settings] = {}
         self._default: str | None = None
+        # Where it is set, all vectors are had by it: on a node of a cluster, of the process that has the keys.
+        self.elsewhere: Callable[[str | None, list[str]], Awaitable[Vectors]] | None = None
 
     def use(self, worker: Worker) -> None:
         """Take over a worker's settings for what is asked from now on."""
@@ -162,6 +164,8 @@ class Embedders:
         settings = self.find(name)
         if not all(isinstance(text, str) for text in texts):
             raise TypeError("an embedder takes texts")
+        if self.elsewhere is not None:
+            return await self.elsewhere(settings.name, texts)
         found: Vectors = []
         for begin in range(0, len(texts), settings.batch_size):
             found += await self._batch(settings, texts[begin : begin + settings.batch_size])

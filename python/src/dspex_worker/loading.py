@@ -8,12 +8,15 @@ import importlib.util
 import os
 import sys
 import traceback
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dspex.errors import ProgramError
 
 from dspex_worker.app import App
 from dspex_worker.calls import clean, message_of, type_name
+
+if TYPE_CHECKING:
+    from dspex_worker.dspy_app.methods import DspyApp
 
 _LAST_LINES = 20  # of the traceback, in the error that says why an application cannot be loaded
 
@@ -29,15 +32,21 @@ def load(target: str | None) -> App:
     ``target`` None means an empty application, which then serves the DSPy one. Modules are found from the current
     folder first. Raises LoadError for what is wrong with the target, and whatever the application's modules raise.
     """
-    if sys.path[:1] not in ([os.getcwd()], [""]):
-        sys.path.insert(0, os.getcwd())
-    app = App(use_dspy=True) if target is None else _imported(target)
+    app = _found(target)
     dspy_app = _dspy_app(app)
     if dspy_app is not None:
         dspy_app.install(app)
     elif app.programs:
         raise LoadError(f"the application registers programs ({', '.join(app.programs)}), which need dspy: install it")
     return app
+
+
+def load_with_dspy(target: str | None) -> tuple[App, DspyApp]:
+    """The same for who uses the DSPy application itself."""
+    app = _found(target)
+    if (dspy_app := _dspy_app(app)) is None:
+        raise LoadError("dspy is not installed in this Python environment")
+    return app, dspy_app.install(app)
 
 
 def close_lms() -> None:
@@ -64,6 +73,14 @@ def load_failure(error: BaseException) -> ProgramError:
         f"the application cannot be loaded: {type_name(error)}: {message_of(error)}",
         details={"type": type_name(error), "traceback": "\n".join(lines)},
     )
+
+
+def _found(target: str | None) -> App:
+    if sys.path[:1] not in ([os.getcwd()], [""]):
+        sys.path.insert(0, os.getcwd())
+    app = App(use_dspy=True) if target is None else _imported(target)
+    app.target, app.folder = target, os.getcwd()
+    return app
 
 
 def _imported(target: str) -> App:

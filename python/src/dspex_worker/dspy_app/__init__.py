@@ -20,7 +20,7 @@ __all__ = ["install"]
 _LITELLM = ("LoggingWorker._worker_loop", "LoggingWorker._process_log_task", "Logging.async_success_handler")
 
 
-def install(app: App) -> None:
+def install(app: App) -> DspyApp:
     """Register the DSPy application's methods with ``app``, build its programs, and warm DSPy up.
 
     No thread, socket or LM is left behind, so that a process may be forked from this one.
@@ -29,7 +29,9 @@ def install(app: App) -> None:
         Exception: what a registered program's class or factory raises; ValueError where a method's name is taken.
     """
     keep_to_this_process()
-    DspyApp(app).register(app)
+    made = DspyApp(app)
+    made.register(app)
     for task in _LITELLM:
         app.keep_task(task)
     asyncio.run(warm())
+    return made

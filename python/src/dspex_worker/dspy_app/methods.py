@@ -19,10 +19,11 @@ from dspex_worker.dspy_app.history_methods import HistoryMethods
 from dspex_worker.dspy_app.lm_methods import LmMethods
 from dspex_worker.dspy_app.media import NOTHING, Permissions
 from dspex_worker.dspy_app.memory import Conversation, has_conversation, needs_session
+from dspex_worker.dspy_app.optimise import ray_nodes
 from dspex_worker.dspy_app.optimise.datasets import DatasetMethods
 from dspex_worker.dspy_app.optimise.methods import OptimiseMethods
 from dspex_worker.dspy_app.plain import plain
-from dspex_worker.dspy_app.programs import Program, check_id, new_id
+from dspex_worker.dspy_app.programs import Program, Scope, check_id, new_id
 from dspex_worker.dspy_app.records import MAX_DEMOS, Record
 from dspex_worker.dspy_app.session_programs import SessionPrograms
 from dspex_worker.dspy_app.settings import LmSettings, Models
@@ -62,6 +63,7 @@ class DspyApp:
         self.tracebacks = worker.tracebacks
         self.permissions = self._builder.kinds.permissions = Permissions.read(worker.dspy)
         self._application.configure(worker.dspy.get("programs") or {})
+        ray_nodes.check(worker.dspy.get("optimize") or {})
 
     def use_models(self, worker: Worker) -> None:
         """Take over the models' settings, and programs for all, for calls that begin from now on."""
@@ -352,6 +354,12 @@ class DspyApp:
         if session is not None and id in self.programs(session):
             return self.programs(session).get(id)
         return self.shared.get(id)
+
+    def rebuilt(self, id: str, scope: Scope, record: object) -> Program:
+        """A program of another process, which has the same application. Raises DspexError."""
+        if record is None:
+            return self._application.get(id)
+        return self._builder.build(id, Record.read(id, record), scope)
 
     def model(self, name: str) -> LmSettings:
         """The settings of a configured model. Raises DspexError ``invalid_params``."""

@@ -59,8 +59,7 @@ class Compiling:
             self.made = Made(state_of(module, names), told)
             return self.made
         lms = {name: settings["lm"] for name, settings in others.items()}
-        metric = measured(self.metric, others)
-        task = Task(module, self.examples, metric, self.concurrency, self.seed, self.max_errors, lms)
+        task = Task(module, self.examples, self.metric, self.concurrency, self.seed, self.max_errors, lms)
         state = state_of(compile_program(self.name, self.parameters, task), names)
         if problem := state_problem(state):
             raise ProgramError(f"what {self.name} made cannot be kept: {problem}", details={"type": "ValueError"})

@@ -19,6 +19,7 @@ from dspex_worker.dspy_app.optimise.compiling import Choose, Compiling, Made, Ot
 from dspex_worker.dspy_app.optimise.datasets import Datasets
 from dspex_worker.dspy_app.optimise.metrics import Metric, read_metric
 from dspex_worker.dspy_app.optimise.parameters import Nearest, Parameters, read_optimiser
+from dspex_worker.dspy_app.optimise.places import Places
 from dspex_worker.dspy_app.optimise.problems import Problems
 from dspex_worker.dspy_app.optimise.progress import Item, Progress
 from dspex_worker.dspy_app.optimise.results import evaluation, failures
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     from dspex_worker.app import App
     from dspex_worker.dspy_app.methods import DspyApp
 
-MAX_AT_ONCE: Final = 32
 _SEEDS: Final = 1 << 31
 _MADE_OF: Final = ("signature", "module", "parameters", "tools", "memory", "nearest")
 
@@ -60,6 +60,7 @@ class OptimiseMethods:
     def __init__(self, dspy_app: DspyApp, app: App) -> None:
         self._dspy_app = dspy_app
         self._app = app
+        self._places = Places(dspy_app, app)
 
     def register(self, app: App) -> None:
         """Add them to the application."""
@@ -96,8 +97,10 @@ class OptimiseMethods:
         scores = Scores()
 
         def work(others: Others) -> Scores:
-            run.progress.phase("evaluate", examples=len(rows.examples))
-            return self._score(run.progress, found.for_call(), rows, asked, settings, others, scores)
+            with self._places.of(run, [found], asked.metric, asked.concurrency, settings) as ([placed], metric):
+                run.progress.phase("evaluate", examples=len(rows.examples))
+                scoring = replace(asked, metric=measured(metric, others))
+                return self._score(run.progress, placed.for_call(), rows, scoring, settings, scores)
 
         run.best = lambda: evaluation(scores, outputs=False) if scores.rows else None
         async for item in run.stream("evaluation", work, settings, asked.others):
@@ -149,15 +152,18 @@ class OptimiseMethods:
         compiling = Compiling(run.progress, base, name, chosen, rows, *about)
 
         def work(others: Others) -> tuple[Scores, Scores, Made]:
-            score = partial(self._score, run.progress, rows=held, asked=asked, settings=settings, others=others)
-            run.progress.phase("baseline", examples=len(held.examples))
-            before = score(found.for_call())
-            run.progress.scored(before.mean)
-            made = compiling.make(others)
-            run.progress.phase("score", examples=len(held.examples))
-            after = score(compiling.module(made))
-            run.progress.scored(after.mean)
-            return before, after, made
+            with self._places.of(run, [found, base], asked.metric, concurrency, settings) as (placed, metric):
+                compiling.program, compiling.metric = placed[1], measured(metric, others)
+                scoring = replace(asked, metric=compiling.metric)
+                score = partial(self._score, run.progress, rows=held, asked=scoring, settings=settings)
+                run.progress.phase("baseline", examples=len(held.examples))
+                before = score(placed[0].for_call())
+                run.progress.scored(before.mean)
+                made = compiling.make(others)
+                run.progress.phase("score", examples=len(held.examples))
+                after = score(compiling.module(made))
+                run.progress.scored(after.mean)
+                return before, after, made
 
         run.best = compiling.best
         async for item in run.stream(
@@ -213,8 +219,8 @@ class OptimiseMethods:
         problems: Problems,
         parameters: Parameters | None = None,
     ) -> Asked | None:
-        if not 1 <= concurrency <= MAX_AT_ONCE:
-            problems.add("concurrency", f"must be 1 to {MAX_AT_ONCE}")
+        if not 1 <= concurrency <= self._places.most:
+            problems.add("concurrency", f"must be 1 to {self._places.most}")
         if max_errors is not None and not 0 <= max_errors <= 1_000_000:
             problems.add("max_errors", "must be a whole number from 0")
         measure = read_metric(metric, self._app.scorers, problems)
@@ -289,14 +295,13 @@ class OptimiseMethods:
         rows: Rows,
         asked: Asked,
         settings: object,
-        others: Others,
         scores: Scores | None = None,
     ) -> Scores:
         known = settings if isinstance(settings, LmSettings) else None
         translate = partial(
             translated, known=lambda error: lm_error(error, known), tracebacks=self._dspy_app.tracebacks
         )
-        scorer = Scorer(measured(asked.metric, others), asked.concurrency, asked.max_errors, translate)
+        scorer = Scorer(asked.metric, asked.concurrency, asked.max_errors, translate)
         return scorer.run(module, rows.examples, lambda so_far: progress.example(len(so_far.rows), so_far.mean), scores)
 
     def _keep(

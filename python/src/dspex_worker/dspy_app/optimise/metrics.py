@@ -88,7 +88,7 @@ def read_metric(given: object, registered: Mapping[str, Callable[..., Any]], pro
     if name in registered:
         for key in told.keys() - {"name"}:
             problems.add(f"metric.{key}", "is not known: the application's metrics have no parameters")
-        return problems.attempt(lambda: Metric({"name": name}, _of_application(name, registered[name])))
+        return problems.attempt(lambda: Metric({"name": name}, of_application(name, registered[name])))
     if name == "judge":
         judge = problems.read(Judge, told, "metric")
         return None if judge is None else Metric(_short(judge), _judging(judge), judge)
@@ -105,7 +105,7 @@ def _short(parameters: BaseModel) -> dict[str, Any]:
     return {key: value[:500] if isinstance(value, str) else value for key, value in told.items()}
 
 
-def _of_application(name: str, function: Callable[..., Any]) -> Measure:
+def of_application(name: str, function: Callable[..., Any]) -> Measure:
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     parameters = list(inspect.signature(function).parameters.values())
     takes = sum(one.kind in kinds for one in parameters)

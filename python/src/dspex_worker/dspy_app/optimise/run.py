@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+import threading
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
 from functools import partial
 from typing import Any
@@ -25,6 +26,7 @@ from dspex_worker.dspy_app.optimise.states import state_of
 from dspex_worker.dspy_app.programs import Program
 from dspex_worker.dspy_app.settings import LmSettings
 from dspex_worker.dspy_app.thread_calls import run_in_thread
+from dspex_worker.dspy_app.tools import ToolLost
 from dspex_worker.session import copy_of
 
 Work = Callable[[dict[str, dict[str, Any]]], Any]
@@ -36,6 +38,7 @@ class Run:
     def __init__(self, executor: Executor, program: Program, call: Call, limits: Limits) -> None:
         self._executor = executor
         self._call = call
+        self._limits: CallLimits | None = None
         self.budget = Budget(limits, call.deadline)
         label = program.id if program.scope == "application" else SESSION
         self.usage = RunUsage(executor.counts, label, program.id, call, self.budget)
@@ -43,6 +46,25 @@ class Run:
         self.progress = Progress(self.usage, self.budget, partial(state_of, of=names))
         self.best: Callable[[], dict[str, Any] | None] = lambda: None
         self.result: Any = None
+        self.stopped = threading.Event()  # for what waits on threads
+        self._failed: DspexError | None = None  # ended it, wherever that was found
+        self._task: asyncio.Future[Any] | None = None
+        self._loop = asyncio.get_running_loop()
+
+    @property
+    def call(self) -> Call:
+        return self._call
+
+    def wait(self, work: Coroutine[Any, Any, Any]) -> Any:
+        """For a thread of the run's: wait for what runs on the loop, until the run is stopped."""
+        assert self._limits is not None
+        return self._limits.request(work)
+
+    def fail(self, error: DspexError) -> None:
+        """End the run with this error. On any thread."""
+        self._failed = self._failed or error
+        if self._task is not None:
+            self._loop.call_soon_threadsafe(self._task.cancel)
 
     async def stream(
         self,
@@ -59,7 +81,7 @@ class Run:
         Raises:
             DspexError: ``budget_exceeded``, ``lm_error``; whatever else ``work`` raises goes through.
         """
-        task = asyncio.ensure_future(self._work(work, settings, others, overrides))
+        self._task = task = asyncio.ensure_future(self._work(work, settings, others, overrides))
         task.add_done_callback(lambda _: self.progress.wake())
         self.budget.start(task.cancel)
         try:
@@ -72,8 +94,11 @@ class Run:
                 task.cancel()
                 await asyncio.wait([task])
         error = asyncio.CancelledError() if task.cancelled() else task.exception()
-        if isinstance(error, (asyncio.CancelledError, CallCancelled)) and self.budget.exceeded is not None:
-            raise self.budget.error(what, self.usage, self.best()) from None
+        if isinstance(error, (asyncio.CancelledError, CallCancelled)):
+            if self.budget.exceeded is not None:
+                raise self.budget.error(what, self.usage, self.best()) from None
+            if self._failed is not None:
+                raise self._failed
         self.result = task.result()
 
     async def _work(
@@ -91,13 +116,21 @@ class Run:
             share=f"call {self._call.id}" if session is None else f"session {session.key}",
             session=None if session is None else session.key,
         )
+        self._limits = limits
+
+        def stop() -> None:
+            self.stopped.set()
+            limits.stop()
+
         async with AsyncExitStack() as stack:
             overrides = {**overrides, **await self._executor.lm_overrides(settings, limits, stack)}
             made = {name: await self._executor.lm_overrides(other, limits, stack) for name, other in others.items()}
             overrides["callbacks"] = [*dspy.settings.callbacks, self.progress]
             with dspy.context(**overrides, **OWN), _no_rows_in_the_log():
                 try:
-                    return await run_in_thread(anyio.CapacityLimiter(1), partial(work, made), limits.stop)
+                    return await run_in_thread(anyio.CapacityLimiter(1), partial(work, made), stop)
+                except ToolLost as lost:
+                    raise lost.error from None
                 except Exception as error:
                     known = settings if isinstance(settings, LmSettings) else None
                     translated = lm_error(error, known, self.usage.failed)
