@@ -47,6 +47,47 @@ def test_verdict(vector: dict[str, Any], kind: type[bytes]) -> None:
         assert judge(body, scanned=True)[0] == verdict
 
 
+def test_plain_requests_are_what_decode_makes_of_them() -> None:
+    """Alone and among all others, whatever those are."""
+    bodies = [bytes(vectors.expand(vector["body"])) for name in NAMES for vector in vectors.load(name)]
+    bodies = [body for body in bodies if judge(body)[0] != "structure"]
+    reader = wire.PlainRequests()
+    together = reader.read(list(bodies))
+    assert len(together) == len(bodies)
+    found = 0
+    for body, one in zip(bodies, together, strict=True):
+        assert reader.read([body]) == [one]
+        if isinstance(one, list):
+            found += 1
+            assert one[0] == wire.Kind.REQUEST
+            assert tuple(one[1:]) == wire.decode(body, scanned=True)
+        else:
+            assert one is body
+    assert found > 10
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        b"\x82\xa1a\x01\xa1a\x01",  # a key twice
+        b"\x81\xa1b\x82\xa1a\x01\xa1a\x02",  # and inside of a value
+        b"\x81\xc4\x01a\x01",  # a byte string as key
+        b"\x81\xa1a\xd6\xff\x00\x00\x00\x00",  # a timestamp
+        b"\x81\xa1a\xd4\x01\x00",  # another extension
+        b"\x81\xa1a\xa1\xe9",  # not UTF-8
+        b"\x81\xa1a\xd9\x01b",  # a longer form than it takes
+    ],
+)
+def test_what_is_not_plain_is_left_to_decode(params: bytes) -> None:
+    odd = b"\x95\x00\x07\xa1m\x80" + params
+    plain = b"\x95\x00\x08\xa1m\x80\x81\xa1a\xa1b"
+    assert wire.PlainRequests().read([plain, odd, plain]) == [
+        [0, 8, "m", {}, {"a": "b"}],
+        odd,
+        [0, 8, "m", {}, {"a": "b"}],
+    ]
+
+
 def check_message(vector: dict[str, Any], message: Any) -> None:
     fields = {"kind": wire.Kind[type(message).__name__.upper()], **message._asdict()}
     for name, expected in vector["envelope"].items():

@@ -57,6 +57,8 @@ class Method:
         self.writes: Callable[[Call], bool] | None = None  # which calls write, where the method is else read-only
         self.streamed: Method | None = None  # what runs instead when the caller asks for a stream
         self._read_signature()
+        # Whether a call's params are its arguments where their names are those of the parameters.
+        self._as_sent = not (self.stream or self.checks or self.session_parameter)
 
     def _read_signature(self) -> None:
         hints = _hints(self.function, self.name)
@@ -126,6 +128,8 @@ class Method:
 
     def bind_call(self, call: Call) -> None:
         """Make the call's arguments of its params, session included. Raises InvalidParams."""
+        if self._as_sent and call.stream is None and call.arguments.keys() == self.names:
+            return
         if self.streamed is not None and call.stream is not None:
             call.spec = self.streamed
             self.streamed.bind_call(call)

@@ -12,6 +12,7 @@ from time import monotonic
 from dspex.wire import Event, FrameSplitter
 
 from dspex_worker.batch import Batch
+from dspex_worker.heap import LARGE, Kept
 
 log = logging.getLogger("dspex_worker")
 
@@ -34,7 +35,7 @@ class Channel:
         sock: connected; this owns it from now on.
         splitter: holds the limit on received frames.
         batch: says when to send.
-        on_event: takes each event of the splitter, in order.
+        on_events: takes the splitter's events of one read, in order, until ``reading`` is False.
         on_end: called once, when the peer closed, the socket failed or ``close`` was called.
         on_room: called when so much was sent that streams may go on.
         write_buffer: bytes that may wait to be sent; with more the socket is closed. None: any number.
@@ -47,7 +48,7 @@ class Channel:
         splitter: FrameSplitter,
         batch: Batch,
         *,
-        on_event: Callable[[Event], None],
+        on_events: Callable[[list[Event]], None],
         on_end: Callable[[], None],
         on_room: Callable[[], None],
         write_buffer: int | None = None,
@@ -56,12 +57,13 @@ class Channel:
         self._socket = sock
         self._fd = sock.fileno()
         self._splitter = splitter
-        self._on_event = on_event
+        self._on_events = on_events
         self._on_end = on_end
         self._on_room = on_room
         self._write_buffer = write_buffer
         self._out: list[bytes | memoryview] = []
         self._batch = batch
+        self._kept = Kept(loop)
         self._first = 0.0  # when the first of the frames that wait to be sent was written
         self._ending = False
         self._full = False
@@ -70,6 +72,7 @@ class Channel:
         self.incomplete_since: float | None = None  # since when the frame that is being read has been under way
         self.writable = True  # False while so much is unsent that streams must pause
         self.closed = False
+        self.reading = True  # False once it is closed, or ends when all is sent
         self.before_end: Callable[[], None] | None = None  # what is to be written when the peer has closed its side
         sock.setblocking(False)
         _enlarge_buffers(sock)
@@ -84,6 +87,8 @@ class Channel:
             return
         self._out.append(frame)
         self.unsent += len(frame)
+        if len(frame) > LARGE:
+            self._kept.used()
         if self._full:
             if self.unsent > _HIGH:
                 self.writable = False
@@ -122,6 +127,7 @@ class Channel:
     def end(self) -> None:
         """Close once everything is sent. Nothing may be written after this, and nothing more is read."""
         self._ending = True
+        self.reading = False
         self._loop.remove_reader(self._fd)
         self.flush()
         if not self._out:
@@ -132,6 +138,7 @@ class Channel:
         if self.closed:
             return
         self.closed = True
+        self.reading = False
         self._out.clear()
         self.unsent = 0
         self._loop.remove_reader(self._fd)
@@ -149,6 +156,7 @@ class Channel:
                 size = len(data)
             else:
                 size = self._socket.recv_into(room)
+                self._kept.used()
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
@@ -163,12 +171,11 @@ class Channel:
         self._batch.open()
         try:
             events = self._splitter.feed(data) if room is None else self._splitter.filled(size)
-            for event in events:
-                self._on_event(event)
-                if self.closed or self._ending:
-                    return
+            self._on_events(events)
         finally:
             self._batch.close()
+        if not self.reading:
+            return
         if self._splitter.idle:
             self.incomplete_since = None
         elif events or self.incomplete_since is None:

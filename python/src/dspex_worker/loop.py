@@ -11,11 +11,14 @@ import threading
 from collections.abc import Coroutine
 from typing import Any
 
+from dspex_worker import heap
+
 _FD_SETSIZE = 1024  # select(2) takes no descriptor from here on
 
 
 def run(body: Coroutine[Any, Any, int]) -> int:
     """Run to the end on a loop of its own; return the exit code. Once in a process."""
+    heap.keep_freed()
     forks = _Forks()
     os.register_at_fork(before=forks.before, after_in_parent=forks.in_parent, after_in_child=forks.in_child)
     with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(FineSelector())) as runner:

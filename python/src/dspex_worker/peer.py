@@ -22,9 +22,6 @@ from dspex_worker.session import Changes
 log = logging.getLogger("dspex_worker")
 
 
-_Request = wire.Request
-
-
 class Peer:
     """Reads frames, answers requests, keeps the calls in flight, and asks the other side.
 
@@ -47,6 +44,7 @@ class Peer:
         self.max_frame = wire.DEFAULT_FRAME  # of the other side: the longest body that it will receive
         self.ignored = 0  # frames that mean nothing here: of unknown kinds, methods or ids
         self._scanned = scanned
+        self._plain = wire.PlainRequests().read if scanned else None
         self._idle: asyncio.Event | None = None
         self._splitter = wire.FrameSplitter(receives)
         self._ids = itertools.count(1)
@@ -56,7 +54,7 @@ class Peer:
             sock,
             self._splitter,
             batch,
-            on_event=self.handle_event,
+            on_events=self.handle_events,
             on_end=self._on_end,
             on_room=self._on_room,
             write_buffer=write_buffer,
@@ -64,7 +62,7 @@ class Peer:
 
     # What a front end provides.
 
-    def handle_request(self, request: wire.Request) -> None:
+    def handle_request(self, id: int, name: str, meta: dict[str, Any], params: dict[str, Any]) -> None:
         raise NotImplementedError
 
     def handle_notification(self, notification: wire.Notification) -> None:  # noqa: ARG002 - for those who override it
@@ -88,10 +86,6 @@ class Peer:
     def settle(self, call: Call, answer: bytes | None, error: DspexError | None, changes: Changes | None) -> None:
         raise NotImplementedError
 
-    def meta(self, call: Call) -> dict[str, Any] | None:
-        """Return the meta of a call's response."""
-        return call.meta()
-
     # What it has.
 
     @property
@@ -108,7 +102,9 @@ class Peer:
         return self.channel.writable
 
     def encode(self, call: Call, result: Any) -> bytes:
-        return self._fitting(wire.encode_response(call.id, self.meta(call), result))
+        meta = None if call._usage is None and call._reply_app is None else call.meta()
+        frame = wire.encode_response(call.id, meta, result)
+        return frame if len(frame) <= self.max_frame else self._fitting(frame)
 
     def encode_item(self, call: Call, item: Any) -> bytes:
         return self._fitting(wire.encode_item(call.id, item))
@@ -195,15 +191,29 @@ class Peer:
 
     # How it reads.
 
+    def handle_events(self, events: list[wire.Event]) -> None:
+        """Take what one read brought, in order."""
+        channel = self.channel
+        for event in events if self._plain is None else self._plain(events):
+            if isinstance(event, list):
+                _, id, name, meta, params = event
+                try:
+                    self.handle_request(id, name, meta, params)
+                except Exception as caught:  # noqa: BLE001 - it is reported
+                    self._defect(id, caught)
+            else:
+                self.handle_event(event)
+            if not channel.reading:
+                return
+
     def handle_event(self, event: wire.Event) -> None:
         """Take one event of the splitter."""
-        if type(event) is not bytes:
-            if isinstance(event, wire.TooLong):
-                self._on_too_long(event)
-                return
-            if isinstance(event, wire.StructureError):
-                self.handle_broken(str(event))
-                return
+        if isinstance(event, wire.TooLong):
+            self._on_too_long(event)
+            return
+        if isinstance(event, wire.StructureError):
+            self.handle_broken(str(event))
+            return
         try:
             message = wire.decode(event, scanned=self._scanned)
         except wire.StructureError as error:
@@ -214,19 +224,19 @@ class Peer:
             self.refuse(event, DspexError(str(error), code="invalid_frame"))
         else:
             try:
-                if type(message) is _Request:
-                    self.handle_request(message)
-                else:
-                    self._on_message(message)
-            except Exception as caught:  # a defect here must cost its call only
-                log.exception("handling a frame failed")
-                if isinstance(message, wire.Request) and message.id not in self.calls:
-                    self.fail(message.id, InternalError(str(failure(caught, False))))
+                self._on_message(message)
+            except Exception as caught:  # noqa: BLE001 - it is reported
+                self._defect(message.id if isinstance(message, wire.Request) else None, caught)
+
+    def _defect(self, id: int | None, caught: Exception) -> None:
+        """Report what should not happen; it must cost its call only."""
+        log.error("handling a frame failed", exc_info=caught)
+        if id is not None and id not in self.calls:
+            self.fail(id, InternalError(str(failure(caught, False))))
 
     def _on_message(self, message: wire.Message) -> None:
-        kind = type(message)
-        if kind is wire.Request:
-            self.handle_request(message)  # type: ignore[arg-type]
+        if isinstance(message, wire.Request):
+            self.handle_request(*message)
         elif isinstance(message, wire.Response):
             self._on_response(message)
         elif isinstance(message, wire.Credit):

@@ -74,17 +74,23 @@ class PoolWorker(Peer):
         await self.all_settled(self._grace)
         await self.runtime.stop_worker(self._grace)
 
-    def handle_request(self, request: wire.Request) -> None:
-        id, name, meta, params = request
+    def handle_request(self, id: int, name: str, meta: dict[str, Any], params: dict[str, Any]) -> None:
         if id in self.calls:
             self.protocol_error(id, f"request id {id} is in flight")
             return
         method = self._methods.get(name)
         try:
             if method is None:
-                self._control(request)
+                self._control(wire.Request(id, name, meta, params))
                 return
-            call = self._admit(method, id, meta, params)
+            call = Call(id, method, params, self)
+            if (timeout := meta.get("timeout_ms")) is not None:
+                call.deadline = monotonic() + timeout / 1000
+            if len(meta) > 1 or timeout is None:
+                self._take_meta(call, meta)
+            method.bind_call(call)
+            if method.writes is not None:
+                self._take_turn(call)
         except DspexError as error:
             self.fail(id, error)
             return
@@ -140,28 +146,25 @@ class PoolWorker(Peer):
     async def unsafe(self, call: Call) -> None:
         await self.request("call.unsafe", None, {"call": call.id})
 
-    def _admit(self, method: Method, id: int, meta: dict[str, Any], params: dict[str, Any]) -> Call:
-        """Make the call of a request. Raises DspexError where it cannot run."""
-        call = Call(id, method, params, self)
-        if meta:
-            if (timeout := meta.get("timeout_ms")) is not None:
-                call.deadline = monotonic() + timeout / 1000
-            call.app = meta.get("app")
-            if (key := meta.get("key")) is not None:
-                copy = self._copies.find(key, meta["session"], meta["version"])
-                call.front = meta.get("next")
-                call.session = Session(copy, read_only=call.front is None)
-                call.first = meta.get("start") is True
-                attach(call.session, self._update_session)
-            credit = meta.get("stream")
-            if credit is not None:
-                call.stream = self.runtime.stream(credit)
-        method.bind_call(call)
-        if call.session is not None and method.writes is not None and method.writes(call):
+    def _take_meta(self, call: Call, meta: dict[str, Any]) -> None:
+        """Take what few requests' meta holds. Raises DspexError where the call cannot run."""
+        call.app = meta.get("app")
+        if (key := meta.get("key")) is not None:
+            copy = self._copies.find(key, meta["session"], meta["version"])
+            call.front = meta.get("next")
+            call.session = Session(copy, read_only=call.front is None)
+            call.first = meta.get("start") is True
+            attach(call.session, self._update_session)
+        if (credit := meta.get("stream")) is not None:
+            call.stream = self.runtime.stream(credit)
+
+    def _take_turn(self, call: Call) -> None:
+        """Find out whether the call of a read-only method writes. Raises DspexError where it may not."""
+        assert call.spec.writes is not None
+        if call.session is not None and call.spec.writes(call):
             if call.front is None:
                 raise DspexError("this call writes to its session", code="turn_wanted")
             call.writes = True
-        return call
 
     def _control(self, request: wire.Request) -> None:
         if request.method == "ping":

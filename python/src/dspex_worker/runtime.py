@@ -71,7 +71,10 @@ class Runtime:
             if (call.first and self._app.session_start_hooks) or sessions.copy_of(call.session).loading is not None:
                 self._begin(call, self._prepare_session(call))
                 return
-        self._launch[call.spec.way](call)
+        if call.spec.way == "inline":
+            self._run_inline(call)
+        else:
+            self._launch[call.spec.way](call)
 
     def stream(self, credit: int) -> Stream:
         """Return the credit of a new streaming call."""
@@ -152,14 +155,14 @@ class Runtime:
         call.begin("task")
         answer = error = changes = None
         try:
-            answer, changes = self._base.copy().run(self._inline, call)
+            answer, changes = self._base.copy().run(_inline, call)
         except BaseException as caught:  # noqa: BLE001 - whatever a method raises is its call's answer
             error = failure(caught, self._tracebacks)
-        self._conclude(call, answer, error, changes)
-
-    def _inline(self, call: Call) -> tuple[bytes, Changes | None]:
-        current.set(call)
-        return _finish(call, call.spec.function(**call.arguments))
+        if call.session is None and call.tasks is None and call.generators is None:
+            call.state = ENDED  # nothing can have cancelled it
+            call.port.settle(call, answer, error, None)
+        else:
+            self._conclude(call, answer, error, changes)
 
     # Tasks.
 
@@ -354,9 +357,10 @@ class Runtime:
 
     def _conclude(self, call: Call, answer: bytes | None, error: DspexError | None, changes: Changes | None) -> None:
         """Check a call in that has stopped, and settle it."""
-        call.task = None
         if call.session is not None:
             sessions.close(call.session)
+        if call.task is not None:
+            call.task = None
         if call.tasks or call.generators:
             self.spawn(self._check_in(call, answer, error, changes))
         else:
@@ -383,6 +387,12 @@ class Runtime:
         self._own_tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("a background task failed", exc_info=error)
+
+
+def _inline(call: Call) -> tuple[bytes, Changes | None]:
+    current.set(call)
+    answer = call.port.encode(call, call.spec.function(**call.arguments))
+    return answer, None if call.session is None else sessions.changes(call.session)
 
 
 def _finish(call: Call, result: Any) -> tuple[bytes, Changes | None]:

@@ -65,15 +65,14 @@ class Client(Peer):
         """Return whose sessions this client finds, with the token that a request names, if it does."""
         return owner_of(self.uid, token or self._token)
 
-    def handle_request(self, request: wire.Request) -> None:
-        id = request.id
+    def handle_request(self, id: int, name: str, meta: dict[str, Any], params: dict[str, Any]) -> None:
         if id in self.calls:
             self.protocol_error(id, f"request id {id} is in flight")
             return
         self.commands += 1
         self.server.commands += 1
         try:
-            self._admit(request)
+            self._admit(id, name, meta, params)
         except DspexError as error:
             self.server.errors += 1
             self.fail(id, error)
@@ -133,6 +132,9 @@ class Client(Peer):
             if stalled is not None and now - stalled > settings.stream_stall:
                 message = f"the stream waited for credit longer than {settings.stream_stall:g} s"
                 self.server.dispatcher.stop(call, Cancelled(message))
+
+    def encode(self, call: Call, result: Any) -> bytes:
+        return self._fitting(wire.encode_response(call.id, self.meta(call), result))
 
     def item(self, call: Call, item: bytes) -> None:
         if self.calls.get(call.id) is call:  # else it was answered, and its id may be another's by now
@@ -198,6 +200,7 @@ class Client(Peer):
         return record is not None and not record.started and bool(hooks) and call.method not in TURNS
 
     def meta(self, call: Call) -> dict[str, Any]:
+        """Return the meta of a call's response."""
         ticket: Ticket = call.front
         meta: dict[str, Any] = {"worker": self.server.worker.id}
         if ticket.started:
@@ -265,9 +268,8 @@ class Client(Peer):
             "max_in_flight": settings.max_in_flight,
         }
 
-    def _admit(self, request: wire.Request) -> None:
+    def _admit(self, id: int, name: str, meta: dict[str, Any], params: dict[str, Any]) -> None:
         """Answer a method of the server's own, or make and queue the call of one of the application's."""
-        id, name, meta, params = request
         server = self.server
         try:
             wire.check_request_meta(meta)

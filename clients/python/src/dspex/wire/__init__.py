@@ -9,7 +9,7 @@ This is the one implementation in Python: clients and workers use it alike. Noth
 `FrameSplitter`, and all functions may be used from any thread.
 """
 
-from .decode import decode, decode_value
+from .decode import PlainRequests, decode, decode_value
 from .encode import (
     encode_cancel,
     encode_change,
@@ -67,6 +67,7 @@ __all__ = [
     "Kind",
     "Message",
     "Notification",
+    "PlainRequests",
     "Request",
     "Response",
     "StructureError",

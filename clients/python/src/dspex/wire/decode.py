@@ -16,9 +16,12 @@ import msgpack
 from .limits import MAX_CREDIT, MAX_DEPTH, MAX_HEAD, MAX_ID, MAX_METHOD, MAX_REASON, MAX_VALUES
 from .messages import Cancel, Change, Credit, Item, Message, Notification, Request, Response, Unknown
 from .scan import Body, outline, scan, skip_value
+from .splitter import Event
 from .violations import ContentError, EnvelopeError, StructureError
 
 _SMALL: Final = 16 << 10
+_FIVE: Final = 0x95  # an array of five items
+_SHORTEST: Final = 7  # bytes of a request: the array, its kind, an id, a method's name of one byte, and two maps
 _NOT_CONTAINERS: Final = bytes(b for b in range(256) if not (0x80 <= b <= 0x9F or 0xDC <= b <= 0xDF))
 _TIMESTAMP: Final = re.compile(rb"[\xd6\xd7]\xff|\xc7.\xff|\xc8..\xff|\xc9....\xff", re.DOTALL)
 
@@ -32,29 +35,72 @@ def decode(body: Body, *, scanned: bool = False) -> Message:
         items = _unpack(body, scanned)
         if type(items) is not list or not items:
             raise ValueError
-        return _plain_request(items, body) or _message(items, body)
+        return _message(items, body)
     except (StructureError, EnvelopeError):
         raise
     except (ValueError, TypeError):
         return _refuse(body)
 
 
-def _plain_request(items: list[Any], body: Body) -> Request | None:
-    """A request with nothing wrong, which is what a worker receives most: found with few steps. None: look closer."""
-    if len(items) != 5 or items[0] != 0 or len(body) > MAX_HEAD:
-        return None
-    kind, id, method, meta, params = items
-    if (
-        type(kind) is int
-        and type(id) is int
-        and 0 < id <= MAX_ID
-        and type(method) is str
-        and 0 < len(method) <= MAX_METHOD // 4  # in bytes it has four times as many at most
-        and type(meta) is dict
-        and type(params) is dict
-    ):
-        return Request(id, method, meta, params)
-    return None
+class PlainRequests:
+    """Finds what a worker receives most, short requests with nothing wrong, in few steps. For one thread.
+
+    All of one read are decoded in one go, in C, which is not to ask Python about each map. It drops keys that occur
+    twice, so what it made is packed again: where that gives the same bytes nothing was lost.
+    """
+
+    def __init__(self) -> None:
+        packer = msgpack.Packer(buf_size=_SMALL)  # type: ignore[call-arg]  # msgpack has it
+        self._pack, self._begin = packer.pack, packer.pack_array_header
+
+    def read(self, events: list[Event]) -> list[Event | list[Any]]:
+        """The events, with `[0, id, method, meta, params]` in place of each such request.
+
+        The structure of all was checked already. What is left is for `decode`.
+        """
+        plain = [
+            body
+            for body in events
+            if type(body) is bytes
+            and _SHORTEST <= len(body) <= _SMALL
+            and body[0] == _FIVE
+            and not body[1]
+            and not (0xFF in body or 0xC4 in body or 0xC5 in body)  # timestamps, or byte strings, which may be keys
+        ]
+        found = self._decoded(plain) if plain else []
+        if len(plain) == len(events):
+            return found
+        at = 0
+        merged: list[Event | list[Any]] = list(events)
+        for index, event in enumerate(events):
+            if at < len(plain) and event is plain[at]:
+                merged[index] = found[at]
+                at += 1
+        return merged
+
+    def _decoded(self, bodies: list[bytes]) -> list[Event | list[Any]]:
+        """What each of the bodies says, or the body itself where there may be something wrong."""
+        joined = self._begin(len(bodies)) + b"".join(bodies)
+        try:
+            requests = msgpack.unpackb(joined, ext_hook=_extension)
+            if self._pack(requests) != joined:
+                raise ValueError
+        except (ValueError, TypeError):
+            if len(bodies) == 1:
+                return [bodies[0]]
+            return [found for body in bodies for found in self._decoded([body])]
+        else:
+            return [
+                request
+                if type(request[1]) is int
+                and 0 < request[1] <= MAX_ID
+                and type(request[2]) is str
+                and 0 < len(request[2]) <= MAX_METHOD // 4  # in bytes it has four times as many at most
+                and type(request[3]) is dict
+                and type(request[4]) is dict
+                else body
+                for request, body in zip(requests, bodies, strict=True)
+            ]
 
 
 def decode_value(data: Body) -> Any:

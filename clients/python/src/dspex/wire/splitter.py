@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 
 import msgpack
@@ -11,6 +12,7 @@ from .scan import Body
 from .violations import StructureError
 
 _HEADER = 4
+_number = struct.Struct(">I").unpack_from
 _HEAD_KEPT = 64  # more than the array's header, the kind and the id can take
 _GATHER = 64 << 10  # a body is given its whole buffer once this many bytes of it have come
 
@@ -93,11 +95,12 @@ class FrameSplitter:
 
     def _whole(self, data: bytes, events: list[Event]) -> int:
         """Take the whole frames at the beginning, which mostly is all that arrived; returns where they end."""
-        pos, end, limit, number = 0, len(data), self.max_frame, int.from_bytes
-        while end - pos >= _HEADER:
+        pos, last, limit = 0, len(data) - _HEADER, self.max_frame
+        while pos <= last:
             start = pos + _HEADER
-            after = start + number(data[pos:start], "big")
-            if after > end or not start < after <= start + limit:
+            (length,) = _number(data, pos)
+            after = start + length
+            if after > last + _HEADER or not 0 < length <= limit:
                 break
             events.append(data[start:after])
             pos = after
