@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"runtime"
 	"slices"
 	"strconv"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -83,6 +85,24 @@ func hurry(flags uint64) {
 			_ = unix.SchedSetAttr(id, first, 0)
 		}
 	}
+}
+
+// makeThreads has the runtime make more threads than the keeper ever uses at once. It keeps them, and makes new ones only where
+// none is idle: one made after hurry would be ordinary, and what it happens to do, such as to see that the sidecar is gone, would wait
+// for its turn among the descendants.
+func makeThreads() {
+	const enough = 16
+	var all sync.WaitGroup
+	all.Add(enough)
+	for range enough {
+		go func() {
+			runtime.LockOSThread()
+			defer runtime.UnlockOSThread()
+			all.Done()
+			all.Wait() // each holds its thread until there are as many
+		}()
+	}
+	all.Wait()
 }
 
 // toldToEnd holds the processes that have been sent SIGKILL: they run no more code of their own, but may take a while to go.

@@ -73,6 +73,7 @@ func Main() int {
 		return 1
 	}
 	defer k.null.Close()
+	makeThreads()
 	hurry(unix.SCHED_FLAG_RESET_ON_FORK) // what it starts is ordinary
 	k.run()
 	return 0
