@@ -103,7 +103,8 @@ type sidecar struct {
 	apartPool  *pool.Pool // for methods that have a process for each call
 	runs       *runs.Table
 	sessions   *session.Table
-	shared     *shared.Programs
+	shared     *shared.Values // programs
+	datasets   *shared.Values
 	telling    sync.Mutex // workers are told of the newest last
 	reloads    *reloads
 	tasks      sync.WaitGroup // what watches, and the ends of generations that were replaced

@@ -7,37 +7,47 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/vmihailenco/msgpack/v5"
+
 	"github.com/dspex/dspex-sidecar/internal/config"
 	"github.com/dspex/dspex-sidecar/internal/shared"
 	"github.com/dspex/dspex-sidecar/proxy"
 	"github.com/dspex/dspex-sidecar/wire"
 )
 
-// openShared reads the programs that are there for all. A damaged file is put aside, and said so: calls of programs that it had fail, and no others.
+// openShared reads what is there for all. A damaged file is put aside, and said so: calls of what it had fail, and no others.
 func (s *sidecar) openShared(cfg *config.Config) (err error) {
-	path := ""
-	if cfg.Sessions.Store == "file" {
-		path = filepath.Join(cfg.Sessions.Path, "programs")
-	}
-	s.shared, err = shared.Open(path, cfg.Listen.MaxFrame)
-	if errors.Is(err, shared.ErrDamaged) {
-		s.log.Error("the programs for all are lost: put aside, and begun anew", "error", err.Error(), "aside", path+".damaged")
-		if err = os.Rename(path, path+".damaged"); err == nil {
-			s.shared, err = shared.Open(path, cfg.Listen.MaxFrame)
-		}
+	if s.shared, err = s.openValues(cfg, shared.Programs(cfg.Listen.MaxFrame)); err == nil {
+		s.datasets, err = s.openValues(cfg, shared.Datasets(cfg.Listen.MaxFrame))
 	}
 	return err
 }
 
-// share puts a program in force for all, with the rights of the client whose call asks for it.
+func (s *sidecar) openValues(cfg *config.Config, limits shared.Limits) (*shared.Values, error) {
+	path := ""
+	if cfg.Sessions.Store == "file" {
+		path = filepath.Join(cfg.Sessions.Path, limits.Of+"s")
+	}
+	values, err := shared.Open(path, limits)
+	if errors.Is(err, shared.ErrDamaged) {
+		s.log.Error("the "+limits.Of+"s for all are lost: put aside, and begun anew", "error", err.Error(), "aside", path+".damaged")
+		if err = os.Rename(path, path+".damaged"); err == nil {
+			values, err = shared.Open(path, limits)
+		}
+	}
+	return values, err
+}
+
+// share puts a program or a dataset in force for all, with the rights of the client whose call asks for it.
 func (s *sidecar) share(batch *wire.Batch, who *proxy.Caller, params []byte, reply proxy.Reply) {
 	var p struct {
 		Program string     `msgpack:"program"`
+		Dataset string     `msgpack:"dataset"`
 		Value   rawMessage `msgpack:"value"`
 	}
 	err := wire.Unmarshal(params, &p)
 	if err == nil && !who.Admin {
-		err = wire.Errorf(wire.CodePermissionDenied, "only administrators change programs for all (listen.admin_uids)")
+		err = wire.Errorf(wire.CodePermissionDenied, "only administrators change what is there for all (listen.admin_uids)")
 	}
 	if err != nil {
 		reply(batch, nil, err)
@@ -48,15 +58,52 @@ func (s *sidecar) share(batch *wire.Batch, who *proxy.Caller, params []byte, rep
 		value = bytes.Clone(p.Value) // params are borrowed
 	}
 	s.tasks.Go(func() {
-		err := s.shared.Set(p.Program, value)
+		var err error
+		if p.Dataset != "" {
+			err = s.datasets.Set(p.Dataset, value)
+		} else {
+			err = s.shared.Set(p.Program, value)
+		}
 		if err == nil {
-			s.log.Info("a program for all changed", "program", p.Program, "uid", who.UID)
-			s.tellWorkers()
+			s.log.Info("what is there for all changed", "program", p.Program, "dataset", p.Dataset, "uid", who.UID)
+			if p.Dataset == "" {
+				s.tellWorkers()
+			}
 		}
 		var b wire.Batch
 		reply(&b, map[string]any{}, err)
 		b.Flush()
 	})
+}
+
+// listDatasets answers a worker with what is told of each dataset for all: the first of its two items.
+func (s *sidecar) listDatasets() ([]byte, error) {
+	told := map[string]rawMessage{}
+	for name, value := range s.datasets.All() {
+		d := msgpack.NewDecoder(bytes.NewReader(value))
+		if n, err := d.DecodeArrayLen(); err != nil || n != 2 {
+			continue
+		}
+		if first, err := d.DecodeRaw(); err == nil {
+			told[name] = first
+		}
+	}
+	return wire.Marshal(map[string]any{"datasets": told})
+}
+
+// fetchDataset answers a worker with a dataset for all; nil where there is none.
+func (s *sidecar) fetchDataset(params []byte) ([]byte, error) {
+	var p struct {
+		Name string `msgpack:"name"`
+	}
+	if err := wire.Unmarshal(params, &p); err != nil {
+		return nil, err
+	}
+	var value any
+	if found := s.datasets.All()[p.Name]; found != nil {
+		value = found
+	}
+	return wire.Marshal(map[string]any{"dataset": value})
 }
 
 // tellWorkers tells all workers what may change while they run.

@@ -32,16 +32,21 @@ func (s *sidecar) asked(worker string, method, params []byte, answer func(*wire.
 	var batch wire.Batch
 	defer batch.Flush()
 	var err error
+	var result []byte
 	switch string(method) {
 	case "session.update":
 		err = s.updateSession(&batch, params, answer)
 	case "model.permit":
 		err = s.askPermit(worker, params, answer)
+	case "dataset.list":
+		result, err = s.listDatasets()
+	case "dataset.fetch":
+		result, err = s.fetchDataset(params)
 	default:
 		err = wire.Errorf(wire.CodeUnknownMethod, "no method %q for workers", method)
 	}
-	if err != nil {
-		answer(&batch, nil, err)
+	if err != nil || result != nil {
+		answer(&batch, result, err)
 	}
 }
 

@@ -1,5 +1,5 @@
-// Package shared keeps the programs that administrators made available to all sessions, in memory and, where there is a path, in one file that is written anew as
-// a whole. It does not know what a program is: workers check what they are handed.
+// Package shared keeps what administrators made available to all sessions, programs and datasets, in memory and, where there is a path, in one file of each kind that
+// is written anew as a whole. It does not know what a program or a dataset is: workers check what they are handed.
 package shared
 
 import (
@@ -19,23 +19,37 @@ import (
 	"github.com/dspex/dspex-sidecar/wire"
 )
 
-// The limits: all of it goes to each worker in one frame, among other things.
-const (
-	mostPrograms = 256
-	longestName  = 128
-	mostBytes    = 4 << 20
-)
+const longestName = 128
+
+// Limits are those of one kind of values.
+type Limits struct {
+	Of   string // what they are: "program"
+	Most int    // values
+	Each int    // bytes of one
+	All  int    // bytes of all
+}
+
+// Programs go to each worker in one frame of at most so many bytes, all of them among other things.
+func Programs(maxFrame int) Limits {
+	most := min(4<<20, maxFrame/4)
+	return Limits{Of: "program", Most: 256, Each: most, All: most}
+}
+
+// Datasets go to a worker one by one.
+func Datasets(maxFrame int) Limits {
+	return Limits{Of: "dataset", Most: 100, Each: maxFrame / 2, All: 64 << 20}
+}
 
 // magic begins the file, before a checksum of the rest.
-const magic = "dspex.programs/1\n"
+func (l Limits) magic() string { return "dspex." + l.Of + "s/1\n" }
 
 // ErrDamaged says that a file is not as it was written.
 var ErrDamaged = errors.New("the file is damaged")
 
-// Programs are values by name. Make them with Open.
-type Programs struct {
-	path string // "": they end with the process
-	most int    // bytes
+// Values are some by name. Make them with Open.
+type Values struct {
+	path   string // "": they end with the process
+	limits Limits
 
 	saving sync.Mutex // one change at a time, its file included
 
@@ -43,9 +57,9 @@ type Programs struct {
 	values map[string]msgpack.RawMessage
 }
 
-// Open reads the file, where there is one. maxFrame is the longest frame to a worker.
-func Open(path string, maxFrame int) (*Programs, error) {
-	p := &Programs{path: path, most: min(mostBytes, maxFrame/4), values: map[string]msgpack.RawMessage{}}
+// Open reads the file, where there is one.
+func Open(path string, limits Limits) (*Values, error) {
+	p, magic := &Values{path: path, limits: limits, values: map[string]msgpack.RawMessage{}}, limits.magic()
 	if path == "" {
 		return p, nil
 	}
@@ -69,14 +83,14 @@ func Open(path string, maxFrame int) (*Programs, error) {
 func sum(data []byte) uint32 { return crc32.Checksum(data, crc32.MakeTable(crc32.Castagnoli)) }
 
 // All are the values; they are not to be changed.
-func (p *Programs) All() map[string]msgpack.RawMessage {
+func (p *Values) All() map[string]msgpack.RawMessage {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.values
 }
 
 // Set puts a value in place of the one of that name; nil takes that out. It is in force, and in the file, when it returns without an error. It waits for the disk.
-func (p *Programs) Set(name string, value []byte) error {
+func (p *Values) Set(name string, value []byte) error {
 	p.saving.Lock()
 	defer p.saving.Unlock()
 	next := maps.Clone(p.All())
@@ -90,7 +104,7 @@ func (p *Programs) Set(name string, value []byte) error {
 	}
 	if p.path != "" {
 		if err := p.save(next); err != nil {
-			return wire.Errorf(wire.CodeStorageUnavailable, "the programs for all cannot be kept: %v", err)
+			return wire.Errorf(wire.CodeStorageUnavailable, "the %ss for all cannot be kept: %v", p.limits.Of, err)
 		}
 	}
 	p.mu.Lock()
@@ -99,29 +113,32 @@ func (p *Programs) Set(name string, value []byte) error {
 	return nil
 }
 
-func (p *Programs) admit(name string, next map[string]msgpack.RawMessage) error {
+func (p *Values) admit(name string, next map[string]msgpack.RawMessage) error {
 	bytes := 0
 	for k, v := range next {
 		bytes += len(k) + len(v)
 	}
+	l := p.limits
 	switch {
 	case name == "" || len(name) > longestName:
-		return wire.Errorf(wire.CodeInvalidParams, "a program's name has 1 to %d bytes", longestName)
-	case len(next) > mostPrograms:
-		return wire.Errorf(wire.CodeInvalidParams, "there are %d programs for all, the most that there may be", mostPrograms)
-	case bytes > p.most:
-		return wire.Errorf(wire.CodeInvalidParams, "the programs for all would take %d bytes, and may take %d", bytes, p.most).With("limit", p.most)
+		return wire.Errorf(wire.CodeInvalidParams, "a %s's name has 1 to %d bytes", l.Of, longestName)
+	case len(next) > l.Most:
+		return wire.Errorf(wire.CodeInvalidParams, "there are %d %ss for all, the most that there may be", l.Most, l.Of)
+	case len(next[name]) > l.Each:
+		return wire.Errorf(wire.CodeInvalidParams, "the %s takes %d bytes, and one for all may take %d", l.Of, len(next[name]), l.Each).With("limit", l.Each)
+	case bytes > l.All:
+		return wire.Errorf(wire.CodeInvalidParams, "the %ss for all would take %d bytes, and may take %d", l.Of, bytes, l.All).With("limit", l.All)
 	}
 	return nil
 }
 
 // save replaces the file: a crash leaves the old or the new one.
-func (p *Programs) save(values map[string]msgpack.RawMessage) (err error) {
+func (p *Values) save(values map[string]msgpack.RawMessage) (err error) {
 	body, err := msgpack.Marshal(values)
 	if err != nil {
 		return err
 	}
-	data := binary.BigEndian.AppendUint32([]byte(magic), sum(body))
+	data := binary.BigEndian.AppendUint32([]byte(p.limits.magic()), sum(body))
 	beside := p.path + ".new"
 	f, err := os.OpenFile(beside, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
 	if err != nil {

@@ -8,9 +8,9 @@ import (
 	"testing"
 )
 
-func open(t *testing.T, path string) *Programs {
+func open(t *testing.T, path string) *Values {
 	t.Helper()
-	p, err := Open(path, 1<<20)
+	p, err := Open(path, Programs(1<<20))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -52,7 +52,7 @@ func TestDamageIsNoticed(t *testing.T) {
 			if err := os.WriteFile(path, broken, 0o600); err != nil {
 				t.Fatal(err)
 			}
-			if _, err := Open(path, 1<<20); !errors.Is(err, ErrDamaged) {
+			if _, err := Open(path, Programs(1<<20)); !errors.Is(err, ErrDamaged) {
 				t.Errorf("byte %d: %v", i, err)
 			}
 		}
@@ -69,13 +69,28 @@ func TestLimits(t *testing.T) {
 	if p.Set("a", make([]byte, 1<<18)) == nil {
 		t.Error("more than a quarter of a frame was taken")
 	}
-	for i := range mostPrograms {
+	for i := range Programs(1<<20).Most {
 		if err := p.Set(string(rune('a'+i)), []byte{1}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if p.Set("one more", []byte{1}) == nil || len(p.All()) != mostPrograms {
+	if p.Set("one more", []byte{1}) == nil || len(p.All()) != Programs(1<<20).Most {
 		t.Errorf("%d programs", len(p.All()))
+	}
+	d, err := Open("", Datasets(1<<20))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d.Set("a", make([]byte, 1<<19+1)) == nil {
+		t.Error("a dataset of more than half a frame was taken")
+	}
+	for i := range 100 {
+		if err := d.Set(string(rune('a'+i)), make([]byte, 1<<19)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if d.Set("one more", []byte{1}) == nil {
+		t.Error("a hundred and one datasets were taken")
 	}
 	blocked := open(t, filepath.Join(t.TempDir(), "none", "programs"))
 	if blocked.Set("a", []byte{1}) == nil || len(blocked.All()) != 0 {

@@ -21,6 +21,7 @@ from dspex_worker.app import App, Method
 from dspex_worker.batch import Batch
 from dspex_worker.calls import ENDED, Call
 from dspex_worker.copies import Copies, change_frames
+from dspex_worker.offered import OfferedBySidecar
 from dspex_worker.peer import Peer
 from dspex_worker.permits import SidecarPermits
 from dspex_worker.runtime import Runtime
@@ -214,6 +215,7 @@ class PoolWorker(Peer):
             embedders=hello.get("embedders") or {},
             history=hello.get("history", 0),
             permits=SidecarPermits(self),
+            datasets=OfferedBySidecar(self),
         )
         try:
             self._app = app = self._load()

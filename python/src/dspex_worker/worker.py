@@ -8,6 +8,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dspex_worker.offered import Offered
     from dspex_worker.permits import Permits
 
 CHANNEL_BROKEN = SOCKET_FAILED = 1  # exit codes: the other side sent what is not the protocol; no socket to listen on
@@ -29,6 +30,7 @@ class Worker:
         history: bytes of each session's last LM exchanges that are kept for ``inspect_history``; 0: none.
         permits: lets requests to models through that have limits; None: there is nobody to ask.
         shared: programs that administrators made available to all, by name; the sidecar keeps them.
+        datasets: those that administrators made available to all; None: there is nobody to ask.
         tracebacks: whether errors of the application carry their tracebacks.
     """
 
@@ -43,6 +45,7 @@ class Worker:
     history: int = 0
     permits: Permits | None = None
     shared: dict[str, Any] = field(default_factory=dict, repr=False)
+    datasets: Offered | None = None
 
 
 def versions() -> dict[str, str]:

@@ -87,6 +87,47 @@ def test_a_program_for_all(server: Server) -> None:
         client.program("said").run({"question": "?"})
 
 
+ROWS = [{"question": f"{n}?", "answer": "nothing"} for n in range(3)]
+
+
+def offer(server: Server, rows: list[dict[str, Any]] = ROWS) -> Any:
+    with server.client().create_session() as session:
+        session.call("dataset.create", {"name": "rows"})
+        session.call("dataset.append", {"name": "rows", "rows": rows})
+        return session.call("dataset.share", {"name": "rows"})
+
+
+def scored(session: Any, devset: str = "rows") -> Any:
+    stream = session.stream("evaluate_program", {"program": "p", "devset": devset, "metric": "exact"}, timeout=60)
+    list(stream)
+    return stream.result
+
+
+def test_a_dataset_for_all(server: Server) -> None:
+    client = server.client()
+    try:
+        told = offer(server)
+        assert (told["name"], told["rows"], told["scope"]) == ("rows", 3, "all")
+        assert client.call("dataset.list")["datasets"] == [told]
+        with client.create_session() as session:
+            session.create_program("p", "question -> answer")
+            assert session.call("dataset.list")["datasets"] == [told]
+            result = scored(session)
+            assert (result["score"], result["data"]["name"], result["data"]["rows"]) == (1, "rows", 3)
+            offer(server, ROWS[:2])
+            assert scored(session)["data"]["rows"] == 2
+            session.call("dataset.create", {"name": "rows"})  # one's own goes before it
+            with pytest.raises(InvalidParams, match="is 0 rows"):
+                scored(session)
+            with pytest.raises(InvalidParams, match="no dataset 'none'; there are: rows"):
+                scored(session, "none")
+    finally:
+        client.call("dataset.withdraw", {"name": "rows"})
+    assert client.call("dataset.list")["datasets"] == []
+    with pytest.raises(InvalidParams, match="no dataset 'rows'; there are: none"):
+        client.call("dataset.withdraw", {"name": "rows"})
+
+
 def test_a_conversation_goes_on_with_the_same_fields_alone(server: Server, lm: OpenAIServer) -> None:
     def publish(signature: str) -> None:
         with server.client().create_session() as session:
@@ -124,6 +165,7 @@ def test_it_outlives_the_sidecar_and_is_for_administrators(lm: OpenAIServer, tmp
     try:
         assert publish(server, "one") == 1
         assert publish(server, "two") == 2
+        offer(server)
     finally:
         server.kill()
     other = {**settings, "listen": {"admin_uids": [1], "allow_uids": [0, os.getuid()]}}
@@ -134,9 +176,13 @@ def test_it_outlives_the_sidecar_and_is_for_administrators(lm: OpenAIServer, tmp
         for method, params in (
             ("use_version", {"program": "said", "version": 1, "scope": "all"}),
             ("withdraw_program", {"program": "said"}),
+            ("dataset.withdraw", {"name": "rows"}),
         ):
             with pytest.raises(PermissionDenied):
                 client.call(method, params)
+        with pytest.raises(PermissionDenied):
+            offer(server, ROWS[:1])
+        assert client.call("dataset.list")["datasets"][0]["rows"] == 3
         assert client.program("said").run({"question": "?"})["answer"] == "two"
     file = tmp_path / "sessions" / "programs"
     damaged = bytearray(file.read_bytes())

@@ -83,7 +83,7 @@ class DspyApp:
             run.writes = self._writes
         HistoryMethods(self.find).register(app)
         VersionMethods(self).register(app)
-        DatasetMethods().register(app)
+        DatasetMethods(app).register(app)
         OptimiseMethods(self, app).register(app)
         LmMethods(lambda: self.executor).register(app)
         readers: tuple[Callable[..., Any], ...] = (self.list_programs, self.get_program_info, self.get_session_state)

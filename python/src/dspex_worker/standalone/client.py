@@ -170,7 +170,7 @@ class Client(Peer):
             return super().ask(call, method, params)
         answer: asyncio.Future[Any] = self.loop.create_future()
         try:
-            self.server.share(self.admin, params["program"], params["value"])
+            self.server.share(self.admin, **params)
             answer.set_result({})
         except DspexError as error:
             answer.set_exception(error)

@@ -19,6 +19,7 @@ from dspex.errors import Cancelled, PermissionDenied, QueueFull, SessionNotFound
 from dspex_worker import loading
 from dspex_worker.app import App
 from dspex_worker.batch import Batch
+from dspex_worker.offered import OfferedHere
 from dspex_worker.runtime import Runtime
 from dspex_worker.session import Changes, Copy, Session
 from dspex_worker.standalone import listener
@@ -49,6 +50,7 @@ async def serve(load: Callable[[], App], settings: Settings, worker_id: str) -> 
         embedders=settings.embedders,
         history=settings.history,
         permits=LocalPermits(limited),
+        datasets=OfferedHere(),
     )
     try:
         app = load()
@@ -177,12 +179,17 @@ class Server:
         if self.app.session_end_hooks and record.started:
             self.runtime.spawn(self.runtime.run_end_hooks(Session(record.copy, read_only=True)))
 
-    def share(self, admin: bool, program: str, value: dict[str, Any] | None) -> None:
-        """Put a program in force for all, until this process ends. Raises PermissionDenied."""
+    def share(self, admin: bool, value: Any, program: str = "", dataset: str = "") -> None:
+        """Put a program or a dataset in force for all, until this process ends. Raises PermissionDenied."""
         if not admin:
-            raise PermissionDenied("only administrators change programs for all (listen.admin_uids)")
-        kept = {name: held for name, held in self.worker.shared.items() if name != program}
-        self.worker.shared = kept if value is None else {**kept, program: value}
+            raise PermissionDenied("only administrators change what is there for all (listen.admin_uids)")
+        if dataset:
+            assert isinstance(self.worker.datasets, OfferedHere)
+            _put(self.worker.datasets.values, dataset, value)
+            return
+        shared = dict(self.worker.shared)
+        _put(shared, program, value)
+        self.worker.shared = shared
         self.app.use_models(self.worker.models)
 
     async def update_session(self, copy: Copy, set: dict[str, Any], delete: list[str]) -> None:
@@ -261,3 +268,10 @@ class Server:
             self._socket.close()
             self._socket = None
             listener.unlink(self.settings.socket, self._made)
+
+
+def _put(values: dict[str, Any], name: str, value: Any) -> None:
+    if value is None:
+        values.pop(name, None)
+    else:
+        values[name] = value

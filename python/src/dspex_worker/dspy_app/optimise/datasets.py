@@ -1,24 +1,28 @@
-"""Datasets of a session: rows under a name, kept in its state in parts."""
+"""Datasets: rows under a name, of a session, kept in its state in parts, or for all, kept by the sidecar."""
 
 from __future__ import annotations
 
 import re
 import time
-from collections.abc import MutableMapping
+from collections.abc import Callable, Iterable, MutableMapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
 from dspex import wire
+from dspex.errors import DspexError
 
+from dspex_worker.calls import current_call
 from dspex_worker.dspy_app.errors import Problem, invalid_param, invalid_params
 from dspex_worker.dspy_app.optimise.rows import MAX_ROWS
 from dspex_worker.session import Session
 
 if TYPE_CHECKING:
     from dspex_worker.app import App
+    from dspex_worker.offered import Offered
 
 MAX_DATASETS: Final = 100
 
+_SHARE: Final = "sidecar.share"  # what the sidecar does with the rights of the call's client
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _HEADER: Final = "dataset."  # prefix of a dataset's key in the session's reserved state
 _PART: Final = "rows."  # prefix of a part's, before its number and the name
@@ -30,6 +34,9 @@ class Datasets:
 
     def __init__(self, session: Session) -> None:
         self._reserved: MutableMapping[str, Any] = session.reserved
+
+    def __contains__(self, name: str) -> bool:
+        return _HEADER + name in self._reserved
 
     def names(self) -> list[str]:
         return sorted(key.removeprefix(_HEADER) for key in self._reserved if key.startswith(_HEADER))
@@ -94,8 +101,7 @@ class Datasets:
         """Raises DspexError ``invalid_params``. A state may have come from a file: it is looked at."""
         header = self._reserved.get(_HEADER + name) if _NAME.fullmatch(name) else None
         if header is None:
-            known = ", ".join(self.names()) or "none"
-            raise invalid_param("dataset", f"there is no dataset {name[:64]!r} in this session; there are: {known}")
+            raise no_dataset(name, self.names())
         wanted = ("rows", "bytes", "parts", "created")
         if not isinstance(header, dict) or not all(type(header.get(key)) is int for key in wanted):
             raise invalid_param("dataset", f"{name[:64]!r} cannot be read: make it again")
@@ -104,20 +110,51 @@ class Datasets:
         return dict(header)
 
 
+def no_dataset(name: str, there: Iterable[str]) -> DspexError:
+    known = ", ".join(sorted(set(there))) or "none"
+    return invalid_param("dataset", f"there is no dataset {name[:64]!r}; there are: {known}")
+
+
+async def rows_by_name(session: Session | None, offered: Offered | None, names: Iterable[str]) -> Callable[[str], Any]:
+    """What finds the rows of these datasets: the session's own, else one for all. It raises ``invalid_params``."""
+    own = None if session is None else Datasets(session)
+    fetched: dict[str, Any] = {}
+    there = [] if own is None else own.names()
+    for name in names:
+        if offered is None or (own is not None and name in own):
+            continue
+        if (found := await offered.get(name)) is not None:
+            fetched[name] = found[1]
+        else:
+            there += await offered.listed()
+
+    def find(name: str) -> Any:
+        if own is not None and name in own:
+            return own.rows(name)
+        if name not in fetched:
+            raise no_dataset(name, there)
+        return fetched[name]
+
+    return find
+
+
 class DatasetMethods:
     """Its methods' docstrings are what ``sidecar.methods`` shows."""
 
+    def __init__(self, app: App) -> None:
+        self._app = app
+
     def register(self, app: App) -> None:
         """Add them to the application."""
-        app.method(name="dataset.list", read_only=True, retry="safe", inline=True)(self.listed)
+        app.method(name="dataset.list", read_only=True, retry="safe")(self.listed)
         app.method(name="dataset.create", retry="safe", inline=True)(self.create)
         app.method(name="dataset.append", inline=True)(self.append)
         app.method(name="dataset.delete", retry="safe", inline=True)(self.delete)
+        app.method(name="dataset.share", read_only=True)(self.share)
+        app.method(name="dataset.withdraw")(self.withdraw)
 
-    def create(self, session: Session, name: str, scope: Literal["session", "all"] = "session") -> dict[str, Any]:
+    def create(self, session: Session, name: str) -> dict[str, Any]:
         """Begin a dataset of this session, for evaluate_program and optimize_program; dataset.append adds its rows."""
-        if scope != "session":
-            raise invalid_param("scope", "must be 'session': datasets for all sessions are not supported")
         Datasets(session).create(name)
         return Datasets(session).told(name)
 
@@ -127,12 +164,36 @@ class DatasetMethods:
             raise invalid_params(problems)
         return Datasets(session).append(name, rows)
 
-    def listed(self, session: Session) -> dict[str, Any]:
-        """List the datasets of this session."""
-        datasets = Datasets(session)
-        return {"datasets": [datasets.told(name) for name in datasets.names()]}
+    async def listed(self, session: Session | None) -> dict[str, Any]:
+        """List the datasets of this session, and those that are for all."""
+        own = [] if session is None else [Datasets(session).told(name) for name in Datasets(session).names()]
+        shared = await self._offered.listed() if self._offered is not None else {}
+        return {"datasets": own + [{"name": name, **told, "scope": "all"} for name, told in sorted(shared.items())]}
 
     def delete(self, session: Session, name: str) -> dict[str, Any]:
         """Delete a dataset of this session."""
         Datasets(session).delete(name)
         return {"name": name}
+
+    async def share(self, session: Session, name: str) -> dict[str, Any]:
+        """Make a dataset of this session available to all, as it is now. For administrators.
+
+        It takes the place of one of that name; sessions that have one of their own keep that.
+        """
+        datasets = Datasets(session)
+        told = datasets.told(name)
+        del told["name"], told["scope"]
+        await current_call().ask(_SHARE, {"dataset": name, "value": [told, datasets.rows(name)]})
+        return {"name": name, **told, "scope": "all"}
+
+    async def withdraw(self, name: str) -> dict[str, Any]:
+        """Take away a dataset that an administrator made available to all. For administrators."""
+        there = await self._offered.listed() if self._offered is not None else {}
+        if name not in there:
+            raise no_dataset(name, there)
+        await current_call().ask(_SHARE, {"dataset": name, "value": None})
+        return {"name": name}
+
+    @property
+    def _offered(self) -> Offered | None:
+        return None if self._app.worker is None else self._app.worker.datasets

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -16,7 +16,7 @@ from dspex_worker.dspy_app.modules import predictors
 from dspex_worker.dspy_app.nearest import nearest
 from dspex_worker.dspy_app.optimise.budget import Limits
 from dspex_worker.dspy_app.optimise.compiling import Choose, Compiling, Made, Others, measured
-from dspex_worker.dspy_app.optimise.datasets import Datasets
+from dspex_worker.dspy_app.optimise.datasets import rows_by_name
 from dspex_worker.dspy_app.optimise.metrics import Metric, read_metric
 from dspex_worker.dspy_app.optimise.parameters import Nearest, Parameters, read_optimiser
 from dspex_worker.dspy_app.optimise.places import Places
@@ -88,7 +88,7 @@ class OptimiseMethods:
         problems = Problems()
         found = self._find(program, session, version)
         asked = self._asked(found, metric, limits, concurrency, max_errors, problems)
-        rows = self._checker(found, asked, problems).read("devset", devset, self._datasets(session))
+        rows = self._checker(found, asked, problems).read("devset", devset, await self._finder(session, devset))
         problems.check()
         assert asked is not None
         assert rows is not None
@@ -138,7 +138,8 @@ class OptimiseMethods:
         asked = self._asked(found, metric, limits, concurrency, max_errors, problems, chosen)
         choose = self._nearest(found, chosen, problems) if isinstance(chosen, Nearest) else None
         checker = self._checker(found, asked, problems)
-        train, held = self._split(checker, trainset, valset, seed, holdout, session, problems)
+        find = await self._finder(session, trainset, valset)
+        train, held = self._split(checker, trainset, valset, seed, holdout, find, problems)
         problems.check()
         assert asked is not None
         assert chosen is not None
@@ -254,15 +255,9 @@ class OptimiseMethods:
         more = asked is not None and asked.metric.told["name"] in self._app.scorers
         return RowChecker(program, self._dspy_app.permissions, more, problems)
 
-    def _datasets(self, session: Session | None) -> Any:
-        def find(name: str) -> list[Any]:
-            if session is None:
-                raise invalid_param(
-                    "dataset", f"{name[:64]!r}: datasets are those of a session; name one in meta.session"
-                )
-            return Datasets(session).rows(name)
-
-        return find
+    async def _finder(self, session: Session | None, *given: object) -> Callable[[str], Any]:
+        offered = None if self._app.worker is None else self._app.worker.datasets
+        return await rows_by_name(session, offered, [name for name in given if isinstance(name, str)])
 
     def _split(
         self,
@@ -271,16 +266,16 @@ class OptimiseMethods:
         valset: RowsGiven | None,
         seed: int,
         holdout: float,
-        session: Session | None,
+        find: Callable[[str], Any],
         problems: Problems,
     ) -> tuple[Rows | None, Rows | None]:
         if not 0 <= seed < _SEEDS:
             problems.add("seed", f"must be a whole number from 0 to {_SEEDS - 1}")
         if not 0 < holdout <= 0.9:
             problems.add("holdout", "must be above 0, and at most 0.9")
-        train = checker.read("trainset", trainset, self._datasets(session))
+        train = checker.read("trainset", trainset, find)
         if valset is not None:
-            return train, checker.read("valset", valset, self._datasets(session))
+            return train, checker.read("valset", valset, find)
         if train is None or problems.found:
             return train, None
         if len(train.examples) < 3:
