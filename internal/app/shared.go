@@ -30,7 +30,7 @@ func (s *sidecar) openValues(cfg *config.Config, limits shared.Limits) (*shared.
 	}
 	values, err := shared.Open(path, limits)
 	if errors.Is(err, shared.ErrDamaged) {
-		s.log.Error("the "+limits.Of+"s for all are lost: put aside, and begun anew", "error", err.Error(), "aside", path+".damaged")
+		s.log.Error("what was there for all is lost: put aside, and begun anew", "of", limits.Of, "error", err.Error(), "aside", path+".damaged")
 		if err = os.Rename(path, path+".damaged"); err == nil {
 			values, err = shared.Open(path, limits)
 		}

@@ -69,7 +69,7 @@ func TestLimits(t *testing.T) {
 	if p.Set("a", make([]byte, 1<<18)) == nil {
 		t.Error("more than a quarter of a frame was taken")
 	}
-	for i := range Programs(1<<20).Most {
+	for i := range Programs(1 << 20).Most {
 		if err := p.Set(string(rune('a'+i)), []byte{1}); err != nil {
 			t.Fatal(err)
 		}
