@@ -245,7 +245,7 @@ func TestOutboxTimeLimit(t *testing.T) {
 // A peer that reads something within each time limit is not given up, though the socket never becomes half empty.
 func TestOutboxBearsWithSlowReader(t *testing.T) {
 	t.Parallel()
-	const timeout, ticks, portion = 400 * time.Millisecond, 8, 32 << 10
+	const timeout, ticks, portion = 1200 * time.Millisecond, 6, 32 << 10
 	o, peer := outbox(t, 0, timeout, nil)
 	sent := fill(t, o)
 	send(o, nil, make([]byte, ticks*portion), true)
