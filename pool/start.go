@@ -176,7 +176,7 @@ func (p *Pool) serve(ctx context.Context, w *Worker, proc Process) error {
 			outbox.Fail(context.Cause(ctx))
 		}
 	})
-	err = w.read(reader)
+	err = p.cfg.Loops.Serve(reader, outbox, w.take)
 	late()
 	switch {
 	case refused != nil:

@@ -10,6 +10,7 @@ import (
 	"github.com/dspex/dspex-sidecar/pool"
 	"github.com/dspex/dspex-sidecar/pool/pooltest"
 	"github.com/dspex/dspex-sidecar/wire"
+	"github.com/dspex/dspex-sidecar/wire/wiretest"
 )
 
 const (
@@ -56,7 +57,7 @@ func (b *rig) begin() {
 	b.starter = &pooltest.Starter{TB: b.t, Handle: b.handle, Methods: methods(), Vitals: b.vitals}
 	var err error
 	b.pool, err = pool.New(pool.Config{
-		Name: "default", Settings: settings, Starter: b.starter,
+		Name: "default", Settings: settings, Starter: b.starter, Loops: wiretest.Loops(b.t),
 		Hello: func(string) ([]byte, error) { return wire.Marshal(doc{}) },
 	})
 	if err != nil {
