@@ -85,6 +85,20 @@ def test_an_optimiser_raises_the_score_on_rows_that_it_has_not_seen(name: str) -
     run(scenario)
 
 
+def test_simba_tells_what_it_has_scored() -> None:
+    async def scenario(driver: Driver, server: OpenAIServer) -> None:
+        learner = Learner()
+        # Slow enough that items of the time tell of rows that are scored.
+        server.answer = lambda seen: Reply(learner(seen), pause=0.05)
+        result = await optimise(driver, "SIMBA", parameters=OPTIMISERS["SIMBA"], concurrency=2)
+        told = [item for item in result.streamed if item["phase"] == "optimize" and item.get("done")]
+        assert told
+        assert all(0 <= item["score"] <= 1 for item in told)
+        assert [item["done"] for item in told] == sorted(item["done"] for item in told)
+
+    run(scenario)
+
+
 def embedded(server: OpenAIServer) -> int:
     return sum(seen.path.endswith("/embeddings") for seen in server.requests)
 
@@ -326,5 +340,34 @@ def test_a_program_of_the_application_gets_a_state() -> None:
         assert (result["version"], result["score"]) == (None, 1)
         await driver.call("import_program", "s", id="p", data=result["state"])
         assert (await evaluate(driver))["score"] == 1
+
+    run(scenario, app)
+
+
+def test_a_program_with_an_aforward_alone_is_evaluated_and_optimised() -> None:
+    import dspy
+
+    class Later(dspy.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.ask = dspy.Predict("text -> answer")
+
+        async def aforward(self, text: str) -> dspy.Prediction:
+            answer: dspy.Prediction = await self.ask.acall(text=text)
+            return answer
+
+    app = App()
+    app.program("later", signature="text -> answer")(Later)
+
+    async def scenario(driver: Driver, server: OpenAIServer) -> None:
+        given = {"program": "later", "metric": "exact"}
+        scored = await driver.stream("evaluate_program", None, devset=ROWS, **given)
+        assert (scored["score"], scored["errors"]["count"]) == (0, 0)
+        for name in ("bootstrap", "gepa"):
+            params = OPTIMISERS["GEPA" if name == "gepa" else "BootstrapFewShot"]
+            made = await driver.stream(
+                "optimize_program", None, trainset=ROWS, optimizer=name, parameters=params, **given
+            )
+            assert (made["baseline"], made["score"]) == (0, 1)
 
     run(scenario, app)

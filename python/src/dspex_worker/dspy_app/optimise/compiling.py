@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ import dspy
 from dspex.errors import ProgramError
 
 from dspex_worker.dspy_app.modules import load_state, predictors
-from dspex_worker.dspy_app.optimise.metrics import Metric, with_settings
+from dspex_worker.dspy_app.optimise.metrics import Metric, Score, with_settings
 from dspex_worker.dspy_app.optimise.optimisers import Task, compile_program, trials
 from dspex_worker.dspy_app.optimise.parameters import Nearest, Parameters
 from dspex_worker.dspy_app.optimise.progress import Progress
@@ -59,7 +60,8 @@ class Compiling:
             self.made = Made(state_of(module, names), told)
             return self.made
         lms = {name: settings["lm"] for name, settings in others.items()}
-        task = Task(module, self.examples, self.metric, self.concurrency, self.seed, self.max_errors, lms)
+        metric = told_of(self.metric, self.progress) if self.name == "simba" else self.metric
+        task = Task(module, self.examples, metric, self.concurrency, self.seed, self.max_errors, lms)
         state = state_of(compile_program(self.name, self.parameters, task), names)
         if problem := state_problem(state):
             raise ProgramError(f"what {self.name} made cannot be kept: {problem}", details={"type": "ValueError"})
@@ -82,3 +84,18 @@ class Compiling:
 
 def measured(metric: Metric, others: Mapping[str, dict[str, Any]]) -> Metric:
     return metric if metric.judge is None else with_settings(metric, others.get("judge", {}))
+
+
+def told_of(metric: Metric, progress: Progress) -> Metric:
+    """The metric of an optimiser that DSPy's callbacks do not tell of: what it has scored is told as it comes."""
+    guard = threading.Lock()  # guards the one below
+    scores: list[float] = []
+
+    def measure(*arguments: Any) -> Score:
+        found: Score = metric.measure(*arguments)
+        with guard:
+            scores.append(found.score)
+            progress.example(len(scores), round(sum(scores) / len(scores), 4))
+        return found
+
+    return Metric(metric.told, measure, metric.judge)
