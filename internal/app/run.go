@@ -50,9 +50,8 @@ func (o *Options) configuration() config.Options {
 // is 4 MiB: every second call of 1 MiB each way would be a collection, and takes a fifth longer for it.
 const ballastSize = 8 << 20
 
-// processorsPerLoop is for how many processors there is a goroutine that reads clients and workers: one drives several workers' processes, and the fewer
-// there are, the more goes into one write.
-const processorsPerLoop = 4
+// mostLoops bounds how many goroutines read clients and workers, one for each processor: the fewer there are, the more goes into one write.
+const mostLoops = 4
 
 // Run serves until ctx is cancelled, then drains and ends within the configured time. Errors: config.Errors, or what kept the
 // sidecar from starting.
@@ -166,7 +165,7 @@ func (s *sidecar) start() error {
 		s.tasks.Wait()
 	})
 
-	if s.loops, err = wire.NewLoops(max(1, runtime.GOMAXPROCS(0)/processorsPerLoop)); err != nil {
+	if s.loops, err = wire.NewLoops(min(runtime.GOMAXPROCS(0), mostLoops)); err != nil {
 		return err
 	}
 	s.atEnd(func(context.Context) { s.loops.Close() })
