@@ -86,7 +86,7 @@ setup-demo:
 	@$(PYTHON) scripts/venv.py $(VENV) runtime demo
 
 setup-test:
-	@$(PYTHON) scripts/venv.py $(VENV) runtime demo test
+	@$(PYTHON) scripts/venv.py $(VENV) runtime demo sandbox test
 
 setup-bench: build
 	@$(PYTHON) scripts/venv.py $(BENCH_VENV) bench

@@ -15,5 +15,6 @@ compile() {
 compile build "$@"
 compile runtime "$@"
 compile demo --no-deps "$@"
+compile sandbox "$@"
 compile test "$@"
 compile bench "$@"

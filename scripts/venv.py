@@ -1,6 +1,6 @@
 """Make or complete the project's Python environment from the hash-locked requirements.
 
-usage: python3 scripts/venv.py build/venv SET...      SET: runtime, demo, test, bench (requirements/SET.txt)
+usage: python3 scripts/venv.py build/venv SET...      SET: runtime, demo, sandbox, test, bench (requirements/SET.txt)
 
 A second run costs nothing: every set leaves a stamp, made from its lock file's content, in the environment. Where a
 stamp no longer fits, the environment is made anew, since pip would leave behind what a lock no longer names.
@@ -70,6 +70,10 @@ class Environment:
         say("import dspy once")
         run([str(self.python), "-c", "import dspy, msgpack"])
 
+    def make_sandbox(self) -> None:
+        say("make what code that an LM wrote runs in")
+        run([str(self.python), "-m", "dspex_worker.sandbox"])
+
 
 def run(command: list[str], check: bool = True) -> None:
     done = subprocess.run(command, cwd=ROOT, check=False)
@@ -85,7 +89,8 @@ def main(arguments: list[str]) -> None:
     if sys.version_info < (3, 11):
         sys.exit(f"setup: Python 3.11 or newer is needed, {sys.executable} is {sys.version.split()[0]}; set PYTHON=")
     environment = Environment(ROOT / arguments[0])
-    locks = {name: ROOT / "requirements" / f"{name}.txt" for name in ("build", "runtime", "demo", "test", "bench")}
+    sets = ("build", "runtime", "demo", "sandbox", "test", "bench")
+    locks = {name: ROOT / "requirements" / f"{name}.txt" for name in sets}
     wanted = {name: digest(lock) for name, lock in locks.items()}
     wanted["project"] = digest(Path(__file__), *(ROOT / folder / "pyproject.toml" for folder in DISTRIBUTIONS))
     if environment.outdated(wanted):
@@ -104,6 +109,8 @@ def main(arguments: list[str]) -> None:
     if todo:
         environment.redirect_bytecode()
         environment.warm_up()
+        if "sandbox" in arguments:
+            environment.make_sandbox()
         for name in todo:  # last: a set-up that was cut off is not taken for a whole one
             environment.stamp(name).write_text(wanted[name])
         say(f"{environment.folder.relative_to(ROOT)} is ready ({time.monotonic() - started:.0f} s)")

@@ -21,6 +21,7 @@ func dspySettings(cfg *config.Config) map[string]any {
 	d := cfg.DSPy
 	return map[string]any{
 		"media_urls": d.MediaURLs, "media_folders": d.MediaFolders, "program_of_thought": d.ProgramOfThought, "programs": programs,
-		"optimize": map[string]any{"executor": cfg.Optimize.Executor, "address": cfg.Optimize.Address},
+		"optimize":        map[string]any{"executor": cfg.Optimize.Executor, "address": cfg.Optimize.Address},
+		"code_timeout_ms": d.CodeTimeout.Milliseconds(), "code_memory": d.CodeMemory,
 	}
 }

@@ -12,7 +12,7 @@ import (
 // settable are values of all kinds; for each setting one of them is allowed and is not its default.
 func settable() []any {
 	return []any{
-		true, int64(70000), int64(77), int64(7), 0.5, "7s", "0600", "debug", "text", "soft", "json", "low", "model", "file", "a:b", "env:A", "https://a.example", "openai/a",
+		true, int64(70000), int64(77), int64(7), 0.5, "7s", "70MiB", "0600", "debug", "text", "soft", "json", "low", "model", "file", "a:b", "env:A", "https://a.example", "openai/a",
 		[]any{int64(7)},
 		[]any{"A"},
 		[]any{"a"},

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 	"unicode/utf8"
 )
 
@@ -19,6 +20,8 @@ type DSPy struct {
 	MediaURLs        bool
 	MediaFolders     []string // absolute
 	ProgramOfThought bool
+	CodeTimeout      time.Duration
+	CodeMemory       int
 }
 
 // Optimize is the [optimize] table: where programs are evaluated and optimised.
@@ -66,8 +69,12 @@ func dspyFields() []field {
 			in(boolean(), func(c *Config) *bool { return &d(c).MediaURLs })),
 		setting("dspy.media_folders", "[]", "", Generation, "Clients may give media as paths of files in these folders.",
 			in(folders(), func(c *Config) *[]string { return &d(c).MediaFolders })),
-		setting("dspy.program_of_thought", "false", "", Generation, "Clients may make programs that run code which a model wrote, in Deno.",
+		setting("dspy.program_of_thought", "false", "", Generation, "Clients may make programs that run code which a model wrote, in a sandbox that has to be set up.",
 			in(boolean(), func(c *Config) *bool { return &d(c).ProgramOfThought })),
+		setting("dspy.code_timeout", `"30s"`, "", Generation, "How long one run of such code may take; the model is told, and asked again.",
+			in(duration(time.Second), func(c *Config) *time.Duration { return &d(c).CodeTimeout })),
+		setting("dspy.code_memory", `"512MiB"`, "", Generation, "How much memory such code may use.",
+			in(byteSize(64<<20, 2<<30), func(c *Config) *int { return &d(c).CodeMemory })),
 	}
 }
 

@@ -239,38 +239,6 @@ def test_tools_of_the_application() -> None:
     run(scenario, app)
 
 
-def test_program_of_thought_runs_where_the_operator_allows_it() -> None:
-    class Interpreter:
-        """Stands in for DSPy's, which needs Deno."""
-
-        tools: dict[str, Any] = {}
-
-        def start(self) -> None: ...
-        def shutdown(self) -> None: ...
-
-        def execute(self, code: str, variables: dict[str, Any] | None = None) -> Any:
-            assert "21 * 2" in code
-            return "42"
-
-    async def scenario(driver: Driver, server: OpenAIServer) -> None:
-        made = await driver.call("create_program", "s", id="p", signature="q -> a: int", module="program_of_thought")
-        assert list(made["outputs"]["properties"]) == ["reasoning", "a"]
-        code = "```python\nresult = 21 * 2\nprint(result)\n```"
-        server.script.extend(
-            [Reply(json_answer(reasoning="r", generated_code=code)), Reply(json_answer(reasoning="r", a=42))]
-        )
-        before = dspy.settings.interpreter_factory
-        dspy.settings.interpreter_factory = Interpreter
-        try:
-            got = await driver.call("execute_program", "s", program="p", inputs={"q": "21 times 2"})
-        finally:
-            dspy.settings.interpreter_factory = before
-        assert got["a"] == 42
-        assert len(driver.unsafe_calls) == 1  # it is not run again by itself
-
-    run(scenario, settings={"program_of_thought": True})
-
-
 def test_docstrings_of_dspys_own_are_not_shown() -> None:
     app = App()
 

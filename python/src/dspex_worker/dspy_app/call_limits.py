@@ -6,7 +6,7 @@ import asyncio
 import concurrent.futures
 import threading
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from dspex_worker.calls import CallCancelled
@@ -35,8 +35,9 @@ class CallLimits:
         self.history = history
         self._ends = ends  # ``time.monotonic()`` at which the call's time is up
         self._loop = asyncio.get_running_loop()
-        self._guard = threading.Lock()  # guards the two below
+        self._guard = threading.Lock()  # guards the three below
         self._requests: set[concurrent.futures.Future[Any]] = set()  # made by threads and not yet answered
+        self._on_stop: set[Callable[[], None]] = set()
         self._stopped = False
 
     def left(self) -> float | None:
@@ -44,12 +45,25 @@ class CallLimits:
         return None if self._ends is None else self._ends - time.monotonic()
 
     def stop(self) -> None:
-        """End the requests that threads wait for, and let them make no more."""
+        """End the requests, and what else threads wait for, and let them make no more."""
         with self._guard:
             self._stopped = True
-            requests = list(self._requests)
+            requests, others = list(self._requests), list(self._on_stop)
         for request in requests:
             request.cancel()
+        for other in others:
+            other()
+
+    def on_stop(self, end: Callable[[], None]) -> None:
+        """Have ``stop`` call this, too, from another thread. Raises CallCancelled after it."""
+        with self._guard:
+            if self._stopped:
+                raise CallCancelled
+            self._on_stop.add(end)
+
+    def off_stop(self, end: Callable[[], None]) -> None:
+        with self._guard:
+            self._on_stop.discard(end)
 
     def on_the_loop(self) -> bool:
         """Whether the loop's own thread asks, which cannot wait for the loop."""

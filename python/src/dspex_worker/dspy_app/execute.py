@@ -12,6 +12,7 @@ import dspy
 from dspex.errors import DspexError, ProgramError
 
 from dspex_worker.dspy_app.call_limits import CallLimits
+from dspex_worker.dspy_app.code_runs import CodeRuns, Interpreter
 from dspex_worker.dspy_app.counts import SESSION, LmCounts
 from dspex_worker.dspy_app.history import History
 from dspex_worker.dspy_app.lm_errors import lm_error
@@ -52,6 +53,7 @@ class Executor:
         self.counts = counts
         self.permits = permits
         self.history = 0  # bytes of a session's
+        self.code: CodeRuns | None = None  # where code that an LM wrote may be run
         self.lms = LmCache()
         self._threads = anyio.CapacityLimiter(concurrency)
 
@@ -121,17 +123,19 @@ class Executor:
     async def lm_overrides(
         self, settings: LmSettings | DspexError, limits: CallLimits, stack: AsyncExitStack
     ) -> dict[str, Any]:
-        """DSPy's settings of LM and adapter, for as long as ``stack`` is open."""
+        """DSPy's settings of LM, adapter and interpreter, for as long as ``stack`` is open."""
+        held = {} if self.code is None else {"interpreter_factory": partial(Interpreter, self.code, limits)}
         if isinstance(settings, LmSettings):
             lm, *others = [await stack.enter_async_context(self.lms.use(s)) for s in (settings, *settings.fallbacks)]
             extraction = None
             if settings.extraction is not None:
                 extraction = (await stack.enter_async_context(self.lms.use(settings.extraction))).for_call(limits)
-            return {"lm": lm.for_call(limits, tuple(others)), "adapter": make_adapter(settings, extraction)}
+            lm = lm.for_call(limits, tuple(others))
+            return {**held, "lm": lm, "adapter": make_adapter(settings, extraction)}
         # An LM that the application configured for itself takes the place of one that was never chosen.
         if dspy.settings.lm is None or settings.code == "lm_error":
-            return {"lm": MissingLM(settings)}
-        return {}
+            return {**held, "lm": MissingLM(settings)}
+        return held
 
 
 # Without these DSPy keeps each call's inputs and answers in lists of the whole process.

@@ -12,6 +12,7 @@ from dspex.errors import DspexError
 from dspex_worker.calls import Call, current_call
 from dspex_worker.dspy_app.application import ApplicationPrograms
 from dspex_worker.dspy_app.batch import MAX_AT_ONCE, Result, check_batch, run_all
+from dspex_worker.dspy_app.code_runs import CodeRuns
 from dspex_worker.dspy_app.counts import LmCounts
 from dspex_worker.dspy_app.errors import invalid_param, program_exists, secret_lost
 from dspex_worker.dspy_app.execute import Executor
@@ -62,6 +63,8 @@ class DspyApp:
         self.use_models(worker)
         self.tracebacks = worker.tracebacks
         self.permissions = self._builder.kinds.permissions = Permissions.read(worker.dspy)
+        if self.permissions.program_of_thought:
+            self.executor.code = CodeRuns(worker.dspy)
         self._application.configure(worker.dspy.get("programs") or {})
         ray_nodes.check(worker.dspy.get("optimize") or {})
 
