@@ -98,6 +98,7 @@ def test_the_answer_to_hello(start: Callable[..., Worker]) -> None:
         },
         "result": {"type": "object"},
         "stream": "none",
+        "item": None,
         "session": "none",
         "read_only": False,
         "retry": None,
