@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from typing import Literal
 
 import pytest
 from dspex.errors import DeadlineExceeded, DspexError, WorkerLost
@@ -28,7 +29,7 @@ def lm() -> Iterator[OpenAIServer]:
         yield server
 
 
-def serving(kind: str, lm: OpenAIServer) -> Server:
+def serving(kind: Literal["sidecar", "standalone"], lm: OpenAIServer) -> Server:
     model = {"model": "openai/m", "api_key": "env:LM_KEY", "api_base": lm.base, "adapter": "json", "default": True}
     tables: Tables = {
         "pools": {"default": {"app": "talking:app", "size": 1, "max_overflow": 0}},
