@@ -6,13 +6,14 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"os"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
+
+	"github.com/dspex/dspex-sidecar/internal/plainfile"
 )
 
 // DSPy is the [dspy] table: what programs that clients make may do beside asking models.
@@ -229,7 +230,7 @@ func (l *loader) readJSON(c *Config, key string, f *File, into any) {
 	if f.Path == "" {
 		return
 	}
-	file, err := os.Open(f.Path)
+	file, err := plainfile.Open(f.Path)
 	if err != nil {
 		l.failKey(c, key, "cannot be read: %v", err)
 		return

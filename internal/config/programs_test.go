@@ -23,6 +23,8 @@ func TestProgramsAreChecked(t *testing.T) {
 		{"signature = 'a -> b'\ndemos = 'null.json'", "not the JSON"},
 		{"signature = 'a -> b'\nstate = 'null.json'", "not the JSON"},
 		{"signature = 'a -> b'\nstate = 'latin.json'", "UTF-8"},
+		{"signature = 'a -> b'\nstate = '/dev/zero'", "it is a device"},
+		{"signature = 'a -> b'\ndemos = 'pipe.json'", "it is a pipe"},
 		{"signature = 'a -> b'\nmodule = 'os.system'", "the name of a module"},
 	} {
 		_, err := load(t, "[programs.p]\n"+c.text)
