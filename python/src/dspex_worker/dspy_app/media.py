@@ -33,6 +33,8 @@ _MAGIC: Final = (
     (b"fLaC", "audio/flac"),
     (b"OggS", "audio/ogg"),
 )
+# What OpenAI's interface calls a format where that is not the media type's name.
+_FORMATS: Final = {"mpeg": "mp3"}
 _RIFF: Final = {b"WAVE": "audio/wav", b"WEBP": "image/webp"}
 
 SCHEMA: Final[dict[str, Any]] = {
@@ -107,7 +109,8 @@ def _of_bytes(kind: type[Any], data: bytes, media_type: str | None, filename: st
         raise _wrong(f"media_type is {media_type[:120]!r}, must be {family or 'type/'}…")
     encoded = base64.b64encode(data).decode()
     if kind is dspy.Audio:
-        return dspy.Audio(data=encoded, audio_format=media_type.removeprefix("audio/").removeprefix("x-"))
+        audio_format = media_type.removeprefix("audio/").removeprefix("x-")
+        return dspy.Audio(data=encoded, audio_format=_FORMATS.get(audio_format, audio_format))
     uri = f"data:{media_type};base64,{encoded}"
     return dspy.File(file_data=uri, filename=filename) if kind is dspy.File else dspy.Image(uri)
 
@@ -124,7 +127,8 @@ def _of_data_uri(kind: type[Any], uri: str) -> Any:
 def media_map(value: Any) -> dict[str, Any]:
     """What a client is told of a ``dspy`` object: the map that it would send for it. DSPy's own form is its marks."""
     if isinstance(value, dspy.Audio):
-        return {"data": _bytes(value.data), "media_type": f"audio/{value.audio_format}"}
+        named = {audio_format: media_type for media_type, audio_format in _FORMATS.items()}
+        return {"data": _bytes(value.data), "media_type": f"audio/{named.get(value.audio_format, value.audio_format)}"}
     told: dict[str, Any] = {}
     uri = (value.url if isinstance(value, dspy.Image) else value.file_data) or ""
     head, in_base64, encoded = uri.partition(";base64,")
