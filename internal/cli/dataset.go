@@ -4,13 +4,11 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"encoding/csv"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"github.com/dspex/dspex-sidecar/internal/client"
@@ -25,8 +23,14 @@ const (
 	lineMost = wire.DefaultFrame / 2
 )
 
-// sendDataset makes a dataset of a file's rows, in parts, and returns how many there are.
-func sendDataset(ctx context.Context, conn *client.Conn, e *Env, session, name, path string) (n int, err error) {
+// sendDataset makes a dataset of a file's rows for a program, in parts, and returns how many there are.
+func sendDataset(ctx context.Context, conn *client.Conn, e *Env, session, of, name, path string) (n int, err error) {
+	var columns map[string]kinds
+	if isCSV(path) {
+		if columns, err = columnKinds(ctx, conn, session, of); err != nil {
+			return 0, err
+		}
+	}
 	call := func(method string, params map[string]any) error {
 		_, err := conn.Call(ctx, client.Request{Method: method, Session: session, Params: params})
 		return err
@@ -45,7 +49,7 @@ func sendDataset(ctx context.Context, conn *client.Conn, e *Env, session, name, 
 		part, size = nil, 0
 		return err
 	}
-	err = readRows(e.Stdin, path, func(row map[string]any, bytes int) error {
+	err = readRows(e.Stdin, path, columns, func(row map[string]any, bytes int) error {
 		if len(part) == partRows || size+bytes > partBytes {
 			if err := send(); err != nil {
 				return err
@@ -63,9 +67,9 @@ func sendDataset(ctx context.Context, conn *client.Conn, e *Env, session, name, 
 	return n, err
 }
 
-// readRows hands the rows of a file to row, with about how many bytes each takes: of CSV where its name says so, else of JSON, one object a line; - is
-// standard input.
-func readRows(stdin io.Reader, path string, row func(row map[string]any, bytes int) error) error {
+// readRows hands the rows of a file to row, with about how many bytes each takes: of CSV, with values of the columns' kinds, where its name says so, else of
+// JSON, one object a line; - is standard input.
+func readRows(stdin io.Reader, path string, columns map[string]kinds, row func(row map[string]any, bytes int) error) error {
 	file := stdin
 	if path != "-" {
 		opened, err := os.Open(path)
@@ -76,8 +80,8 @@ func readRows(stdin io.Reader, path string, row func(row map[string]any, bytes i
 		file = opened
 	}
 	read := readJSONLines
-	if strings.EqualFold(filepath.Ext(path), ".csv") {
-		read = readCSV
+	if isCSV(path) {
+		read = func(file io.Reader, row func(map[string]any, int) error) error { return readCSV(file, columns, row) }
 	}
 	if err := read(file, row); err != nil {
 		if _, is := errors.AsType[*wire.Error](err); is { // of what was done with a row
@@ -87,6 +91,8 @@ func readRows(stdin io.Reader, path string, row func(row map[string]any, bytes i
 	}
 	return nil
 }
+
+func isCSV(path string) bool { return strings.EqualFold(filepath.Ext(path), ".csv") }
 
 func readJSONLines(file io.Reader, row func(map[string]any, int) error) error {
 	lines := bufio.NewScanner(file)
@@ -105,39 +111,4 @@ func readJSONLines(file io.Reader, row func(map[string]any, int) error) error {
 		}
 	}
 	return lines.Err()
-}
-
-func readCSV(file io.Reader, row func(map[string]any, int) error) error {
-	r := csv.NewReader(file)
-	names, err := r.Read()
-	if errors.Is(err, io.EOF) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	names = slices.Clone(names)
-	names[0] = strings.TrimPrefix(names[0], "\ufeff")
-	for i, name := range names {
-		if name == "" || slices.Contains(names[:i], name) {
-			return fmt.Errorf("line 1: the columns need names, each another; column %d is %q", i+1, name)
-		}
-	}
-	for {
-		values, err := r.Read()
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		made, size := make(map[string]any, len(names)), 0
-		for i, name := range names {
-			made[name] = strings.ToValidUTF8(values[i], "\ufffd")
-			size += len(name) + len(values[i])
-		}
-		if err := row(made, size); err != nil {
-			return err
-		}
-	}
 }

@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"maps"
 	"strings"
 
 	"github.com/dspex/dspex-sidecar/internal/client"
@@ -83,8 +84,8 @@ func figure(v float64) string {
 	return strings.TrimSuffix(strings.TrimRight(text, "0"), ".")
 }
 
-// followRun calls a method that says how far it is, shows that, and prints what it gives.
-func (e *Env) followRun(ctx context.Context, conn *client.Conn, r *client.Request, asJSON bool) error {
+// followRun calls a method that says how far it is, shows that, and prints what it gives, which it returns, too.
+func (e *Env) followRun(ctx context.Context, conn *client.Conn, r *client.Request, asJSON bool) (any, error) {
 	show := progress{env: e, width: terminalWidth(e.Stderr)}
 	r.Item = func(item any) error {
 		row, isMap := item.(map[string]any)
@@ -101,11 +102,11 @@ func (e *Env) followRun(ctx context.Context, conn *client.Conn, r *client.Reques
 	show.end()
 	switch {
 	case err != nil:
-		return err
+		return nil, err
 	case asJSON:
-		return e.printJSON(map[string]any{"result": result})
+		return result, e.printJSON(map[string]any{"result": result})
 	}
-	return e.printOutcome(result)
+	return result, e.printOutcome(result)
 }
 
 // printOutcome prints the result of a run: that of optimize_program and evaluate_program as tables.
@@ -118,6 +119,9 @@ func (e *Env) printOutcome(result any) error {
 		}
 		return e.print(b)
 	}
+	m = maps.Clone(m)
+	maps.Copy(m, mapOf(m["usage"]))
+	m["failed"] = mapOf(m["errors"])["count"]
 	if m["baseline"] != nil {
 		before := map[string]any{"": "score", "before": m["baseline"], "after": m["score"]}
 		columns := []column{col("", ""), scoreColumn("BEFORE", "before"), scoreColumn("AFTER", "after"), {"CHANGE", changeOf}}
@@ -130,14 +134,19 @@ func (e *Env) printOutcome(result any) error {
 		columns = append(columns, scoreColumn("SCORE", "score"))
 	}
 	for _, c := range []column{
-		col("VERSION", "version"), col("SESSION", "session"), col("EXAMPLES", "examples"), col("FAILED", "failed"), col("LM CALLS", "lm_calls"),
-		col("TOKENS", "tokens"), col("COST", "cost"), since("TOOK", "elapsed_ms"),
+		col("VERSION", "version"), col("IN USE", "current"), col("FAILED", "failed"), col("LM CALLS", "lm_calls"),
+		col("TOKENS", "tokens"), col("COST", "cost"),
 	} {
 		if c.show(m) != "-" {
 			columns = append(columns, c)
 		}
 	}
 	return e.print(record(columns, m))
+}
+
+func mapOf(v any) map[string]any {
+	m, _ := v.(map[string]any)
+	return m
 }
 
 func scoreColumn(title, key string) column {

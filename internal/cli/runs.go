@@ -132,5 +132,6 @@ func (c *runsAttachCommand) Run(ctx context.Context, e *Env) error {
 		return err
 	}
 	defer conn.Close()
-	return e.followRun(ctx, conn, &client.Request{Method: "runs.attach", Params: map[string]any{"run": c.ID}}, c.JSON)
+	_, err = e.followRun(ctx, conn, &client.Request{Method: "runs.attach", Params: map[string]any{"run": c.ID}}, c.JSON)
+	return err
 }

@@ -35,11 +35,12 @@ func TestRunsAreListedAndShown(t *testing.T) {
 
 // optimiser is a sidecar that takes datasets and optimises a program.
 type optimiser struct {
-	mu    sync.Mutex // guards what follows
-	sets  map[string][]any
-	asked map[string]any // the params of optimize_program
-	meta  map[string]any
-	ended []string
+	mu     sync.Mutex // guards what follows
+	sets   map[string][]any
+	asked  map[string]any // the params of optimize_program
+	meta   map[string]any
+	shared map[string]any // the params of use_version
+	ended  []string
 }
 
 func (o *optimiser) handle(p *wiretest.Peer, m wiretest.Message) {
@@ -68,7 +69,12 @@ func (o *optimiser) handle(p *wiretest.Peer, m wiretest.Message) {
 				"tokens": 900, "cost": 0.125, "elapsed_ms": 61_000, "left_ms": 2_000,
 			})
 		}
-		result = map[string]any{"program": "qa", "baseline": 40.0, "score": 51.25, "version": "v2", "lm_calls": 20}
+		result = map[string]any{"program": "qa", "baseline": 40.0, "score": 51.25, "version": 2, "current": true, "usage": map[string]any{"lm_calls": 20, "tokens": 900, "cost": 0.25}, "errors": map[string]any{"count": 1}}
+	case m.Method == "use_version":
+		o.shared, result = params, map[string]any{"version": 7}
+	case m.Method == "get_program_info":
+		count := map[string]any{"type": "integer"}
+		result = map[string]any{"outputs": map[string]any{"properties": map[string]any{"answer": count}}}
 	}
 	p.Send(1, m.ID, nil, nil, result)
 }
@@ -86,7 +92,7 @@ func TestOptimize(t *testing.T) {
 	got := run(t, s, "optimize", "qa", "--train", train, "--val", val, "--metric", "exact", "--optimizer", "mipro", "--max-cost", "2.5", "--setting", "trials=7", "--setting", "note=plain text")
 	got.expect(t, exitOK, "session made", "trainset: 1201 rows of", "valset: 2 rows of",
 		"[##########..........]  trials  1/2  score 50  best 51  10 LM calls  900 tokens  $0.125  1m01s  about 2.0s left\n[####################]  trials  2/2  score 51  ")
-	if want := "       BEFORE  AFTER  CHANGE\nscore  40      51.25  +11.25\n\nprogram   qa\nversion   v2\nlm calls  20\n"; got.stdout != want {
+	if want := "       BEFORE  AFTER  CHANGE\nscore  40      51.25  +11.25\n\nprogram   qa\nversion   2\nin use    true\nfailed    1\nlm calls  20\ntokens    900\ncost      0.25\n"; got.stdout != want {
 		t.Errorf("%q\nwant %q", got.stdout, want)
 	}
 	sets := make([]string, 0, 2)
@@ -105,14 +111,36 @@ func TestOptimize(t *testing.T) {
 			t.Errorf("%s is %s", key, got)
 		}
 	}
+	if name, _ := o.asked["valset"].(string); o.sets[name][0].(map[string]any)["answer"] != int64(2) {
+		t.Errorf("cells are %v", o.sets[name])
+	}
+	if o.shared != nil {
+		t.Errorf("shared: %v", o.shared)
+	}
 	o.sets = map[string][]any{}
 	got = run(t, s, "evaluate", "qa", "--session", "mine", "--dev", val, "--metric", "f1", "--json")
 	got.expect(t, exitOK, "devset: 2 rows of")
-	if strings.Count(got.stdout, "\n") != 3 || !strings.HasSuffix(got.stdout, "\"version\":\"v2\"}}\n") {
+	if strings.Count(got.stdout, "\n") != 3 || !strings.HasSuffix(got.stdout, "\"version\":2}}\n") {
 		t.Errorf("%q", got.stdout)
 	}
 	if o.meta["session"] != "mine" {
 		t.Errorf("meta %v", o.meta)
+	}
+}
+
+func TestOptimizeForAll(t *testing.T) {
+	o := &optimiser{sets: map[string][]any{}}
+	train := filepath.Join(t.TempDir(), "train.jsonl")
+	write(t, train, "{\"question\": \"q\", \"answer\": 1}\n")
+	args := []string{"optimize", "qa", "--train", train, "--optimizer", "mipro"}
+	metric := `{"name": "judge", "rubric": "It is polite."}`
+	got := run(t, start(t, o.handle), append(args, "--metric", metric, "--for-all", "--session", "mine")...)
+	got.expect(t, exitOK, "every session uses it, as version 7 of qa")
+	if fmt.Sprint(o.shared) != "map[program:qa scope:all version:2]" || fmt.Sprint(o.asked["metric"]) != "map[name:judge rubric:It is polite.]" {
+		t.Errorf("%v %v", o.shared, o.asked)
+	}
+	for _, limit := range []string{"--max-lm-calls", "--max-tokens", "--max-cost"} {
+		run(t, start(t, o.handle), append(args, "--metric", "exact", limit, "0")...).expect(t, exitUsage, "a limit is more than 0")
 	}
 }
 
