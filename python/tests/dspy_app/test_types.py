@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import enum
+import json
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -38,13 +39,13 @@ class Person(pydantic.BaseModel):
     picture: dspy.Image | None = None
 
 
-def run(scenario: Scenario, settings: dict[str, Any] | None = None) -> None:
+def run(scenario: Scenario, settings: dict[str, Any] | None = None, adapter: str = "json") -> None:
     app = App()
-    app.types(Color, Person)
+    app.types(Color, Person, Page)
 
     async def go() -> None:
         with OpenAIServer() as server:
-            models = {"main": {"model": "openai/m", "api_key": "k", "api_base": server.base, "adapter": "json"}}
+            models = {"main": {"model": "openai/m", "api_key": "k", "api_base": server.base, "adapter": adapter}}
             async with driving(app, models, settings=settings) as driver:
                 await scenario(driver, server)
 
@@ -155,6 +156,74 @@ def test_media_go_to_the_model_as_parts_of_the_message() -> None:
             assert [one for one in content if one["type"] == part[0] and part[1] in str(one)], content
 
     run(scenario)
+
+
+class Page(pydantic.BaseModel):
+    text: str
+    picture: dspy.Image | None = None
+    sounds: list[dspy.Audio] = []
+    named: dict[str, dspy.File] = {}
+    more: list[Page] = []
+
+
+PICTURE, SOUND = {"data": PNG, "media_type": "image/png"}, {"data": WAV, "media_type": "audio/wav"}
+FILE = {"data": b"%PDF-1", "media_type": "application/pdf", "filename": "a.pdf"}
+BARE: dict[str, Any] = {"picture": None, "sounds": [], "named": {}, "more": []}
+
+
+@pytest.mark.parametrize("adapter", ["json", "chat"])
+def test_media_in_models_of_the_application(adapter: str) -> None:
+    """They are sent, told and refused as others are."""
+    page = {
+        "text": "t",
+        "picture": PNG,
+        "sounds": [WAV],
+        "named": {"a": FILE},
+        "more": [{"text": "u", "picture": PICTURE}],
+    }
+
+    async def scenario(driver: Driver, server: OpenAIServer) -> None:
+        demos = [{"x": [page], "y": "seen"}]
+        made = await driver.call("create_program", "s", id="p", signature="x: list[Page] -> y", demos=demos)
+        assert {"Image", "Audio", "File"} <= made["inputs"]["$defs"].keys()
+        assert all("contentEncoding" in str(made["inputs"]["$defs"][kind]) for kind in ("Image", "Audio", "File"))
+        [told] = (await driver.call("get_program_info", "s", program="p"))["demos"]
+        more = [{**BARE, "text": "u", "picture": PICTURE}]
+        assert told["x"] == [
+            {"text": "t", "picture": PICTURE, "sounds": [SOUND], "named": {"a": FILE}, "more": more},
+        ]
+        await driver.call("create_program", "s", id="q", signature="x: list[Page] -> y", demos=[told])
+        driver.restored("s")
+        server.script.append(Reply({"json": json_answer, "chat": chat_answer}[adapter](y="seen")))
+        assert await driver.call("execute_program", "s", program="q", inputs={"x": [page]}) == {"y": "seen"}
+        for message in (server.requests[-1].body["messages"][at] for at in (1, -1)):  # the demo, and the input
+            kinds = [part["type"] for part in message["content"] if part["type"] != "text"]
+            assert kinds == ["image_url", "input_audio", "file", "image_url"], message
+        wrong = {
+            "picture": WAV,
+            "sounds": [b"?"],
+            "named": {"a": 5},
+            "more": [{"text": "u", "picture": {"url": "http://x/"}}],
+        }
+        with pytest.raises(InvalidParams) as caught:
+            await driver.call("execute_program", "s", program="p", inputs={"x": [wrong]})
+        assert [one["path"] for one in caught.value.details["errors"]] == [
+            "inputs.x[0].picture",
+            "inputs.x[0].sounds[0]",
+            "inputs.x[0].named.a",
+            "inputs.x[0].more[0].picture",
+            "inputs.x[0].text",
+        ]
+        assert "[dspy] media_urls" in caught.value.details["errors"][3]["message"]
+        await driver.call("create_program", "s", id="o", signature="q -> y: Page")
+        answer = {"text": "t", "picture": {"url": f"data:image/png;base64,{base64.b64encode(PNG).decode()}"}}
+        server.script.append(
+            Reply(json_answer(y=answer) if adapter == "json" else chat_answer(y=json.dumps(answer))),
+        )
+        got = await driver.call("execute_program", "s", program="o", inputs={"q": "?"})
+        assert got == {"y": {**BARE, "text": "t", "picture": PICTURE}}
+
+    run(scenario, adapter=adapter)
 
 
 def test_media_that_cannot_be_used() -> None:

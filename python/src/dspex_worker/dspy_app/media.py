@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any, Final
 
 import dspy
-from pydantic import BaseModel, ValidationInfo
+from pydantic import BaseModel
 from pydantic_core import PydanticCustomError
 
 MEDIA: Final = (dspy.Image, dspy.Audio, dspy.File)
 
 MAX_FILE: Final = 16 << 20  # bytes read from the operator's folders for one input
 
+_FAMILIES: Final[dict[type[Any], str]] = {dspy.Image: "image/", dspy.Audio: "audio/"}
 _TYPE: Final = re.compile(r"[a-z]{1,32}/[A-Za-z0-9][A-Za-z0-9.+-]{0,100}")
 _KEYS: Final = frozenset({"data", "media_type", "filename", "url", "path"})
 # DSPy makes parts of a message of what stands between these in any text.
@@ -73,9 +74,8 @@ class Permissions:
 NOTHING: Final = Permissions()
 
 
-def to_media(kind: type[Any], value: Any, info: ValidationInfo) -> Any:
+def to_media(kind: type[Any], value: Any, permissions: Permissions) -> Any:
     """The ``dspy`` object of what a client sent for it. Raises PydanticCustomError."""
-    permissions = info.context if isinstance(info.context, Permissions) else NOTHING
     if isinstance(value, kind):
         return value
     if isinstance(value, str) and value.startswith("data:"):
@@ -83,30 +83,35 @@ def to_media(kind: type[Any], value: Any, info: ValidationInfo) -> Any:
     if isinstance(value, bytes):
         value = {"data": value}
     if not isinstance(value, Mapping) or not value.keys() <= _KEYS:
-        raise _wrong("must be bytes, or a map of data and media_type")
+        raise wrong("must be bytes, or a map of data and media_type")
     if (
         len([key for key in ("data", "url", "path") if key in value]) != 1
         or not all(isinstance(held, str) for key, held in value.items() if key != "data")
         or len(value.get("filename", "")) > 256
     ):
-        raise _wrong("must have one of data (bytes), url and path; media_type and filename are text")
+        raise wrong("must have one of data (bytes), url and path; media_type and filename are text")
     if "url" in value:
         return _of_url(kind, value["url"], permissions)
     data = value["data"] if "data" in value else _file(value["path"], permissions)
     if not isinstance(data, bytes):
-        raise _wrong("data must be bytes")
+        raise wrong("data must be bytes")
     return _of_bytes(kind, data, value.get("media_type"), value.get("filename"))
+
+
+def empty(kind: type[Any]) -> Any:
+    """One of a kind with nothing in it."""
+    return _of_bytes(kind, b"", f"{_FAMILIES.get(kind, 'application/')}x", None)
 
 
 def _of_bytes(kind: type[Any], data: bytes, media_type: str | None, filename: str | None) -> Any:
     media_type = media_type or _sniffed(data)
     if media_type is None and kind is dspy.File:
         media_type = "application/octet-stream"
-    family = {dspy.Image: "image/", dspy.Audio: "audio/"}.get(kind, "")
+    family = _FAMILIES.get(kind, "")
     if media_type is None:
-        raise _wrong(f"say its media_type ({family}…): the bytes do not tell it")
+        raise wrong(f"say its media_type ({family}…): the bytes do not tell it")
     if not _TYPE.fullmatch(media_type) or not media_type.startswith(family):
-        raise _wrong(f"media_type is {media_type[:120]!r}, must be {family or 'type/'}…")
+        raise wrong(f"media_type is {media_type[:120]!r}, must be {family or 'type/'}…")
     encoded = base64.b64encode(data).decode()
     if kind is dspy.Audio:
         audio_format = media_type.removeprefix("audio/").removeprefix("x-")
@@ -120,7 +125,7 @@ def _of_data_uri(kind: type[Any], uri: str) -> Any:
     try:
         data = base64.b64decode(encoded, validate=True)
     except ValueError:
-        raise _wrong("the data: address is not in base64") from None
+        raise wrong("the data: address is not in base64") from None
     return _of_bytes(kind, data, head.removeprefix("data:"), None)
 
 
@@ -151,17 +156,17 @@ def _bytes(encoded: str) -> bytes | str:
 
 def _of_url(kind: type[Any], url: str, permissions: Permissions) -> Any:
     if kind is not dspy.Image:
-        raise _wrong("an address is for images only: send the bytes")
+        raise wrong("an address is for images only: send the bytes")
     if not permissions.media_urls:
-        raise _wrong("addresses are not allowed here ([dspy] media_urls); send the bytes")
+        raise wrong("addresses are not allowed here ([dspy] media_urls); send the bytes")
     if len(url) > 4096 or not url.isprintable() or not url.startswith(("https://", "http://")):
-        raise _wrong("url must be an http or https address")
+        raise wrong("url must be an http or https address")
     return dspy.Image(url)
 
 
 def _file(path: str, permissions: Permissions) -> bytes:
     if not permissions.media_folders:
-        raise _wrong("files are not allowed here ([dspy] media_folders); send the bytes")
+        raise wrong("files are not allowed here ([dspy] media_folders); send the bytes")
     try:
         found = Path(path).resolve(strict=True) if Path(path).is_absolute() else None
         allowed = found is not None and any(found.is_relative_to(folder) for folder in permissions.media_folders)
@@ -170,7 +175,7 @@ def _file(path: str, permissions: Permissions) -> bytes:
     except (OSError, ValueError):
         pass
     # The same for what is not there and for what is elsewhere: a client learns of no other folder's files.
-    raise _wrong(f"path is no file of at most {MAX_FILE} bytes in one of the folders of [dspy] media_folders")
+    raise wrong(f"path is no file of at most {MAX_FILE} bytes in one of the folders of [dspy] media_folders")
 
 
 def _sniffed(data: bytes) -> str | None:
@@ -179,7 +184,8 @@ def _sniffed(data: bytes) -> str | None:
     return next((media_type for magic, media_type in _MAGIC if data.startswith(magic)), None)
 
 
-def _wrong(message: str) -> PydanticCustomError:
+def wrong(message: str) -> PydanticCustomError:
+    """The error of a validator that says so."""
     return PydanticCustomError("media", message.replace("{", "{{").replace("}", "}}"))
 
 

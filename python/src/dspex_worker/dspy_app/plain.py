@@ -8,9 +8,10 @@ from enum import Enum
 from typing import Any
 
 import dspy
-from pydantic import BaseModel
+from pydantic import BaseModel, RootModel
 
 from dspex_worker.dspy_app.media import MEDIA, media_map
+from dspex_worker.dspy_app.media_in_models import media_fields
 
 
 def plain(value: Any) -> Any:
@@ -29,7 +30,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, MEDIA):
         return media_map(value)
     if isinstance(value, BaseModel):
-        return plain(value.model_dump())
+        return plain(_dumped(value))
     if isinstance(value, (dspy.Prediction, dspy.Example)):
         return plain(dict(value.items(include_dspy=True)))  # toDict makes text of media
     if isinstance(value, Mapping):
@@ -37,3 +38,11 @@ def plain(value: Any) -> Any:
     if isinstance(value, (list, tuple, set, frozenset)):
         return [plain(held) for held in value]
     return value
+
+
+def _dumped(model: BaseModel) -> Any:
+    """As pydantic tells it, but for media: those would be DSPy's marks."""
+    held = [name for name in media_fields(type(model)) if not type(model).model_fields[name].exclude]
+    if isinstance(model, RootModel):
+        return model.root if held else model.model_dump()
+    return model.model_dump(exclude=set(held)) | {name: getattr(model, name) for name in held}

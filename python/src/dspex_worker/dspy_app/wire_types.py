@@ -11,11 +11,14 @@ from datetime import date, datetime
 from functools import partial
 from typing import Annotated, Any, Literal, Union
 
-from pydantic import BeforeValidator, Strict, TypeAdapter, WithJsonSchema
+from pydantic import BeforeValidator, Strict, TypeAdapter, ValidationInfo, WithJsonSchema
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import PydanticCustomError
+from pydantic_core.core_schema import ModelSchema
 
 from dspex_worker.dspy_app.field_types import is_union, type_text
-from dspex_worker.dspy_app.media import MEDIA, SCHEMA, to_media
+from dspex_worker.dspy_app.media import MEDIA, NOTHING, SCHEMA, Permissions, to_media
+from dspex_worker.dspy_app.media_in_models import is_model, media_fields, model_validator
 
 _STRICT = frozenset({str, int, float, bool, bytes})
 
@@ -27,7 +30,9 @@ def strict_type(annotation: Any) -> Any:
     if annotation in (date, datetime):
         return Annotated[annotation, BeforeValidator(_date_or_text)]
     if annotation in MEDIA:
-        return Annotated[annotation, BeforeValidator(partial(to_media, annotation)), WithJsonSchema(SCHEMA)]
+        return Annotated[annotation, BeforeValidator(partial(_medium, annotation)), WithJsonSchema(SCHEMA)]
+    if is_model(annotation):
+        return Annotated[annotation, model_validator(annotation)] if media_fields(annotation) else annotation
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if is_union(annotation):
         return Union[tuple(strict_type(argument) for argument in arguments)]  # noqa: UP007 - made at run time
@@ -40,7 +45,18 @@ def strict_type(annotation: Any) -> Any:
 
 def wire_schema(annotation: Any) -> dict[str, Any]:
     """The JSON schema of a type's values. Raises what pydantic raises where there is none."""
-    return TypeAdapter(strict_type(annotation)).json_schema()
+    return TypeAdapter(strict_type(annotation)).json_schema(schema_generator=_Schema)
+
+
+class _Schema(GenerateJsonSchema):
+    """Tells of media inside models, too, how they are sent."""
+
+    def model_schema(self, schema: ModelSchema) -> JsonSchemaValue:
+        return dict(SCHEMA) if schema["cls"] in MEDIA else super().model_schema(schema)
+
+
+def _medium(kind: type[Any], value: Any, info: ValidationInfo) -> Any:
+    return to_media(kind, value, info.context if isinstance(info.context, Permissions) else NOTHING)
 
 
 def _exactly_one_of(allowed: tuple[Any, ...], value: Any) -> Any:
