@@ -8,9 +8,9 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from dspex.errors import WorkerLost
+from dspex.errors import NoWorkers, WorkerLost
 from dspex_worker.calls import CallCancelled
-from dspex_worker.dspy_app.optimise.ray_nodes import RayNodes, check
+from dspex_worker.dspy_app.optimise.ray_nodes import RayNodes, _in_time, _leave, check
 from dspex_worker.dspy_app.optimise.values import packed, unpacked
 
 
@@ -96,6 +96,30 @@ def test_a_run_that_is_stopped_waits_for_no_process() -> None:
     with pytest.raises(CallCancelled):
         cluster.run(b"", True, answer)
     assert actor.dropped == [1]
+
+
+def test_a_connection_that_is_gone_when_something_is_sent_is_a_lost_process() -> None:
+    def gone(*_: Any) -> Any:
+        raise ConnectionError("not connected")
+
+    dead, other = Actor("dead"), Actor("other")
+    dead.begin = dead.drop = SimpleNamespace(remote=gone)
+    cluster, _ = nodes(dead, other)
+    assert cluster.run(b"", True, answer) == {"value": "answered", "by": "other"}
+    assert len(cluster) == 1
+
+
+def test_a_cluster_that_hangs_is_waited_for_so_long(caplog: pytest.LogCaptureFixture) -> None:
+    never = threading.Event()
+    with pytest.raises(NoWorkers, match=r"at a:1 cannot be used .* it did not answer within 0\.3 s"):
+        _in_time(never.wait, "a:1", 0.3, threading.Event())
+    _leave(SimpleNamespace(shutdown=never.wait), 0.3)
+    assert "the Ray cluster did not answer within 0.3 s to the run's leaving it" in caplog.text
+    stopped = threading.Event()
+    stopped.set()
+    with pytest.raises(CallCancelled):
+        _in_time(never.wait, "a:1", 60, stopped)
+    never.set()
 
 
 def test_ray_is_asked_for_when_the_worker_starts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,8 +10,10 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -29,6 +31,7 @@ _LOOK: Final = 0.2  # seconds after which a thread that waits for Ray looks whet
 _REACHED: Final = 5.0  # seconds to open a connection
 _JOINED: Final = 30.0  # seconds to become one of the cluster's drivers
 _STARTED: Final = 60.0  # seconds until the first node has loaded the application
+_LEFT: Final = 5.0  # seconds to leave the cluster
 _OTHERS: Final = 5.0  # seconds that the others have after the first
 _MOST: Final = 64  # processes of one run
 
@@ -87,26 +90,29 @@ class RayNodes:
     def _run(self, process: _Process, task: bytes, answer: Answer) -> dict[str, Any]:
         number, ended = next(self._numbers), False
         try:
-            event = self._wait(process.actor.begin.remote(number, task))
+            event = self._ask(process.actor.begin, number, task)
             while "end" not in event:
-                event = self._wait(process.actor.go_on.remote(number, answer(event)))
+                event = self._ask(process.actor.go_on, number, answer(event))
             ended = True
         finally:
             if not ended:
-                process.actor.drop.remote(number)
+                with suppress(Exception):  # whatever is lost, the row's error is the one to tell
+                    process.actor.drop.remote(number)
         end: dict[str, Any] = event["end"]
         return end
 
-    def _wait(self, ref: Any) -> dict[str, Any]:
-        while not self._owner.stopped.is_set():
-            try:
-                return unpacked(self._ray.get(ref, timeout=_LOOK))
-            except self._ray.exceptions.GetTimeoutError:
-                continue
-            except self._ray.exceptions.RayTaskError as error:
-                raise DspexError(f"a process on the Ray cluster failed: {message_of(error)}") from None
-            except (self._ray.exceptions.RayError, ConnectionError) as error:
-                raise _Lost(message_of(error)) from None
+    def _ask(self, method: Any, *arguments: Any) -> dict[str, Any]:
+        """Raises _Lost, or CallCancelled once the run is stopped."""
+        errors = self._ray.exceptions
+        try:
+            ref = method.remote(*arguments)
+            while not self._owner.stopped.is_set():
+                with suppress(errors.GetTimeoutError):
+                    return unpacked(self._ray.get(ref, timeout=_LOOK))
+        except errors.RayTaskError as error:
+            raise DspexError(f"a process on the Ray cluster failed: {message_of(error)}") from None
+        except (errors.RayError, ConnectionError) as error:
+            raise _Lost(message_of(error)) from None
         raise CallCancelled
 
     def _taken(self) -> _Process:
@@ -140,9 +146,21 @@ def connected(address: str, told: bytes, concurrency: int, run: Run) -> Iterator
     """
     ray = _joined(address, run.stopped)
     try:
-        yield RayNodes(ray, address, _started(ray, address, told, concurrency, run.stopped), run)
+        start = partial(_started, ray, address, told, concurrency, run.stopped)
+        yield RayNodes(ray, address, _in_time(start, address, _STARTED + _JOINED, run.stopped), run)
     finally:
-        _within(_JOINED, threading.Event(), ray.shutdown)  # which ends the actors
+        _leave(ray, _LEFT)
+
+
+def _leave(ray: Any, within: float) -> None:
+    """End the actors. Where the cluster does not answer any more, the end of the run's process does, and the run's
+    result, or its error, stays what it is."""
+    try:
+        _within(within, threading.Event(), ray.shutdown)
+    except TimeoutError:
+        log.warning("the Ray cluster did not answer within %g s to the run's leaving it", within)
+    except Exception as error:  # noqa: BLE001 - whatever Ray raises
+        log.warning("the run could not leave the Ray cluster in order: %s", message_of(error))
 
 
 def _joined(address: str, stopped: threading.Event) -> Any:
@@ -159,9 +177,9 @@ def _joined(address: str, stopped: threading.Event) -> Any:
         ray.init(address=address, log_to_driver=False, configure_logging=False, namespace=f"dspex-{os.getpid()}")
 
     try:
-        _within(_JOINED, stopped, join)
-    except TimeoutError:
-        raise _no_cluster(address, f"it did not answer within {_JOINED:g} s") from None
+        _in_time(join, address, _JOINED, stopped)
+    except NoWorkers:
+        raise
     except Exception as error:  # noqa: BLE001 - whatever Ray raises of versions, tokens and nodes
         raise _no_cluster(address, message_of(error)) from None
     return ray
@@ -202,16 +220,25 @@ def _started(ray: Any, address: str, told: bytes, concurrency: int, stopped: thr
     return ready
 
 
-def _within(seconds: float, stopped: threading.Event, function: Callable[[], object]) -> None:
-    """Run it on a thread that is left behind where it takes longer, which the run's process ends."""
-    done: list[BaseException | None] = []
+def _in_time(function: Callable[[], Any], address: str, seconds: float, stopped: threading.Event) -> Any:
+    try:
+        return _within(seconds, stopped, function)
+    except TimeoutError:
+        raise _no_cluster(address, f"it did not answer within {seconds:g} s") from None
+
+
+def _within(seconds: float, stopped: threading.Event, function: Callable[[], Any]) -> Any:
+    """Run it on a thread that is left behind where it takes longer, which the run's process ends.
+
+    Ray's own calls wait for a connection that hangs as long as that does.
+    """
+    done: Future[Any] = Future()
 
     def run() -> None:
         try:
-            function()
-            done.append(None)
+            done.set_result(function())
         except BaseException as error:  # noqa: BLE001 - it is raised where it is waited for
-            done.append(error)
+            done.set_exception(error)
 
     thread = threading.Thread(target=run, name="dspex-ray", daemon=True)
     thread.start()
@@ -220,10 +247,7 @@ def _within(seconds: float, stopped: threading.Event, function: Callable[[], obj
         thread.join(_LOOK)
     if stopped.is_set():
         raise CallCancelled
-    if not done:
-        raise TimeoutError
-    if done[0] is not None:
-        raise done[0]
+    return done.result(0)
 
 
 def _no_cluster(address: str, why: str) -> NoWorkers:
