@@ -157,6 +157,8 @@ def test_all_that_is_wrong_is_named_before_anything_is_asked() -> None:
             ({"metric": {"name": "judge"}}, "metric.rubric"),
             ({"metric": {"name": "judge", "rubric": "x", "model": "none"}}, "metric.model"),
             ({"metric": {"name": "exact", "code": "x"}}, "metric.code"),
+            ({"metric": {"name": "exact", "field": "reply"}, "trainset": ROWS[:3]}, "metric.field"),
+            ({"trainset": [*ROWS, {"text": "QQ"}]}, "trainset[16]"),
             ({"trainset": ROWS[:2]}, "valset"),
             ({"trainset": []}, "trainset"),
             ({"trainset": "none"}, "dataset"),
@@ -270,6 +272,26 @@ def test_metrics() -> None:
         judged = [seen for seen in server.requests[before:] if "Small letters only." in seen.prompt]
         assert {seen.body["model"] for seen in judged} == {"other"}
         assert len(judged) == 10
+
+    run(scenario, app)
+
+
+def test_a_metric_that_returns_no_number_is_named() -> None:
+    app = App()
+
+    @app.metric
+    def words(example: Any, prediction: Any) -> Any:
+        return "good"
+
+    @app.metric
+    def empty(example: Any, prediction: Any) -> Any:
+        return {"value": 1}
+
+    async def scenario(driver: Driver, server: OpenAIServer) -> None:
+        for name, told in (("words", "returned str: it must be a number"), ("empty", "returned a map without a score")):
+            result = await evaluate(driver, devset=ROWS[:2], metric=name)
+            (kind,) = result["errors"]["kinds"]
+            assert (kind["message"], kind["count"]) == (f"metric {name!r} {told}", 2)
 
     run(scenario, app)
 

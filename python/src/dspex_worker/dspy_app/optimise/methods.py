@@ -225,6 +225,11 @@ class OptimiseMethods:
         if max_errors is not None and not 0 <= max_errors <= 1_000_000:
             problems.add("max_errors", "must be a whole number from 0")
         measure = read_metric(metric, self._app.scorers, problems)
+        if measure is not None and measure.fields is not None and program.outputs is not None:
+            names = [field.name for field in program.outputs]
+            if measure.fields.field not in (None, *names):
+                problems.add("metric.field", f"must be one of the program's outputs: {', '.join(names)}")
+                measure = None
         bounds = problems.read(Limits, limits, "limits")
         others: dict[str, LmSettings] = {}
         named = [] if parameters is None else [(key, f"parameters.{key}", v) for key, v in parameters.models.items()]
@@ -253,7 +258,8 @@ class OptimiseMethods:
 
     def _checker(self, program: Program, asked: Asked | None, problems: Problems) -> RowChecker:
         more = asked is not None and asked.metric.told["name"] in self._app.scorers
-        return RowChecker(program, self._dspy_app.permissions, more, problems)
+        lacks = asked.metric.lacks if asked is not None else lambda _: None
+        return RowChecker(program, self._dspy_app.permissions, more, lacks, problems)
 
     async def _finder(self, session: Session | None, *given: object) -> Callable[[str], Any]:
         offered = None if self._app.worker is None else self._app.worker.datasets

@@ -58,11 +58,23 @@ Measure = Callable[..., Score]
 class Metric:
     """As DSPy calls it: with example and prediction, and with what else an optimiser gives."""
 
-    def __init__(self, told: dict[str, Any], measure: Measure, judge: Judge | None = None) -> None:
+    def __init__(
+        self, told: dict[str, Any], measure: Measure, judge: Judge | None = None, fields: Fields | None = None
+    ) -> None:
         self.told = told  # what a version's meta says of it
+        self.fields = fields  # of one that compares
         self.judge = judge
         self.measure = measure
         self.__name__ = str(told["name"])
+
+    def lacks(self, example: dspy.Example) -> str | None:
+        """What the row has not that it would need to be scored at all."""
+        if self.fields is None:
+            return None
+        field = self.fields.field
+        if any(field in (None, name) for name in example.labels()):
+            return None
+        return f"has no output, which {self.told['name']} needs" if field is None else f"has no {field!r}"
 
     def __call__(
         self, example: Any, prediction: Any, trace: Any = None, pred_name: Any = None, pred_trace: Any = None
@@ -97,7 +109,7 @@ def read_metric(given: object, registered: Mapping[str, Callable[..., Any]], pro
         problems.add("metric", f"{name[:100]!r} is not known; metrics are: {known}")
         return None
     fields = problems.read(Fields, told, "metric")
-    return None if fields is None else Metric(_short(fields), _comparing(_COMPARE[name], fields.field))
+    return None if fields is None else Metric(_short(fields), _comparing(_COMPARE[name], fields.field), fields=fields)
 
 
 def _short(parameters: BaseModel) -> dict[str, Any]:
@@ -118,8 +130,13 @@ def of_application(name: str, function: Callable[..., Any]) -> Measure:
         returned = function(*arguments[:takes])
         feedback = None
         if isinstance(returned, (Mapping, dspy.Prediction)):
+            if "score" not in returned:
+                raise TypeError(f"metric {name!r} returned a map without a score")
             returned, feedback = returned["score"], returned.get("feedback")
-        score = float(returned)
+        try:
+            score = float(returned)
+        except (TypeError, ValueError):
+            raise TypeError(f"metric {name!r} returned {type(returned).__name__}: it must be a number") from None
         if not math.isfinite(score):
             raise ValueError(f"metric {name!r} returned {score}")
         return Score(score, None if feedback is None else str(feedback))

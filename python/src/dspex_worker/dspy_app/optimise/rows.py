@@ -46,12 +46,23 @@ def hash_of(rows: Sequence[object]) -> str:
 
 
 class RowChecker:
-    """Makes examples of a program's rows. ``more``: columns that the program does not have are let through."""
+    """Makes examples of a program's rows.
 
-    def __init__(self, program: Program, permissions: Permissions, more: bool, problems: Problems) -> None:
+    ``more``: columns that the program does not have are let through. ``lacks``: what a row lacks for the metric.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        permissions: Permissions,
+        more: bool,
+        lacks: Callable[[dspy.Example], str | None],
+        problems: Problems,
+    ) -> None:
         self._program = program
         self._permissions = permissions
         self._more = more
+        self._lacks = lacks
         self._problems = problems
         self._inputs = {field.name for field in program.inputs or ()}
         self._outputs = None if program.outputs is None else {field.name for field in program.outputs}
@@ -96,7 +107,11 @@ class RowChecker:
         wanted = self._problems.attempt(lambda: self._checker.check(outputs, self._permissions, path))
         if told is None or wanted is None or len(self._problems.found) > before:
             return None
-        return dspy.Example(**told, **wanted, **rest).with_inputs(*told)
+        example = dspy.Example(**told, **wanted, **rest).with_inputs(*told)
+        if problem := self._lacks(example):
+            self._problems.add(path, problem)
+            return None
+        return example
 
 
 def split(rows: Rows, share: float, seed: int) -> tuple[Rows, Rows]:
