@@ -122,6 +122,17 @@ def test_the_lm_is_told_of_what_a_tool_fails_of(session: Session, arguments: dic
     assert outputs.answer == f"Execution error in weather: {told}"
 
 
+def test_a_program_with_a_tool_of_the_clients_is_evaluated(session: Session) -> None:
+    session.offer("weather", lambda params, _: f"clear in {params['city']}")
+    program = agent(session)
+    rows = [{"question": question("weather", city=city), "answer": f"clear in {city}"} for city in ("Oslo", "Bergen")]
+    given = {"program": program.id, "devset": [*rows, {**rows[0], "answer": "rain"}], "metric": "exact"}
+    stream = session.stream("evaluate_program", given, timeout=30)
+    list(stream)
+    assert [row["score"] for row in stream.result["rows"]] == [1, 1, 0]
+    assert stream.result["errors"]["count"] == 0
+
+
 def test_a_tool_that_the_client_does_not_have_ends_the_call(session: Session) -> None:
     with pytest.raises(UnknownMethod, match="this client offers no method 'weather'"):
         agent(session)(question=question("weather", city="Oslo"))

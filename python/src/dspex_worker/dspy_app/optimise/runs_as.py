@@ -26,12 +26,12 @@ def running(program: Program, forward: Forward) -> Program:
 
 
 def only_async(program: Program) -> bool:
-    """Whether its module has an ``aforward`` and no ``forward``, which is what optimisers run."""
-    return not hasattr(type(program.for_call()), "forward")
+    """Whether its module has no ``forward``, as optimisers run it, or one that cannot use the client's tools."""
+    return not hasattr(type(program.for_call()), "forward") or bool(program.record and program.record.tools)
 
 
 def waiting(program: Program, wait: Wait) -> Program:
-    """The program such that a thread can run it, though its module has only an ``aforward``."""
+    """The program such that a thread can run it, though only its module's ``aforward`` can do."""
 
     def forward(module: dspy.Module, **inputs: Any) -> Any:
         return wait(module.aforward(**inputs))
