@@ -54,7 +54,7 @@ type Settings struct {
 	SampleEvery   time.Duration // between looks at age and memory
 }
 
-// Config is what New takes. Background, Notified, Gone, Loops, Metrics, Events and Log may be left out.
+// Config is what New takes. Background, Notified, Gone, Metrics, Events and Log may be left out.
 type Config struct {
 	Name     string
 	Prefix   string // of its workers' ids; "": worker
@@ -68,7 +68,6 @@ type Config struct {
 	Notified func(workerID string, generation int, method, params []byte) error
 	// Gone is told of each worker that has ended: nothing comes from it any more. nil: nobody is.
 	Gone    func(workerID string)
-	Loops   *wire.Loops // read the workers' channels; nil: each has a goroutine that does
 	Metrics *metrics.Metrics
 	Events  *events.Hub
 	Log     *slog.Logger

@@ -90,7 +90,7 @@ func start(tb testing.TB, options ...func(*setup)) *rig {
 	}
 	var err error
 	r.settings = s.Settings
-	r.pool, err = pool.New(pool.Config{Name: "test", Settings: s.Settings, Starter: r.starter, Hello: s.hello, Metrics: r.metrics, Loops: wiretest.Loops(tb)})
+	r.pool, err = pool.New(pool.Config{Name: "test", Settings: s.Settings, Starter: r.starter, Hello: s.hello, Metrics: r.metrics})
 	if err != nil {
 		tb.Fatal(err)
 	}

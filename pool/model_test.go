@@ -132,7 +132,7 @@ func newModel(t *testing.T, rt *rapid.T) *model {
 	}}
 	var err error
 	m.pool, err = pool.New(pool.Config{
-		Name: "model", Settings: m.settings, Starter: m.starter, Hello: func(string) ([]byte, error) { return wire.Marshal(map[string]any{}) }, Loops: wiretest.Loops(t),
+		Name: "model", Settings: m.settings, Starter: m.starter, Hello: func(string) ([]byte, error) { return wire.Marshal(map[string]any{}) },
 	})
 	if err != nil {
 		rt.Fatal(err)

@@ -176,7 +176,7 @@ func (p *Pool) serve(ctx context.Context, w *Worker, proc Process) error {
 			outbox.Fail(context.Cause(ctx))
 		}
 	})
-	err = p.cfg.Loops.Serve(reader, outbox, w.take)
+	err = w.read(reader)
 	late()
 	switch {
 	case refused != nil:

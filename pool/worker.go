@@ -163,8 +163,23 @@ func (w *Worker) requestLocked(batch *wire.Batch, method string, params []byte, 
 	w.outbox.Append(batch, wire.AppendRequest(scratch[:0], w.lastID, []byte(method), &wire.RequestMeta{TimeoutMS: -1}), params, true)
 }
 
-// take handles a frame, or what came in place of one. What it returns ends the worker.
-func (w *Worker) take(batch *wire.Batch, body []byte, owned bool, err error, _ bool) error {
+// read handles the worker's frames until its channel ends, and says why it did.
+func (w *Worker) read(r *wire.Reader) error {
+	var batch wire.Batch
+	defer batch.Flush()
+	for {
+		if !r.Ready() {
+			batch.Flush()
+		}
+		if err := w.handleNext(r, &batch); err != nil {
+			return err
+		}
+		batch.FlushIfDue()
+	}
+}
+
+func (w *Worker) handleNext(r *wire.Reader, batch *wire.Batch) error {
+	body, owned, err := r.Next()
 	var long *wire.TooLongError
 	switch {
 	case errors.As(err, &long):

@@ -34,7 +34,7 @@ type call struct {
 const maxApp = wire.MaxHead - 2<<10
 
 // request admits a request, or answers it.
-func (c *conn) request(batch *wire.Batch, f *wire.Frame, own ownMethod, isOwn, owned bool) {
+func (c *conn) request(batch *wire.Batch, f *wire.Frame, owned bool) {
 	var m wire.RequestMeta
 	err := wire.ParseRequestMeta(f.Meta, &m)
 	if err == nil && len(m.App) > maxApp {
@@ -57,6 +57,7 @@ func (c *conn) request(batch *wire.Batch, f *wire.Frame, own ownMethod, isOwn, o
 	if m.Session != nil || m.SessionToken != nil {
 		k.key = c.keyOf(string(m.Session), string(m.SessionToken))
 	}
+	own, isOwn := c.server.methods[string(f.Method)]
 	k.count = own.count
 	if !isOwn {
 		k.countAs(f.Method)

@@ -10,7 +10,6 @@ import (
 	"github.com/dspex/dspex-sidecar/internal/runs"
 	"github.com/dspex/dspex-sidecar/internal/session"
 	"github.com/dspex/dspex-sidecar/pool"
-	"github.com/dspex/dspex-sidecar/wire"
 )
 
 // Config is what New takes.
@@ -20,7 +19,6 @@ type Config struct {
 	Version  string
 	Pool     *pool.Pool
 	Sessions *session.Table
-	Loops    *wire.Loops      // read the connections; nil: each has a goroutine that does
 	Runs     *runs.Table      // nil: no method has a process of its own
 	Metrics  *metrics.Metrics // may be left out, as Events and Log may
 	Events   *events.Hub

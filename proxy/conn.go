@@ -17,7 +17,7 @@ import (
 	"github.com/dspex/dspex-sidecar/wire"
 )
 
-// conn is one client's connection. One goroutine at a time handles its frames, a loop's or its own; what it is sent goes through its
+// conn is one client's connection. Its reader is the one goroutine that handles its frames; what it is sent goes through its
 // outbox.
 type conn struct {
 	server  *Server
@@ -89,8 +89,8 @@ func (c *conn) run() {
 
 // serve is its life after that. Little may stand on the stack while it waits for a frame.
 func (c *conn) serve() {
-	err := c.server.cfg.Loops.Serve(c.reader, c.outbox, c.take)
-	c.end(new(wire.Batch), err)
+	batch := new(wire.Batch)
+	c.end(batch, c.read(batch))
 	c.finish()
 }
 
@@ -161,15 +161,22 @@ func (c *conn) inFlightLocked() []*call {
 	return calls
 }
 
-// take handles a frame, or what came in place of one. What it returns ends the connection.
-func (c *conn) take(batch *wire.Batch, body []byte, owned bool, err error, looped bool) error {
-	if err == nil {
-		err = c.handle(batch, body, owned, looped)
+// read handles frames until the connection ends, and says why it did.
+func (c *conn) read(batch *wire.Batch) error {
+	for {
+		if !c.reader.Ready() {
+			batch.Flush()
+		}
+		body, owned, err := c.reader.Next()
+		if err == nil {
+			c.server.metrics.Received.Add(len(body))
+			err = c.handle(body, owned, batch)
+		}
+		if err != nil && !c.survives(err, batch) {
+			return err
+		}
+		batch.FlushIfDue()
 	}
-	if err == nil || err != wire.ErrAside && c.survives(err, batch) { //nolint:errorlint // as it was given
-		return nil
-	}
-	return err
 }
 
 // brokeProtocol says whether an error of reading is one that the client is told of before its connection ends.
@@ -208,23 +215,14 @@ func (c *conn) taken(id uint64) bool {
 }
 
 // handle does what one frame asks for. Its errors are about the frame or the connection; those of calls are answered.
-func (c *conn) handle(batch *wire.Batch, body []byte, owned, looped bool) error {
+func (c *conn) handle(body []byte, owned bool, batch *wire.Batch) error {
 	f, err := wire.Parse(body)
-	if err == nil && f.Kind == wire.KindRequest {
-		own, isOwn := c.server.methods[string(f.Method)]
-		if isOwn && looped { // it may take longer than others can wait
-			return wire.ErrAside
-		}
-		c.server.metrics.Received.Add(len(body))
-		c.request(batch, &f, own, isOwn, owned)
-		return nil
-	}
-	c.server.metrics.Received.Add(len(body))
 	if err != nil {
 		return err
 	}
 	switch f.Kind {
 	case wire.KindRequest:
+		c.request(batch, &f, owned)
 	case wire.KindResponse:
 		c.answered(batch, &f, owned)
 	case wire.KindCancel:

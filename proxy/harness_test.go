@@ -76,7 +76,7 @@ func startWith(t *testing.T, before func(*proxy.Server), options ...option) *sid
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg := proxy.Config{Socket: socket, Version: "test", Loops: wiretest.Loops(t), Limits: proxy.Limits{
+	cfg := proxy.Config{Socket: socket, Version: "test", Limits: proxy.Limits{
 		AllowUIDs: []int{os.Getuid()}, AdminUIDs: []int{os.Getuid()}, MaxConnections: 100, MaxInFlight: 100,
 		MaxInFlightBytes: 64 << 20, MaxFrame: 1 << 20, HandshakeTimeout: 5 * time.Second, FrameTimeout: 10 * time.Second, WriteTimeout: 10 * time.Second,
 		WriteBuffer: 16 << 20, DefaultTimeout: time.Minute, StreamStall: time.Minute,
@@ -89,7 +89,7 @@ func startWith(t *testing.T, before func(*proxy.Server), options ...option) *sid
 		pooltest.Plain("count").With("stream", "required"), pooltest.Plain("stubborn"), pooltest.Plain("ask"), pooltest.Plain("fail"),
 		pooltest.Plain("lament"),
 	}}
-	s.pool, err = pool.New(pool.Config{Name: "default", Settings: settings, Starter: s.starter, Loops: wiretest.Loops(t), Hello: func(string) ([]byte, error) { return wire.Marshal(map[string]any{}) }})
+	s.pool, err = pool.New(pool.Config{Name: "default", Settings: settings, Starter: s.starter, Hello: func(string) ([]byte, error) { return wire.Marshal(map[string]any{}) }})
 	if err != nil {
 		t.Fatal(err)
 	}

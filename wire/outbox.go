@@ -34,7 +34,6 @@ type Outbox struct {
 	ending  bool       // close the connection when all is written
 	readOn  bool       // a write that fails does not close it
 	err     error      // set once: nothing is appended or written any more
-	ended   func()     // is told when the connection is closed from this side, or will be; nil: nobody is
 
 	// The writer's, without the lock.
 	out      segments // taken from in
@@ -244,24 +243,6 @@ func (o *Outbox) Fail(err error) {
 func (o *Outbox) failLocked(err error) {
 	o.dropLocked(err)
 	_ = o.conn.Close() // its reader learns of it
-	o.tellEndLocked()
-}
-
-// onEnd has f called when this side closes the connection, under the lock; it says no where it has, and f is not called. nil takes that back.
-func (o *Outbox) onEnd(f func()) bool {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.err != nil {
-		return false
-	}
-	o.ended = f
-	return true
-}
-
-func (o *Outbox) tellEndLocked() {
-	if o.ended != nil {
-		o.ended()
-	}
 }
 
 func (o *Outbox) dropLocked(err error) (first bool) {
@@ -292,7 +273,6 @@ func (o *Outbox) brokeLocked(err error) {
 		o.failLocked(err)
 	} else if o.dropLocked(err) {
 		_ = o.conn.SetReadDeadline(time.Now().Add(lastReads)) // one that is closed is not read from
-		o.tellEndLocked()
 	}
 }
 

@@ -33,12 +33,3 @@ func writeNow(fd uintptr, b []byte) (int, error) {
 	}
 	return int(n), nil
 }
-
-// epollNow says what is ready now.
-func epollNow(epoll uintptr, events []syscall.EpollEvent) (int, error) {
-	n, _, errno := syscall.RawSyscall6(syscall.SYS_EPOLL_PWAIT, epoll, uintptr(unsafe.Pointer(unsafe.SliceData(events))), uintptr(len(events)), 0, 0, 0) //nolint:gosec // used within the call
-	if errno != 0 {
-		return 0, errno
-	}
-	return int(n), nil
-}

@@ -9,7 +9,3 @@ import "syscall"
 func readNow(fd uintptr, b []byte) (int, error) { return syscall.Read(int(fd), b) }
 
 func writeNow(fd uintptr, b []byte) (int, error) { return syscall.Write(int(fd), b) }
-
-func epollNow(epoll uintptr, events []syscall.EpollEvent) (int, error) {
-	return syscall.EpollWait(int(epoll), events, 0)
-}

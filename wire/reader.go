@@ -83,9 +83,6 @@ type Reader struct {
 	skip  int               // bytes of an overlong frame still to be passed over
 	until time.Time         // of Until; zero: none
 	timed bool              // a deadline is set, for a frame that has begun
-	now   bool              // a loop reads, which does not wait
-	spent bool              // and has read what was there
-	toEnd bool              // which is not known before the end
 
 	readOnce func(fd uintptr) bool // made once: a closure a read would be an allocation a read
 	dst      []byte
@@ -107,25 +104,6 @@ func NewReader(conn *net.UnixConn, limit int, timeout time.Duration) (*Reader, e
 // Refuse makes a length over this one break the framing, at once: no frame of the other side's can be so long, and to read past it might take
 // for ever. Without it, as many bytes are awaited as say which call the frame is for.
 func (r *Reader) Refuse(over int) { r.absurd = uint64(over) } //nolint:gosec // not negative
-
-// errLater is what Next says in place of waiting, and of a large frame, where a loop reads.
-var errLater = errors.New("to be read later")
-
-// begin and rest stand around what a loop reads at one time. It knows that it has read all when it got less than it had room for, but not
-// whether the end comes after that: with toEnd it reads until that.
-func (r *Reader) begin(toEnd bool) { r.now, r.spent, r.toEnd = true, false, toEnd }
-
-func (r *Reader) rest() {
-	if r.now = false; r.idle() {
-		r.Release()
-	}
-}
-
-// idle says whether the reader holds nothing, so that the next frame begins with what is read next.
-func (r *Reader) idle() bool { return r.r == r.w && r.skip == 0 }
-
-// again takes the last body back, which was of so many bytes and not owned: Next gives it once more.
-func (r *Reader) again(n int) { r.r -= headerSize + n }
 
 // Until bounds all reading from now on by an instant, whatever the time limit of a frame would allow; the zero time takes
 // that back. It is called between frames.
@@ -158,8 +136,6 @@ func (r *Reader) Next() (body []byte, owned bool, err error) {
 		return nil, false, structure(fmt.Sprintf("a length of %d bytes, where frames of at most %d are taken", length, r.max))
 	case length > r.max:
 		return nil, false, r.tooLong(length)
-	case length >= ownFrom && r.now:
-		return nil, false, errLater
 	case length >= ownFrom:
 		body, err := r.large(int(length))
 		return body, true, err
@@ -188,9 +164,6 @@ func (r *Reader) Ready() bool {
 // need reads until n bytes stand in the buffer.
 func (r *Reader) need(n int) error {
 	for r.w-r.r < n {
-		if r.spent && r.now {
-			return errLater
-		}
 		if r.r == r.w {
 			r.r, r.w = 0, 0
 		}
@@ -263,7 +236,7 @@ func (r *Reader) passOver() error {
 // read reads once. With no dst it waits without a buffer and takes one when bytes are there.
 func (r *Reader) read(dst []byte) (int, error) {
 	begun := dst != nil || r.skip > 0
-	if begun && !r.timed && r.timeout > 0 && !r.now {
+	if begun && !r.timed && r.timeout > 0 {
 		r.timed = true
 		limit := time.Now().Add(r.timeout)
 		if !r.until.IsZero() && r.until.Before(limit) {
@@ -279,9 +252,6 @@ func (r *Reader) read(dst []byte) (int, error) {
 	switch {
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return 0, ErrFrameTimeout
-	case r.now && errors.Is(r.err, syscall.EAGAIN):
-		r.spent = true
-		return 0, errLater
 	case err != nil:
 		return 0, fmt.Errorf("reading a frame: %w", err)
 	case r.err != nil:
@@ -311,10 +281,9 @@ func (r *Reader) tryRead(fd uintptr) bool {
 				buffers.Put(r.buf)
 				r.buf, r.dst = nil, nil
 			}
-			r.err = err
-			return r.now
+			return false
 		}
-		r.n, r.err, r.spent = max(n, 0), err, n < len(r.dst) && !r.toEnd
+		r.n, r.err = max(n, 0), err
 		return true
 	}
 }
@@ -327,7 +296,7 @@ func (r *Reader) settled() {
 	}
 }
 
-// Release gives the buffer back, with what is in it.
+// Release gives the buffer back; the reader is not used again.
 func (r *Reader) Release() {
 	if r.buf != nil {
 		buffers.Put(r.buf)

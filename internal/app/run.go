@@ -50,9 +50,6 @@ func (o *Options) configuration() config.Options {
 // is 4 MiB: every second call of 1 MiB each way would be a collection, and takes a fifth longer for it.
 const ballastSize = 8 << 20
 
-// mostLoops bounds how many goroutines read clients and workers, one for each processor: the fewer there are, the more goes into one write.
-const mostLoops = 4
-
 // Run serves until ctx is cancelled, then drains and ends within the configured time. Errors: config.Errors, or what kept the
 // sidecar from starting.
 func Run(ctx context.Context, o Options) error {
@@ -105,7 +102,6 @@ type sidecar struct {
 	pool       *pool.Pool
 	apartPool  *pool.Pool // for methods that have a process for each call
 	runs       *runs.Table
-	loops      *wire.Loops // read clients and workers
 	sessions   *session.Table
 	shared     *shared.Values // programs
 	datasets   *shared.Values
@@ -165,10 +161,6 @@ func (s *sidecar) start() error {
 		s.tasks.Wait()
 	})
 
-	if s.loops, err = wire.NewLoops(min(runtime.GOMAXPROCS(0), mostLoops)); err != nil {
-		return err
-	}
-	s.atEnd(func(context.Context) { s.loops.Close() })
 	kept, err := openStore(cfg, s.log)
 	if err != nil {
 		return err
@@ -186,7 +178,7 @@ func (s *sidecar) start() error {
 	})
 	s.server = proxy.New(proxy.Config{
 		Socket: socket, Limits: limits(cfg), Version: s.options.Version, Pool: s.pool, Sessions: s.sessions, Runs: s.runs, Metrics: s.metrics,
-		Loops: s.loops, Events: &s.events, Log: s.log,
+		Events: &s.events, Log: s.log,
 	})
 	a := admin.New(admin.Config{
 		Pool: s.pool, Runs: s.runs, Server: s.server, Sessions: s.sessions, Metrics: s.metrics, Events: &s.events, Version: s.options.Version, Log: s.log, Level: &s.level,
@@ -226,7 +218,6 @@ func (s *sidecar) startPool(cfg *config.Config, kept store.Store) error {
 			},
 			Notified: s.notified,
 			Gone:     s.permits.Gone,
-			Loops:    s.loops,
 			Metrics:  s.metrics, Events: &s.events, Log: s.log.With("pool", name),
 		}
 	}

@@ -10,7 +10,6 @@ import (
 	"github.com/dspex/dspex-sidecar/pool"
 	"github.com/dspex/dspex-sidecar/pool/pooltest"
 	"github.com/dspex/dspex-sidecar/wire"
-	"github.com/dspex/dspex-sidecar/wire/wiretest"
 )
 
 const (
@@ -57,7 +56,7 @@ func (b *rig) begin() {
 	b.starter = &pooltest.Starter{TB: b.t, Handle: b.handle, Methods: methods(), Vitals: b.vitals}
 	var err error
 	b.pool, err = pool.New(pool.Config{
-		Name: "default", Settings: settings, Starter: b.starter, Loops: wiretest.Loops(b.t),
+		Name: "default", Settings: settings, Starter: b.starter,
 		Hello: func(string) ([]byte, error) { return wire.Marshal(doc{}) },
 	})
 	if err != nil {
