@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -79,9 +80,14 @@ def test_probes_take_little_time() -> None:
 
 
 def running(run: Callable[[str], str]) -> str:
-    """A worker that is ready."""
-    until(lambda: " ready " in run("dspex-sidecar workers"), "a worker is ready")
-    return next(line.split()[0] for line in run("dspex-sidecar workers").splitlines() if " ready " in line)
+    """A worker that is ready, and stays: one that is being replaced may be gone when the next command comes."""
+
+    def staying() -> list[str]:
+        workers = json.loads(run("dspex-sidecar workers --json"))["workers"]
+        return [one["worker"] for one in workers if one["state"] == "ready" and one["leaving"] is None]
+
+    until(lambda: bool(staying()), "a worker is ready")
+    return staying()[0]
 
 
 def test_events_become_statsd() -> None:
