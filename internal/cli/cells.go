@@ -29,12 +29,11 @@ func columnKinds(ctx context.Context, conn *client.Conn, session, name string) (
 		return nil, err
 	}
 	found := map[string]kinds{}
-	told, _ := info.(map[string]any)
+	told := mapOf(info)
 	for _, side := range []string{"inputs", "outputs"} {
-		schema, _ := told[side].(map[string]any)
-		definitions, _ := schema["$defs"].(map[string]any)
-		properties, _ := schema["properties"].(map[string]any)
-		for column, described := range properties {
+		schema := mapOf(told[side])
+		definitions := mapOf(schema["$defs"])
+		for column, described := range mapOf(schema["properties"]) {
 			found[column] = kinds{}
 			found[column].add(described, definitions, 0)
 		}
@@ -44,7 +43,7 @@ func columnKinds(ctx context.Context, conn *client.Conn, session, name string) (
 
 // add adds the types that a JSON schema allows.
 func (k kinds) add(schema any, definitions map[string]any, depth int) {
-	s, _ := schema.(map[string]any)
+	s := mapOf(schema)
 	if depth > len(definitions)+8 { // one that is made of itself
 		return
 	}
@@ -93,12 +92,12 @@ func (k kinds) read(text string) (value any, there bool, err error) {
 		return lower == "true", true, nil
 	}
 	if k["array"] || k["object"] {
-		read, err := decodeObject([]byte(`{"v":`+trimmed+"}"), "a cell is", paramsDepth-2)
-		if _, list := read["v"].([]any); err == nil && len(read) == 1 && list && k["array"] {
-			return read["v"], true, nil
+		value, _ := decodeValue([]byte(trimmed), paramsDepth-3) // nil where it is none
+		if _, list := value.([]any); list && k["array"] {
+			return value, true, nil
 		}
-		if _, object := read["v"].(map[string]any); err == nil && len(read) == 1 && object && k["object"] {
-			return read["v"], true, nil
+		if _, object := value.(map[string]any); object && k["object"] {
+			return value, true, nil
 		}
 	}
 	return nil, false, fmt.Errorf("must be %s, is %s", k, shorten(strconv.Quote(text), 60))

@@ -156,8 +156,8 @@ func (c *running) params() map[string]any {
 func above0[N int | float64](given *N) bool { return given == nil || *given > 0 }
 
 func jsonOrText(text string) any {
-	if value, err := decodeObject([]byte(`{"v":`+text+`}`), "", paramsDepth); err == nil {
-		return value["v"]
+	if value, err := decodeValue([]byte(text), paramsDepth-1); err == nil {
+		return value
 	}
 	return text
 }

@@ -71,6 +71,12 @@ func cell(v any) string {
 	return text
 }
 
+// mapOf is a value as a map, or nil where it is none.
+func mapOf(v any) map[string]any {
+	m, _ := v.(map[string]any)
+	return m
+}
+
 // textOf shows a value to people: text as it is, all else as JSON. Control characters but line ends are escaped.
 func textOf(v any) string {
 	if text, ok := v.(string); ok {

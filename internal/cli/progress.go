@@ -144,11 +144,6 @@ func (e *Env) printOutcome(result any) error {
 	return e.print(record(columns, m))
 }
 
-func mapOf(v any) map[string]any {
-	m, _ := v.(map[string]any)
-	return m
-}
-
 func scoreColumn(title, key string) column {
 	return column{title, func(row map[string]any) string {
 		if v, is := number(row[key]); is {

@@ -25,6 +25,19 @@ const (
 // {"$bytes": "base64"} is bytes, and a key that occurs twice is an error, as is whatever cannot be sent. What is its name
 // in errors.
 func decodeObject(text []byte, what string, depth int) (map[string]any, error) {
+	v, err := decodeValue(text, depth)
+	if err != nil {
+		return nil, err
+	}
+	m, ok := v.(map[string]any)
+	if !ok {
+		return nil, fmt.Errorf(`%s an object, such as {"name": "value"}`, what)
+	}
+	return m, nil
+}
+
+// decodeValue reads one value of any type, of no more levels than depth.
+func decodeValue(text []byte, depth int) (any, error) {
 	if !utf8.Valid(text) {
 		return nil, errors.New("not valid UTF-8")
 	}
@@ -40,14 +53,10 @@ func decodeObject(text []byte, what string, depth int) (map[string]any, error) {
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
 		return nil, fmt.Errorf("at byte %d: something follows the object", d.InputOffset())
 	}
-	m, ok := v.(map[string]any)
-	if !ok {
-		return nil, fmt.Errorf(`%s an object, such as {"name": "value"}`, what)
-	}
 	if at := loneSurrogate(text); at >= 0 {
 		return nil, fmt.Errorf("at byte %d: %s is half of a character, and cannot be sent", at, text[at:at+len(`\ud800`)])
 	}
-	return m, nil
+	return v, nil
 }
 
 // loneSurrogate is where valid JSON escapes one half of a UTF-16 pair without the other, in whose place the decoder would put

@@ -22,8 +22,7 @@ func (*runsCommand) Help() string {
 func runColumns() []column {
 	progress := func(key string) func(map[string]any) string {
 		return func(row map[string]any) string {
-			p, _ := row["progress"].(map[string]any)
-			return cell(p[key])
+			return cell(mapOf(row["progress"])[key])
 		}
 	}
 	return []column{
@@ -48,7 +47,7 @@ func sinceTime(v any) string {
 }
 
 func trialOf(row map[string]any) string {
-	p, _ := row["progress"].(map[string]any)
+	p := mapOf(row["progress"])
 	if p["trials"] == nil {
 		return cell(p["trial"])
 	}

@@ -76,7 +76,7 @@ func exportTo(ctx context.Context, conn *client.Conn, params map[string]any, to 
 		if err != nil {
 			return pages, err
 		}
-		page, _ := result["export"].(map[string]any)
+		page := mapOf(result["export"])
 		raw, err := wire.Marshal(page)
 		if err != nil {
 			return pages, err
