@@ -391,8 +391,7 @@ class Runtime:
 
 def _inline(call: Call) -> tuple[bytes, Changes | None]:
     current.set(call)
-    answer = call.port.encode(call, call.spec.function(**call.arguments))
-    return answer, None if call.session is None else sessions.changes(call.session)
+    return _finish(call, call.spec.function(**call.arguments))
 
 
 def _finish(call: Call, result: Any) -> tuple[bytes, Changes | None]:
