@@ -68,22 +68,24 @@ class RayNodes:
 
     def run(self, task: bytes, safe: bool, answer: Answer) -> dict[str, Any]:
         """A row whose process is lost runs on another one, once, if running it again does no harm."""
-        process = self._taken()
         try:
-            return self._run(process, task, answer)
+            return self._once(task, answer)
         except _Lost as lost:
-            self._forget(process)
             if not safe:
                 message = "the process that ran this row is lost, and the program is none that may be run again"
                 raise WorkerLost(f"{message}: {lost}", retryable=False) from None
-        finally:
-            self._given_back(process)
+        try:
+            return self._once(task, answer)
+        except _Lost as lost:
+            raise WorkerLost(f"two processes that ran this row are lost: {lost}", retryable=False) from None
+
+    def _once(self, task: bytes, answer: Answer) -> dict[str, Any]:
         process = self._taken()
         try:
             return self._run(process, task, answer)
-        except _Lost as lost:
+        except _Lost:
             self._forget(process)
-            raise WorkerLost(f"two processes that ran this row are lost: {lost}", retryable=False) from None
+            raise
         finally:
             self._given_back(process)
 
