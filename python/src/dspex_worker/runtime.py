@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import ctypes
 import functools
 import logging
 import threading
@@ -23,6 +22,7 @@ from dspex_worker.app import App
 from dspex_worker.batch import Batch
 from dspex_worker.calls import ENDED, QUEUED, Call, CallCancelled, current, failure
 from dspex_worker.checkin import Tracking, check_in
+from dspex_worker.interrupts import interrupt, take_back
 from dspex_worker.objects import PREFIX, load_all
 from dspex_worker.session import Changes, Copy, Session
 from dspex_worker.streams import Stream
@@ -91,7 +91,7 @@ class Runtime:
             call.cancelled_with = error
             queued = call.state == QUEUED
             if not queued and call.thread is not None:
-                _raise_in_thread(call.thread)
+                interrupt(call.thread)
         if call._event is not None:
             call._event.set()
         if call.stream is not None:
@@ -318,7 +318,7 @@ class Runtime:
         with self._guard:
             call.thread = None
             if call.cancelled_with is not None:
-                _raise_nothing_in_thread(threading.get_ident())
+                take_back()
 
     def _plain(self, call: Call) -> Outcome:
         current.set(call)
@@ -407,11 +407,3 @@ async def _to_its_end(future: asyncio.Future[Any]) -> None:
             await asyncio.wait([future])
         except asyncio.CancelledError:
             continue
-
-
-def _raise_in_thread(ident: int) -> None:
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(ident), ctypes.py_object(CallCancelled))
-
-
-def _raise_nothing_in_thread(ident: int) -> None:
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(ident), None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import anyio.to_thread
 
 from dspex_worker.calls import CallCancelled
+from dspex_worker.interrupts import interrupt, take_back
 
 
 async def run_in_thread(limiter: anyio.CapacityLimiter, function: Callable[[], Any], stop: Callable[[], None]) -> Any:
@@ -50,7 +50,7 @@ class _ThreadRun:
         with self._guard:
             self._interrupted = True
             if self._thread is not None:
-                _raise_in_thread(self._thread, CallCancelled)
+                interrupt(self._thread)
 
     def __call__(self) -> Any:
         """Run the function. On the thread."""
@@ -73,9 +73,4 @@ class _ThreadRun:
         with self._guard:
             self._thread = None
             if self._interrupted:
-                _raise_in_thread(threading.get_ident(), None)
-
-
-def _raise_in_thread(ident: int, kind: type[BaseException] | None) -> None:
-    raised = None if kind is None else ctypes.py_object(kind)
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(ident), raised)
+                take_back()
