@@ -208,6 +208,14 @@ def test_what_cannot_be_used_is_told(bench: Bench, key: str, value: Any) -> None
         assert isinstance(error, InvalidParams | LMError)
 
 
+def test_a_conversation_that_is_gone_is_told(bench: Bench) -> None:
+    state = real_state(bench.other.base)
+    del state["dspex.history.talks"]
+    errors = bench.try_all(state)
+    holds(bench, errors)
+    assert any("reset_history" in error.message for error in errors)
+
+
 def paths(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     """The place of each value in a state."""
     if path:

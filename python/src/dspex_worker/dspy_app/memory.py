@@ -115,7 +115,7 @@ class Conversation:
         """The turns, oldest first: maps of inputs and outputs. Raises DspexError where a state holds something else."""
         held = self._reserved.get(self._key, [])
         if not isinstance(held, list) or not all(isinstance(one, dict) for one in held):
-            raise invalid_param("program", "what the session's state holds of its conversation is none; reset_history")
+            raise no_conversation()
         names = self._names
         return held if names is None else [one for one in held if all(name in names for name in one)]
 
@@ -153,6 +153,11 @@ def _problems(messages: object, names: Collection[str] | None) -> list[Problem]:
         found += [Problem(f"{at}.{n}", "is no field") for n in message if names is not None and n not in names]
         found += [Problem(at, problem) for problem in forbidden(message, NOTHING)]
     return found
+
+
+def no_conversation() -> DspexError:
+    """The error for a state that says of a program that it keeps a conversation, and has none, or something else."""
+    return invalid_param("program", "what the session's state holds of its conversation is none; reset_history")
 
 
 def needs_session() -> DspexError:

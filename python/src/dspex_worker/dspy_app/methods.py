@@ -19,7 +19,7 @@ from dspex_worker.dspy_app.execute import Executor
 from dspex_worker.dspy_app.history_methods import HistoryMethods
 from dspex_worker.dspy_app.lm_methods import LmMethods
 from dspex_worker.dspy_app.media import NOTHING, Permissions
-from dspex_worker.dspy_app.memory import Conversation, has_conversation, needs_session
+from dspex_worker.dspy_app.memory import Conversation, has_conversation, needs_session, no_conversation
 from dspex_worker.dspy_app.optimise import ray_nodes
 from dspex_worker.dspy_app.optimise.datasets import DatasetMethods
 from dspex_worker.dspy_app.optimise.methods import OptimiseMethods
@@ -216,6 +216,8 @@ class DspyApp:
             return await self.executor.run(found, checked, settings, call, sink, trace)
         if session is None:
             raise needs_session()
+        if found.scope == "session" and not has_conversation(session, program):  # by which `_writes` knows of it
+            raise no_conversation()
         conversation = Conversation(session, program, found.names)
         checked[found.memory.field] = conversation.history()
         outputs = await self.executor.run(found, checked, settings, call, sink, trace)
